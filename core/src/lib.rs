@@ -1,0 +1,19 @@
+//! The nouns that every crate of Lakebed shares.
+//!
+//! Why it exists: errors, names, limits and the clock are spoken by storage, by the use cases and by
+//! both doors. They live below all of them so that no crate has to invent a second word for one idea.
+//! What always holds: nothing in here does IO, and nothing in here knows lance, arrow, tonic or axum.
+
+mod clock;
+mod error;
+mod limits;
+mod name;
+mod principal;
+mod suggest;
+
+pub use clock::{Clock, ManualClock, SystemClock};
+pub use error::{Error, ErrorKind, Result};
+pub use limits::Limits;
+pub use name::{DatabaseName, NamespacePath, TableId, TableName, TagName};
+pub use principal::{Principal, RequestContext, Role};
+pub use suggest::nearest_names;

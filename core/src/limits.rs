@@ -1,0 +1,75 @@
+//! Every limit of the server, by the name that is reported when it is hit.
+//!
+//! The configuration fills this struct once; everything else receives it by reference. A limit that is
+//! not here does not exist.
+
+/// The limits of one server. Units stand last in the names.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// Largest gRPC message that is accepted, in bytes.
+    pub message_bytes_max: usize,
+    /// Rows in one batch of a write.
+    pub batch_rows_max: usize,
+    /// Decoded bytes of one batch of a write.
+    pub batch_bytes_max: usize,
+    /// Columns of a table, nested fields included.
+    pub columns_max: usize,
+    /// Bytes of one blob cell inside a batch.
+    pub blob_cell_bytes_max: usize,
+    /// Bytes of one uploaded blob.
+    pub upload_bytes_max: u64,
+    /// Milliseconds after which an unreferenced upload is deleted.
+    pub upload_ttl_ms: i64,
+    /// Unfinished and unreferenced uploads at one time.
+    pub uploads_max: usize,
+    /// Bytes of decoded input that all writes together may hold in memory.
+    pub write_memory_bytes_max: usize,
+    /// Bytes that all scans together may hold in memory for read-ahead.
+    pub read_memory_bytes_max: usize,
+    /// Milliseconds a request waits for admission before it is told to come back.
+    pub admission_wait_ms_max: u64,
+    /// Requests that run at one time, over both ports.
+    pub concurrent_requests_max: usize,
+    /// Rows that one read may ask for by row id.
+    pub row_ids_max: usize,
+    /// Bytes of a filter or expression in SQL.
+    pub sql_bytes_max: usize,
+    /// Bytes of a write id.
+    pub write_id_bytes_max: usize,
+    /// Milliseconds for which a ticket keeps its version, renewed by use.
+    pub ticket_ttl_ms: i64,
+    /// Milliseconds a read may go without progress before it is ended.
+    pub read_stall_ms_max: u64,
+    /// Milliseconds a write may wait for the next message of its stream.
+    pub write_stall_ms_max: u64,
+    /// Bytes of a JSON request body.
+    pub json_body_bytes_max: usize,
+}
+
+const MIB: usize = 1 << 20;
+
+impl Default for Limits {
+    fn default() -> Self {
+        Limits {
+            message_bytes_max: 64 * MIB,
+            batch_rows_max: 4 << 20,
+            batch_bytes_max: 256 * MIB,
+            columns_max: 4_096,
+            blob_cell_bytes_max: 64 * MIB,
+            upload_bytes_max: 5 << 40,
+            upload_ttl_ms: 24 * 3_600_000,
+            uploads_max: 10_000,
+            write_memory_bytes_max: 256 * MIB,
+            read_memory_bytes_max: 128 * MIB,
+            admission_wait_ms_max: 10_000,
+            concurrent_requests_max: 512,
+            row_ids_max: 1_000_000,
+            sql_bytes_max: 64 << 10,
+            write_id_bytes_max: 256,
+            ticket_ttl_ms: 3_600_000,
+            read_stall_ms_max: 600_000,
+            write_stall_ms_max: 600_000,
+            json_body_bytes_max: 4 * MIB,
+        }
+    }
+}

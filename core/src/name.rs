@@ -1,0 +1,304 @@
+//! Names of databases, namespaces, tables and tags.
+//!
+//! A name that was parsed is safe as one segment of a path below the lake's root: it has no slash, no
+//! dot-dot, no NUL or control character. The rules are those of the LanceDB SDKs (ASCII letters and
+//! digits, `-`, `_`, `.`; tables at most 128 bytes, namespace and database segments at most 64), plus
+//! what the lake's own layout needs: a segment that ends in `.lance` would look like a table's folder.
+
+use std::fmt;
+
+use crate::{Error, Result};
+
+const TABLE_BYTES_MAX: usize = 128;
+const SEGMENT_BYTES_MAX: usize = 64;
+const DEPTH_MAX: usize = 16;
+const TAG_BYTES_MAX: usize = 256;
+
+/// Separates the parts of a table's id in text: `ns$sub$table`.
+pub const ID_DELIMITER: char = '$';
+
+fn check_segment(what: &str, name: &str, bytes_max: usize) -> Result<()> {
+    let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+    if name.is_empty() {
+        return Err(Error::invalid(format!("{what} name is empty")));
+    }
+    if name.len() > bytes_max {
+        return Err(Error::invalid(format!(
+            "{what} name `{shown}` has {} bytes; the limit is {bytes_max}",
+            name.len()
+        )));
+    }
+    if name == "." || name == ".." {
+        return Err(Error::invalid(format!("{what} name `{shown}` is not allowed")));
+    }
+    if let Some(bad) =
+        name.chars().find(|c| !(c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.')))
+    {
+        return Err(Error::invalid(format!(
+            "{what} name `{shown}` contains `{}`; letters, digits, `-`, `_` and `.` are allowed",
+            bad.escape_debug()
+        )));
+    }
+    Ok(())
+}
+
+fn check_not_a_table_folder(what: &str, name: &str) -> Result<()> {
+    if name.to_ascii_lowercase().ends_with(".lance") {
+        return Err(Error::invalid(format!(
+            "{what} name `{name}` ends in `.lance`, which names the folder of a table"
+        )));
+    }
+    Ok(())
+}
+
+/// A database: one or more segments joined with `/`, such as `default` or `team/cars`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct DatabaseName(String);
+
+impl DatabaseName {
+    /// Checks and takes a name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a segment that breaks the rules, or a first segment that begins with
+    /// `_lakebed` or `_blobs`, which are the lake's own folders.
+    pub fn parse(name: &str) -> Result<Self> {
+        if name.split('/').count() > DEPTH_MAX {
+            return Err(Error::invalid(format!(
+                "database name has more than {DEPTH_MAX} segments"
+            )));
+        }
+        for segment in name.split('/') {
+            check_segment("database", segment, SEGMENT_BYTES_MAX)?;
+            check_not_a_table_folder("database", segment)?;
+        }
+        if name.starts_with("_lakebed") || name.starts_with("_blobs") {
+            return Err(Error::invalid(format!("database name `{name}` is reserved")));
+        }
+        Ok(DatabaseName(name.to_owned()))
+    }
+
+    /// The database of requests that name none.
+    pub fn default_database() -> Self {
+        DatabaseName("default".to_owned())
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for DatabaseName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The namespaces above a table, outermost first; empty is the root namespace of a database.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default)]
+pub struct NamespacePath(Vec<String>);
+
+impl NamespacePath {
+    /// The root namespace.
+    pub fn root() -> Self {
+        NamespacePath(Vec::new())
+    }
+
+    /// Checks and takes the segments.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a segment that breaks the rules, more than 16 segments, or a first
+    /// segment that begins with `public` in a path of several (SQL shows the root as `public`).
+    pub fn parse<S: AsRef<str>>(segments: &[S]) -> Result<Self> {
+        if segments.len() > DEPTH_MAX {
+            return Err(Error::invalid(format!(
+                "a namespace has {} levels; the limit is {DEPTH_MAX}",
+                segments.len()
+            )));
+        }
+        for segment in segments {
+            check_segment("namespace", segment.as_ref(), SEGMENT_BYTES_MAX)?;
+            check_not_a_table_folder("namespace", segment.as_ref())?;
+        }
+        if segments.len() > 1 && segments[0].as_ref().starts_with("public") {
+            return Err(Error::invalid(
+                "a namespace that begins with `public` must have one level",
+            ));
+        }
+        Ok(NamespacePath(segments.iter().map(|s| s.as_ref().to_owned()).collect()))
+    }
+
+    /// The segments, outermost first.
+    pub fn segments(&self) -> &[String] {
+        &self.0
+    }
+
+    /// Whether this is the root namespace.
+    pub fn is_root(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+impl fmt::Display for NamespacePath {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0.join("$"))
+    }
+}
+
+/// The name of one table inside its namespace.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableName(String);
+
+impl TableName {
+    /// Checks and takes a name.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that breaks the rules or begins with `_lakebed.`, which marks the
+    /// system's own.
+    pub fn parse(name: &str) -> Result<Self> {
+        check_segment("table", name, TABLE_BYTES_MAX)?;
+        if name.starts_with("_lakebed.") {
+            return Err(Error::invalid(format!("table name `{name}` is reserved")));
+        }
+        Ok(TableName(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TableName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A table with everything above it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TableId {
+    /// The database that holds it.
+    pub database: DatabaseName,
+    /// The namespaces between database and table.
+    pub namespace: NamespacePath,
+    /// Its own name.
+    pub name: TableName,
+}
+
+impl TableId {
+    /// Reads `ns$sub$table` below `database`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the segment that breaks the rules.
+    pub fn parse(database: &DatabaseName, text: &str) -> Result<Self> {
+        let segments: Vec<&str> = text.split(ID_DELIMITER).collect();
+        TableId::from_segments(database, &segments)
+    }
+
+    /// Reads a path `[namespace…, table]` below `database`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an empty path or a segment that breaks the rules.
+    pub fn from_segments<S: AsRef<str>>(database: &DatabaseName, segments: &[S]) -> Result<Self> {
+        let Some((name, namespace)) = segments.split_last() else {
+            return Err(Error::invalid("a table's path is empty"));
+        };
+        Ok(TableId {
+            database: database.clone(),
+            namespace: NamespacePath::parse(namespace)?,
+            name: TableName::parse(name.as_ref())?,
+        })
+    }
+
+    /// Namespaces and name joined with `$`, as clients write it.
+    pub fn text(&self) -> String {
+        if self.namespace.is_root() {
+            self.name.to_string()
+        } else {
+            format!("{}${}", self.namespace, self.name)
+        }
+    }
+}
+
+impl fmt::Display for TableId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.database, self.text())
+    }
+}
+
+/// The name of a tag or a branch.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TagName(String);
+
+impl TagName {
+    /// Checks and takes a name that a user chose.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that breaks lance's rules (letters, digits, `.`, `-`, `_`; not
+    /// ending in `.lock`, no `..`, not beginning or ending with a dot) or begins with `_lakebed.`.
+    pub fn parse(name: &str) -> Result<Self> {
+        check_segment("tag", name, TAG_BYTES_MAX)?;
+        if name.starts_with('.') || name.ends_with('.') || name.contains("..") {
+            return Err(Error::invalid(format!(
+                "tag name `{name}` begins or ends with a dot or contains two in a row"
+            )));
+        }
+        if name.ends_with(".lock") {
+            return Err(Error::invalid(format!("tag name `{name}` ends in `.lock`")));
+        }
+        if name.starts_with("_lakebed.") {
+            return Err(Error::invalid(format!("tag name `{name}` is reserved")));
+        }
+        Ok(TagName(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for TagName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hostile_names_are_refused() {
+        let db = DatabaseName::default_database();
+        for bad in [
+            "", ".", "..", "a/b", "../x", "a\0b", "a\nb", "a b", "ä", "a\\b", "_lakebed.x", "%2e%2e",
+            "a$..", "..$a", "$a", "a$", "a\u{202e}b",
+        ] {
+            assert!(TableId::parse(&db, bad).is_err(), "{bad:?} was taken");
+        }
+        assert!(TableName::parse(&"x".repeat(129)).is_err());
+        assert!(TableName::parse(&"x".repeat(128)).is_ok());
+        for bad in ["", "/", "a//b", "../a", "a/..", "_lakebed", "_blobs", "x.lance", "a/b.LANCE"] {
+            assert!(DatabaseName::parse(bad).is_err(), "{bad:?} was taken");
+        }
+        assert!(DatabaseName::parse("team/cars").is_ok());
+    }
+
+    #[test]
+    fn an_id_survives_its_text() {
+        let db = DatabaseName::default_database();
+        for text in ["t", "ns$t", "a$b.c$t-1_x"] {
+            assert_eq!(TableId::parse(&db, text).unwrap().text(), text);
+        }
+    }
+
+    #[test]
+    fn tags_follow_lance() {
+        for bad in ["", ".a", "a.", "a..b", "a.lock", "_lakebed.pin", "a/b"] {
+            assert!(TagName::parse(bad).is_err(), "{bad:?} was taken");
+        }
+        assert!(TagName::parse("gold-2026.1").is_ok());
+    }
+}

@@ -1,0 +1,40 @@
+//! The use cases of Lakebed: what a user may ask for, and who may ask for it.
+//!
+//! One file per verb. Each verb does the same five things in the same order: authorise, admit, check,
+//! call storage, audit. Both doors (Flight and HTTP) call these verbs and nothing below them, so a
+//! promise is kept or broken in one place.
+//!
+//! ```text
+//!   flight ──┐
+//!            ├──► Service::{write, plan_read, read_part, create_tag, …} ──► storage, index, compaction
+//!   rest ────┘
+//! ```
+
+mod blob;
+mod delete_rows;
+mod list;
+mod read;
+mod restore;
+mod service;
+mod tables;
+mod tags;
+mod uploads;
+mod versions;
+mod write;
+
+use std::pin::Pin;
+
+use arrow_array::RecordBatch;
+use futures::Stream;
+
+pub use blob::Blob;
+pub use list::{TableDetails, TableSummary};
+pub use read::{ReadPart, ReadPlan};
+pub use service::{Service, ServiceOptions};
+pub use tags::TagSummary;
+pub use uploads::ByteStream;
+pub use versions::VersionSummary;
+
+/// A stream of batches that ends with `Err` when its source broke, was cancelled, or sent something
+/// that cannot be decoded. Its plain end means that everything arrived.
+pub type BatchStream = Pin<Box<dyn Stream<Item = lakebed_core::Result<RecordBatch>> + Send>>;
