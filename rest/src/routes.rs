@@ -6,9 +6,9 @@ use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
-use http::Uri;
 use http::uri::PathAndQuery;
-use lakebed_core::Error;
+use http::{StatusCode, Uri};
+use lakebed_core::{Error, ErrorKind};
 use lakebed_service::Service;
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
@@ -17,7 +17,6 @@ use crate::error::ApiError;
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::{Door, RestOptions, blob, key, not_built, status, table, upload};
-use http::StatusCode;
 
 /// The HTTP door over `service`.
 pub fn router(service: Arc<Service>, options: RestOptions) -> Router {
@@ -87,7 +86,8 @@ pub(crate) fn with_both_slashes(
 }
 
 async fn unknown_route() -> ApiError {
-    ApiError::from(Error::not_found("this path is no route of the server"))
+    // Not "not found", which the protocol would number as a missing table.
+    ApiError::from(Error::new(ErrorKind::NotImplemented, "this path is no route of the server"))
         .with_status(StatusCode::NOT_FOUND)
 }
 
