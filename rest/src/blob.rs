@@ -38,9 +38,10 @@ pub(crate) async fn read_blob(
 fn read_at(target: &Target) -> Result<ReadCommand> {
     let known = ["version", "tag", "branch"].into_iter().chain(LINEAGE).collect::<Vec<_>>();
     let params = target.params(&known)?;
-    if let Some(name) = LINEAGE.into_iter().find(|name| {
-        params.text(name).is_some_and(|value| !matches!(value, "false" | "null"))
-    }) {
+    if let Some(name) = LINEAGE
+        .into_iter()
+        .find(|name| params.text(name).is_some_and(|value| !matches!(value, "false" | "null")))
+    {
         return Err(Error::new(
             ErrorKind::NotImplemented,
             format!("a blob by `{name}` is not built"),
@@ -70,8 +71,8 @@ fn answer(
         return Ok(response);
     }
     // A range is defined for GET alone; HEAD describes the whole.
-    let range = text(RANGE)
-        .filter(|_| method == Method::GET && range::range_holds(text(IF_RANGE), etag));
+    let range =
+        text(RANGE).filter(|_| method == Method::GET && range::range_holds(text(IF_RANGE), etag));
     let (status, wanted) = match range::part_of(range, blob.size()) {
         Part::Whole => (StatusCode::OK, 0..blob.size()),
         Part::Range(range) => (StatusCode::PARTIAL_CONTENT, range),
@@ -110,10 +111,8 @@ fn describe(headers: &mut HeaderMap, etag: &str, media_type: &str, version: Opti
     headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("private, no-cache"));
     // A blob is a stranger's bytes: whatever it is, it must not run as a page of this server.
-    headers.insert(
-        CONTENT_SECURITY_POLICY,
-        HeaderValue::from_static("default-src 'none'; sandbox"),
-    );
+    headers
+        .insert(CONTENT_SECURITY_POLICY, HeaderValue::from_static("default-src 'none'; sandbox"));
     if runs_in_a_browser(media_type) {
         headers.insert(CONTENT_DISPOSITION, HeaderValue::from_static("attachment"));
     }
@@ -140,9 +139,15 @@ mod tests {
 
     #[test]
     fn what_a_browser_would_run_is_an_attachment() {
-        for media in ["text/html", "image/svg+xml", "TEXT/HTML; charset=utf-8", "application/xml",
-            "text/xml", "application/xhtml+xml", "text/javascript"]
-        {
+        for media in [
+            "text/html",
+            "image/svg+xml",
+            "TEXT/HTML; charset=utf-8",
+            "application/xml",
+            "text/xml",
+            "application/xhtml+xml",
+            "text/javascript",
+        ] {
             assert!(runs_in_a_browser(media), "{media}");
         }
         for media in ["image/png", "video/mp4", "application/octet-stream", "text/plain", ""] {

@@ -61,8 +61,7 @@ async fn read(body: Body, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
         Ok(Ok(collected)) => Ok(collected.to_bytes().into()),
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             let message = format!("the body is larger than json_body_bytes_max = {bytes_max}");
-            Err(ApiError::from(Error::invalid(message))
-                .with_status(StatusCode::PAYLOAD_TOO_LARGE))
+            Err(ApiError::from(Error::invalid(message)).with_status(StatusCode::PAYLOAD_TOO_LARGE))
         }
         Ok(Err(error)) => {
             Err(Error::new(ErrorKind::Cancelled, "the body broke off").with_source(error).into())

@@ -32,8 +32,7 @@ impl FromRequestParts<Door> for Caller {
             .get::<RequestId>()
             .map(|id| id.0.clone())
             .ok_or_else(|| Error::internal("a request reached its handler without an id"))?;
-        let caller =
-            Caller(RequestContext { principal, request_id, database: database(parts)? });
+        let caller = Caller(RequestContext { principal, request_id, database: database(parts)? });
         parts.extensions.insert(caller.clone());
         Ok(caller)
     }

@@ -69,14 +69,31 @@ mod tests {
 
     #[test]
     fn loopback_is_told_from_look_alikes() {
-        for host in ["localhost", "LOCALHOST:1", "127.0.0.1:10024", "127.1.2.3", "[::1]:5", "[::1]",
-            "a.localhost:80", "localhost.:80"]
-        {
+        for host in [
+            "localhost",
+            "LOCALHOST:1",
+            "127.0.0.1:10024",
+            "127.1.2.3",
+            "[::1]:5",
+            "[::1]",
+            "a.localhost:80",
+            "localhost.:80",
+        ] {
             assert!(is_loopback(host), "{host}");
         }
-        for host in ["", "example.com", "localhost.example.com", "127.0.0.1.example.com",
-            "10.0.0.1:80", "[::2]", "[::1", "[::1]x", "notlocalhost", "0.0.0.0:1", "localhost:80:80"]
-        {
+        for host in [
+            "",
+            "example.com",
+            "localhost.example.com",
+            "127.0.0.1.example.com",
+            "10.0.0.1:80",
+            "[::2]",
+            "[::1",
+            "[::1]x",
+            "notlocalhost",
+            "0.0.0.0:1",
+            "localhost:80:80",
+        ] {
             assert!(!is_loopback(host), "{host}");
         }
     }

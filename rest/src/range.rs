@@ -117,8 +117,20 @@ mod tests {
     #[test]
     fn what_is_not_understood_gets_the_whole() {
         for header in [
-            "bytes=5-2", "bytes=11-10", "bytes=", "bytes=-", "bytes=a-b", "bytes=1-b", "bytes=11-x",
-            "bytes=0-1,4-5", "items=0-1", "bytes 0-1", "", "bytes=+1-2", "bytes=1", "bytes=--1",
+            "bytes=5-2",
+            "bytes=11-10",
+            "bytes=",
+            "bytes=-",
+            "bytes=a-b",
+            "bytes=1-b",
+            "bytes=11-x",
+            "bytes=0-1,4-5",
+            "items=0-1",
+            "bytes 0-1",
+            "",
+            "bytes=+1-2",
+            "bytes=1",
+            "bytes=--1",
         ] {
             assert_eq!(part_of(Some(header), 10), Part::Whole, "{header:?}");
         }

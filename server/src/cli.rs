@@ -238,8 +238,7 @@ mod tests {
         let environment: Environment = [("LAKEBED_URL", "http://a"), ("LAKEBED_API_KEY", "k")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
-        let args =
-            ClientArgs { url: Some("http://b".to_owned()), api_key: None, database: None };
+        let args = ClientArgs { url: Some("http://b".to_owned()), api_key: None, database: None };
         let settings = args.settings(&environment);
         assert_eq!(settings.url, "http://b");
         assert_eq!(settings.api_key.as_deref(), Some("k"));

@@ -273,8 +273,7 @@ mod tests {
             let text = refusal(Flags::default(), &variables(&[(name, value)]));
             assert!(text.contains(name) && text.contains(value), "{text}");
         }
-        let text =
-            refusal(Flags::default(), &variables(&[("LAKEBED_LIMITS_BATCH_ROWS_MAX", "0")]));
+        let text = refusal(Flags::default(), &variables(&[("LAKEBED_LIMITS_BATCH_ROWS_MAX", "0")]));
         assert!(text.contains("batch_rows_max"), "{text}");
         let (_file, flags) = file("connections_max = 'x'\n");
         assert!(refusal(flags, &Environment::new()).contains("connections_max"));

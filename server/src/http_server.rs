@@ -104,7 +104,10 @@ mod tests {
 
     const LONG: Duration = Duration::from_secs(60);
 
-    async fn start(router: Router, stop: &CancellationToken) -> (TcpStream, tokio::task::JoinHandle<()>) {
+    async fn start(
+        router: Router,
+        stop: &CancellationToken,
+    ) -> (TcpStream, tokio::task::JoinHandle<()>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let rules =

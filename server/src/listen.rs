@@ -135,8 +135,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_flight_address_of_its_own_is_taken() {
-        let open =
-            listen(&config("127.0.0.1:0", Some("localhost:0"), false, false)).await.unwrap();
+        let open = listen(&config("127.0.0.1:0", Some("localhost:0"), false, false)).await.unwrap();
         assert!(open.flight_addr.ip().is_loopback());
     }
 

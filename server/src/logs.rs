@@ -14,8 +14,7 @@ use crate::exit::Exit;
 pub(crate) fn start(config: &Config) -> Result<(), Exit> {
     let filter = EnvFilter::try_new(&config.log_filter)
         .map_err(|error| Exit::usage(format!("RUST_LOG: {error}")))?;
-    let lines =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.log_format {
         LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
         LogFormat::Json => lines.json().flatten_event(true).with_ansi(false).try_init(),

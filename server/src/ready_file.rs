@@ -20,9 +20,7 @@ impl ReadyFile {
     /// Failure when there is something that cannot be removed.
     pub(crate) fn remove_stale(path: &Path) -> Result<(), Exit> {
         match std::fs::remove_file(path) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-                Err(failed(path, &error))
-            }
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(failed(path, &error)),
             _ => Ok(()),
         }
     }

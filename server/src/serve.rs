@@ -129,7 +129,7 @@ async fn start(
         "lakebed serves"
     );
     if config.allow_anonymous {
-        tracing::warn!("requests without a key are let in and may do everything");
+        tracing::info!("requests without a key are let in and may do everything");
     }
     Ok(Running { stop, doors, helpers, broken, ready })
 }
@@ -156,12 +156,8 @@ fn open_doors(
         stopping: stop.clone(),
     };
     let router = lakebed_rest::router(Arc::clone(service), options);
-    let http = http_server::serve(
-        connections(http, rules),
-        router,
-        config.header_wait,
-        stop.clone(),
-    );
+    let http =
+        http_server::serve(connections(http, rules), router, config.header_wait, stop.clone());
     let flight = grpc::serve(connections(flight, rules), grpc::routes(service), stop.clone());
     // A door that ends before it was told to is a failure of the server, not a quiet half of one.
     let (http_broken, flight_broken) = (broken.clone(), broken.clone());

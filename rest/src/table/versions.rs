@@ -47,8 +47,7 @@ pub(crate) async fn list_versions(
         return Err(Error::invalid("`limit` is 0; it has to be at least 1").into());
     }
     let is_paged = limit.is_some() || before.is_some();
-    let newest_first =
-        is_paged || body.descending.unwrap_or(false) || params.flag("descending")?;
+    let newest_first = is_paged || body.descending.unwrap_or(false) || params.flag("descending")?;
     let wanted = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(VERSIONS_MAX);
     let (mut versions, has_more) =
         collect(&door, &target, wanted.min(VERSIONS_MAX), before).await?;

@@ -38,7 +38,8 @@ impl ClientVerb for Ls {
             };
             let page = client.send(Method::GET, &path, None).await?;
             tables.extend(page["tables"].as_array().into_iter().flatten().cloned());
-            token = page["page_token"].as_str().filter(|token| !token.is_empty()).map(str::to_owned);
+            token =
+                page["page_token"].as_str().filter(|token| !token.is_empty()).map(str::to_owned);
             if token.is_none() {
                 break;
             }

@@ -62,10 +62,8 @@ fn print_shown(shown: &Value) -> Result<(), Exit> {
         .collect();
     print("")?;
     print_table(&["column", "type", "nullable"], &columns)?;
-    let tags: Vec<Vec<String>> = list("tags")
-        .iter()
-        .map(|tag| vec![cell(&tag["name"]), cell(&tag["version"])])
-        .collect();
+    let tags: Vec<Vec<String>> =
+        list("tags").iter().map(|tag| vec![cell(&tag["name"]), cell(&tag["version"])]).collect();
     if tags.is_empty() {
         return Ok(());
     }

@@ -35,7 +35,11 @@ impl ClientVerb for TagList {
             .into_iter()
             .flatten()
             .map(|(tag, contents)| {
-                vec![cell(&tag.as_str().into()), cell(&contents["version"]), cell(&contents["branch"])]
+                vec![
+                    cell(&tag.as_str().into()),
+                    cell(&contents["version"]),
+                    cell(&contents["branch"]),
+                ]
             })
             .collect();
         print_table(&["tag", "version", "branch"], &rows)
