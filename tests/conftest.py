@@ -1,5 +1,5 @@
-"""Fixtures: a server of its own for tests that end or look at the process, and one that the tests of
-a module share for everything else."""
+"""Fixtures: a server of its own for tests that end or look at the process, and one that the tests
+of a module share for everything else."""
 
 import os
 import re
