@@ -7,7 +7,7 @@ import pyarrow as pa
 import pytest
 
 from support.data import numbered
-from support.flight import Lake, batches_of, write_command
+from support.flight import Lake
 from support.server import LakebedServer
 
 
@@ -111,23 +111,6 @@ def test_a_long_or_odd_write_id(lake: Lake, table: str) -> None:
     with lake.refuses("invalid_argument", "write_id"):
         lake.write(table, numbered(1, start=3), write_id="")
     assert lake.read(table).equals(numbered(3))
-
-
-def test_the_answer_does_not_wait_for_all_rows_again(lake: Lake, table: str) -> None:
-    """A repeated write is answered although its stream is still open."""
-    lake.create(table, numbered(1))
-    first = lake.write(table, numbered(5, start=1), write_id="w")
-    rows = numbered(5, start=1)
-    writer, reader = lake.begin(write_command(table, write_id="w"), rows.schema)
-    _, batches = batches_of(rows)
-    with writer:
-        for batch in batches:
-            writer.write_batch(batch)
-        writer.done_writing()
-        answer = reader.read()
-    assert answer is not None
-    assert f'"version":{first["version"]}' in answer.to_pybytes().decode().replace(" ", "")
-    assert lake.read(table).equals(numbered(6))
 
 
 @pytest.mark.parametrize("end", ["terminate", "kill"])

@@ -1,7 +1,7 @@
 """Flight one frame at a time: what no well-behaved client can be made to send.
 
-gRPC over HTTP/2 by hand: a stream is opened, messages are written as bytes, and the stream is ended,
-reset with any code, cut in the middle of a message, or left. The messages are FlightData in
+gRPC over HTTP/2 by hand: a stream is opened, messages are written as bytes, and the stream is
+ended, reset with any code, cut in the middle of a message, or left. The messages are FlightData in
 protobuf, whose four fields are few enough to write out.
 """
 
@@ -185,7 +185,7 @@ class RawCall:
         return self.received
 
     def ping(self) -> None:
-        """Waits until the server has answered to everything that was sent before on the connection."""
+        """Waits until the server has read what was sent before on this connection."""
         self.h2.ping(b"lakebed!")
         self._flush()
         while True:
