@@ -180,7 +180,7 @@ def pictures(count: int, size: int = 20 * KIB) -> pa.Table:
 
 
 def written_bytes(server: LakebedServer, before: dict[str, int]) -> int:
-    """Bytes of files that are new or longer since `before`; lance never rewrites a file in place."""
+    """Bytes of files that are new or longer since `before`."""
     return sum(
         size - (before.get(path, 0) if size >= before.get(path, 0) else 0)
         for path, size in server.files().items()

@@ -69,11 +69,21 @@ def schema_message(schema: pa.Schema, command: Any) -> bytes:
     return flight_data(header, describe=descriptor(command))
 
 
+def ipc_messages(
+    batch: pa.RecordBatch, compression: str | None = None
+) -> list[tuple[bytes, bytes]]:
+    """Header and body of every message after the schema: dictionaries, then the batch."""
+    sink = pa.BufferOutputStream()
+    options = pa.ipc.IpcWriteOptions(compression=compression)
+    with pa.ipc.new_stream(sink, batch.schema, options=options) as writer:
+        writer.write_batch(batch)
+    reader = pa.ipc.MessageReader.open_stream(pa.BufferReader(sink.getvalue()))
+    return [ipc_parts(message.serialize()) for message in reader][1:]
+
+
 def batch_message(batch: pa.RecordBatch, compression: str | None = None, app: bytes = b"") -> bytes:
     """A message with one batch."""
-    header, body = ipc_parts(
-        batch.serialize(options=pa.ipc.IpcWriteOptions(compression=compression))
-    )
+    header, body = ipc_messages(batch, compression)[-1]
     return flight_data(header, body, app)
 
 
