@@ -201,7 +201,7 @@ def test_versions_tags_and_times(server: LakebedServer, lake: Lake, table: str) 
     assert lake.read(table, tag="gold").equals(numbered(2))
     server.http().ok("POST", f"/v1/table/{table}/tags/update", {"tag": "gold", "version": 3})
     assert lake.read(table, tag="gold").equals(numbered(3))
-    tags = server.http().ok("POST", f"/v1/table/{table}/tags/list").json()
+    tags = server.http().ok("POST", f"/v1/table/{table}/tags/list/").json()
     assert tags["gold"]["version"] == 3
     server.http().ok("POST", f"/v1/table/{table}/tags/delete", {"tag": "gold"})
     with lake.refuses("not_found", "gold"):
