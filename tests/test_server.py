@@ -1,4 +1,4 @@
-"""Being a good server: doors that tell, keys and roles, start, stop, and what it refuses to start on."""
+"""Being a good server: doors that tell, keys and roles, start and stop, and when it refuses to start."""
 
 import datetime as dt
 import json
@@ -390,7 +390,7 @@ def test_a_signal_ends_it_with_0(own_server: LakebedServer, signal_number: int) 
 
 
 def test_sigterm_lets_a_running_write_finish_or_refuses_it(own_server: LakebedServer) -> None:
-    """Writers run while the server stops: each ends with a receipt or an error, and none is lost."""
+    """Writers run while the server stops: each gets a receipt or an error, and none is lost."""
     own_server.lake().create("t", numbered(0))
     acknowledged: list[int] = []
     started = threading.Event()
