@@ -50,7 +50,7 @@ check: setup ## Formatting, lints with warnings denied, rules of the tree
 bench: setup ## Ratios against named peers; writes bench/results/latest.{json,png}
 	@scripts/setup.sh bench
 	cargo build --locked --release -p lakebed
-	LAKEBED_BIN=$(CARGO_TARGET_DIR)/release/lakebed $(PYTHON) -m bench
+	LAKEBED_BIN=$(CARGO_TARGET_DIR)/release/lakebed PYTHONPATH=tests $(PYTHON) -m bench
 
 soak: test-rust ## The long forms of the tests: 50 kills, full sizes
 	LAKEBED_BIN=$(BINARY) LAKEBED_SOAK=1 $(PYTHON) -m pytest tests $(PYTEST_ARGS)

@@ -1,7 +1,7 @@
 """Memory stays bounded whatever passes through: a 4 GiB upload, a 3 GB write, a full scan.
 
-The bound is what the goals state: 512 MiB plus the caches that are configured. Sizes are the full ones,
-because a bound that holds for little says nothing.
+The bound is what the goals state: 512 MiB plus the caches that are configured. Sizes are the full
+ones, because a bound that holds for little says nothing.
 """
 
 import hashlib

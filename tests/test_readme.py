@@ -14,8 +14,8 @@ from support.server import LakebedServer
 def visited(
     make_server: Callable[..., LakebedServer], stamps: Path
 ) -> tuple[LakebedServer, str, str]:
-    """A server that was started as `make serve` starts it, what the README's blocks printed when they
-    ran against it, and the key that they found."""
+    """A server that was started as `make serve` starts it, what the README's blocks printed when
+    they ran against it, and the key that they found."""
     server = make_server(env={"LAKEBED_ADMIN_KEY": ""}).start()
     home = server.work / "home"
     cache = home / ".cache/lakebed/data"

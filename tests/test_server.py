@@ -1,4 +1,4 @@
-"""Being a good server: doors that tell, keys and roles, start and stop, and when it refuses to start."""
+"""Being a good server: doors that tell, keys and roles, start and stop, refusals to start."""
 
 import datetime as dt
 import json

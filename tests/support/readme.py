@@ -15,8 +15,8 @@ def blocks() -> list[str]:
 
 
 def run(http_address: str, home: Path) -> str:
-    """Runs all blocks against a server; what they printed. Only the address is changed, because a test
-    may not take the port that a person's own server has."""
+    """Runs all blocks against a server; what they printed. Only the address is changed, because a
+    test may not take the port that a person's own server has."""
     program = "\n".join(blocks())
     assert program.count(URL) == 1
     program = program.replace(URL, f'URL = "http://{http_address}"')
