@@ -8,12 +8,11 @@ import json
 import tempfile
 from pathlib import Path
 
-from support.server import LakebedServer
-
 from bench import do_get, do_put, take
 from bench.machine import describe_machine, describe_versions
 from bench.picture import draw
 from bench.rounds import Comparison
+from support.server import LakebedServer
 
 RESULTS = Path(__file__).parent / "results"
 

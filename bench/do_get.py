@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from pyarrow import flight
-from support.server import LakebedServer
 
 from bench.rounds import Comparison, compare
 from bench.rows import SCHEMA, make_batches, rows_in
+from support.server import LakebedServer
 
 BAR = 0.7
 STREAMS = 2

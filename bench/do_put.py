@@ -7,10 +7,10 @@ from pathlib import Path
 
 import lance
 import pyarrow as pa
-from support.server import LakebedServer
 
 from bench.rounds import Comparison, compare
 from bench.rows import SCHEMA, make_batches, rows_in
+from support.server import LakebedServer
 
 BAR = 1.0
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import lance
 import numpy as np
 import pyarrow as pa
+
 from support.server import LakebedServer
 
 

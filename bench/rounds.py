@@ -63,7 +63,7 @@ def compare(
     ours: Callable[[], None],
     theirs: Callable[[], None],
 ) -> Comparison:
-    """Runs both once to warm up, then `rounds` times in turn, each side first in every other round."""
+    """Runs both once to warm up, then `rounds` times in turn, each first in every other round."""
     ours()
     theirs()
     result = Comparison(name, peer, what, bar, [], [])

@@ -32,6 +32,5 @@ def make_batches(rows: int) -> list[pa.RecordBatch]:
             pa.array(dice.random(BATCH_ROWS)),
             pa.FixedSizeListArray.from_arrays(pa.array(vectors), VECTOR_WIDTH),
         ]
-        columns[2] = columns[2].cast(SCHEMA.field("vector").type)
         batches.append(pa.record_batch(columns, schema=SCHEMA))
     return batches

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import lance
 import numpy as np
-from support.server import LakebedServer
 
 from bench.rounds import Comparison, compare
 from bench.rows import SCHEMA, make_batches, rows_in
+from support.server import LakebedServer
 
 BAR = 0.5
 TAKEN = 4_096
