@@ -15,7 +15,7 @@ from pyarrow import flight
 
 from support import hostile
 from support.data import blob_cells, blobs, numbered
-from support.flight import GRPC_CODES, Lake, command
+from support.flight import GRPC_CODES, Lake, command, status_name
 from support.raw_flight import (
     RawCall,
     batch_message,
@@ -271,8 +271,8 @@ def test_a_message_beyond_64_mib(intact: Lake) -> None:
     batch = blobs([bytes(65 * MIB)]).to_batches()[0]
     with pytest.raises(pa.ArrowException) as caught:
         intact.write("media", [batch], schema=batch.schema)
-    text = str(caught.value)
-    assert any(f"grpc_status:{code}" in text for code in (3, 8, 11)), text
+    refusals = {"INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "OUT_OF_RANGE"}
+    assert status_name(caught.value) in refusals, caught.value
 
 
 BLOB_URIS = cases(
@@ -402,7 +402,7 @@ def test_a_bad_stream(prepared: LakebedServer, intact: Lake, case: Case) -> None
     call = RawCall(prepared.flight_address, prepared.admin_key)
     answer = call.send(case.sent).end().finish()
     text = answer.get("grpc-message", "")
-    assert answer.get("grpc-status") == str(GRPC_CODES[case.kind]), answer
+    assert answer.get("grpc-status") == str(GRPC_CODES[case.kind][0]), answer
     assert answer.get("x-lakebed-error-kind") == case.kind, answer
     assert all(word.lower() in text.lower() for word in case.words), text
 

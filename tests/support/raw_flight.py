@@ -9,6 +9,7 @@ import json
 import socket
 import struct
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import h2.config
@@ -224,10 +225,9 @@ def connections_to(address: str) -> set[int]:
     port = int(address.rsplit(":", 1)[1])
     open_states = {"01", "08"}  # ESTABLISHED, CLOSE_WAIT
     found = set()
-    with open("/proc/net/tcp", encoding="ascii") as lines:
-        next(lines)
-        for line in lines:
+    for table in ("/proc/net/tcp", "/proc/net/tcp6"):
+        for line in Path(table).read_text().splitlines()[1:]:
             _, local, remote, state, *_ = line.split()
-            if int(local.split(":")[1], 16) == port and state in open_states:
-                found.add(int(remote.split(":")[1], 16))
+            if int(local.rsplit(":", 1)[1], 16) == port and state in open_states:
+                found.add(int(remote.rsplit(":", 1)[1], 16))
     return found
