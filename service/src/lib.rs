@@ -10,8 +10,13 @@
 //!   rest ────┘
 //! ```
 
+mod admission;
+mod audit;
+mod authenticate;
 mod blob;
 mod delete_rows;
+mod gate;
+mod keys;
 mod list;
 mod read;
 mod restore;
@@ -28,6 +33,7 @@ use arrow_array::RecordBatch;
 use futures::Stream;
 
 pub use blob::Blob;
+pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey};
 pub use list::{TableDetails, TableSummary};
 pub use read::{ReadPart, ReadPlan};
 pub use service::{Service, ServiceOptions};

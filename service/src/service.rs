@@ -5,6 +5,11 @@ use lakebed_core::{Clock, Limits, Result};
 use lakebed_storage::Lake;
 use tokio_util::sync::CancellationToken;
 
+use crate::admission::Admission;
+use crate::audit::AuditLog;
+use crate::authenticate::KeyCache;
+use crate::gate::Gate;
+
 /// What a service is made of.
 pub struct ServiceOptions {
     /// The open lake.
@@ -23,13 +28,28 @@ pub struct Service {
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) allow_anonymous: bool,
+    pub(crate) admission: Admission,
+    pub(crate) audit: AuditLog,
+    pub(crate) gate: Gate,
+    pub(crate) keys: KeyCache,
 }
 
 impl Service {
     /// Opens the service over a lake.
     pub async fn open(options: ServiceOptions) -> Result<Arc<Service>> {
         let ServiceOptions { lake, limits, clock, allow_anonymous } = options;
-        Ok(Arc::new(Service { lake, limits, clock, allow_anonymous }))
+        let admission = Admission::new(&limits);
+        let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock));
+        Ok(Arc::new(Service {
+            lake,
+            limits,
+            clock,
+            allow_anonymous,
+            admission,
+            audit,
+            gate: Gate::default(),
+            keys: KeyCache::default(),
+        }))
     }
     /// The limits in force.
     pub fn limits(&self) -> &Limits {
@@ -40,8 +60,13 @@ impl Service {
         unimplemented!()
     }
     /// Stops admitting work, waits until `deadline` for what runs, flushes. May be called twice.
-    pub async fn shutdown(&self, _deadline: tokio::time::Instant) {
-        unimplemented!()
+    pub async fn shutdown(&self, deadline: tokio::time::Instant) {
+        self.gate.close();
+        let left = self.gate.wait_empty(deadline).await;
+        if left > 0 {
+            tracing::warn!(left, "requests were still running at the shutdown deadline");
+        }
+        self.audit.stop(deadline).await;
     }
     /// Checks that the store answers.
     pub async fn check_ready(&self) -> Result<()> {
