@@ -96,6 +96,9 @@ where
 }
 
 #[cfg(test)]
+mod wire_tests;
+
+#[cfg(test)]
 mod tests {
     use std::collections::VecDeque;
     use std::task::Waker;

@@ -109,7 +109,9 @@ where
             written = &mut write, if early.is_none() => {
                 // An error is told at once. A receipt before the stream's end is that of an earlier
                 // write with the same id; a client expects that its stream is read to its end.
-                early = Some(joined(written)?);
+                early = Some(written.unwrap_or_else(|error| {
+                    Err(Error::internal("the write broke off").with_source(error))
+                })?);
             }
         }
     };
@@ -117,7 +119,7 @@ where
         (Ok(()), Some(receipt)) => Ok(receipt),
         (Ok(()), None) => {
             feed.complete().await;
-            finish(write).await
+            committed(write).await
         }
         (Err(error), Some(_)) => Err(error),
         (Err(error), None) => {
@@ -129,12 +131,9 @@ where
     }
 }
 
-async fn finish(write: JoinHandle<Result<Receipt>>) -> Result<Receipt> {
-    joined(write.await)
-}
-
-fn joined(written: Result<Result<Receipt>, tokio::task::JoinError>) -> Result<Receipt> {
-    written.unwrap_or_else(|error| {
+/// Waits for a write whose stream has ended: from here on it may have committed.
+async fn committed(write: JoinHandle<Result<Receipt>>) -> Result<Receipt> {
+    write.await.unwrap_or_else(|error| {
         Err(Error::new(ErrorKind::CommitUnknown, "the write broke off").with_source(error))
     })
 }
