@@ -83,12 +83,32 @@ impl ErrorKind {
     }
 }
 
+/// What an error is about, for protocols that number "not found" and "exists" by their object.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Subject {
+    /// A namespace or a database.
+    Namespace,
+    /// A table.
+    Table,
+    /// An index of a table.
+    Index,
+    /// A tag of a table.
+    Tag,
+    /// A version of a table.
+    Version,
+    /// A column of a table.
+    Column,
+    /// A branch of a table.
+    Branch,
+}
+
 /// An error with its kind, a message for people and the cause for logs.
 pub struct Error(Box<Inner>);
 
 struct Inner {
     kind: ErrorKind,
     message: String,
+    subject: Option<Subject>,
     retry_after_ms: Option<u64>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
@@ -96,7 +116,19 @@ struct Inner {
 impl Error {
     /// An error of `kind` with `message`: lowercase, what and which, no row contents.
     pub fn new(kind: ErrorKind, message: impl Into<String>) -> Self {
-        Error(Box::new(Inner { kind, message: message.into(), retry_after_ms: None, source: None }))
+        Error(Box::new(Inner {
+            kind,
+            message: message.into(),
+            subject: None,
+            retry_after_ms: None,
+            source: None,
+        }))
+    }
+
+    /// Says what the error is about.
+    pub fn about(mut self, subject: Subject) -> Self {
+        self.0.subject = Some(subject);
+        self
     }
 
     /// Attaches the cause. It is shown to people once, by [`Error::report`], never by `Display`.
@@ -128,6 +160,11 @@ impl Error {
     /// The message without its cause.
     pub fn message(&self) -> &str {
         &self.0.message
+    }
+
+    /// What the error is about, where whoever made it said so.
+    pub fn subject(&self) -> Option<Subject> {
+        self.0.subject
     }
 
     /// Milliseconds after which trying again makes sense, where that is known.

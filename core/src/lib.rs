@@ -12,7 +12,7 @@ mod principal;
 mod suggest;
 
 pub use clock::{Clock, ManualClock, SystemClock};
-pub use error::{Error, ErrorKind, Result};
+pub use error::{Error, ErrorKind, Result, Subject};
 pub use limits::Limits;
 pub use name::{DatabaseName, NamespacePath, TableId, TableName, TagName};
 pub use principal::{Principal, RequestContext, Role};

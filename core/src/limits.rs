@@ -32,6 +32,8 @@ pub struct Limits {
     pub concurrent_requests_max: usize,
     /// Rows that one read may ask for by row id.
     pub row_ids_max: usize,
+    /// Rows of one upsert: a hash of each key is held while it runs.
+    pub upsert_rows_max: usize,
     /// Bytes of a filter or expression in SQL.
     pub sql_bytes_max: usize,
     /// Bytes of a write id.
@@ -64,6 +66,7 @@ impl Default for Limits {
             admission_wait_ms_max: 10_000,
             concurrent_requests_max: 512,
             row_ids_max: 1_000_000,
+            upsert_rows_max: 4 << 20,
             sql_bytes_max: 64 << 10,
             write_id_bytes_max: 256,
             ticket_ttl_ms: 3_600_000,

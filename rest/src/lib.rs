@@ -1,1 +1,64 @@
-//! The HTTP door.
+//! The HTTP door: one file per verb, nothing decided here.
+//!
+//! Why it exists: the LanceDB and Lance Namespace protocol, uploads, blob bytes, keys, health and
+//! metrics over HTTP. A handler authenticates, parses strictly, calls one verb of the service and
+//! writes its answer; who may do what, and what is audited, is decided below.
+//!
+//! ```text
+//!   request ─► tidy_path ─► observe ─► guard ─► catch panic ─► route ─► handler ─► Service verb
+//!              //v1 → /v1   id, log,   Host,                    table, tag, upload, blob, key …
+//!                           metrics,   Origin
+//!                           error body
+//! ```
+//!
+//! What always holds: a known route of the protocol that is not built answers 501 and an unknown one
+//! 404; a field that is not understood is a 400 that names it; every answer carries `x-request-id`;
+//! every error has one JSON body, written in one place ([`error`]).
+
+mod blob;
+mod body;
+mod caller;
+mod drain;
+mod error;
+mod guard;
+mod key;
+mod not_built;
+mod observe;
+mod page;
+mod params;
+mod range;
+mod routes;
+mod status;
+mod table;
+mod target;
+mod upload;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use lakebed_service::Service;
+use tokio_util::sync::CancellationToken;
+
+pub use routes::router;
+
+/// What the door has to know besides the service.
+#[derive(Clone)]
+pub struct RestOptions {
+    /// The version that `/version` states.
+    pub version: &'static str,
+    /// Where the Flight door listens.
+    pub flight_addr: SocketAddr,
+    /// Whether requests without a key are let in; then Host and Origin are checked.
+    pub allow_anonymous: bool,
+    /// Renders the metrics of the process in Prometheus' text format.
+    pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
+    /// Cancelled when shutdown begins; `/readyz` says no from then on.
+    pub stopping: CancellationToken,
+}
+
+/// What every handler holds on to.
+#[derive(Clone)]
+pub(crate) struct Door {
+    pub(crate) service: Arc<Service>,
+    pub(crate) options: RestOptions,
+}

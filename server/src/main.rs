@@ -1,1 +1,41 @@
-fn main(){}
+//! The `lakebed` binary: one server, and the command line that talks to it.
+//!
+//! ```text
+//!   main ─► cli (flags) ─┬─► serve ─► config, listen, accept, http, grpc, admin_key, ready_file
+//!                        └─► command/<verb> ─► client (HTTP to a running server)
+//!                                          └─► the lake itself, for offline verbs
+//! ```
+//!
+//! Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+
+mod accept;
+mod admin_key;
+mod cli;
+mod client;
+mod command;
+mod config;
+mod exit;
+mod grpc;
+mod http_server;
+mod listen;
+mod logs;
+mod output;
+mod ready_file;
+mod serve;
+mod signals;
+mod telemetry;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Two providers are linked (object stores bring both), and rustls panics at its first use unless
+    // one was chosen before.
+    if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
+        eprintln!("error: a TLS provider was installed before main");
+        return ExitCode::FAILURE;
+    }
+    match cli::run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(exit) => exit.report(),
+    }
+}

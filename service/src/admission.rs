@@ -44,7 +44,11 @@ impl Admission {
         let limit = |name, total: usize, unit| Limit::new(name, total, unit, wait);
         Admission {
             requests: limit("concurrent_requests_max", limits.concurrent_requests_max, 1),
-            write_memory: limit("write_memory_bytes_max", limits.write_memory_bytes_max, UNIT_BYTES),
+            write_memory: limit(
+                "write_memory_bytes_max",
+                limits.write_memory_bytes_max,
+                UNIT_BYTES,
+            ),
             read_memory: limit("read_memory_bytes_max", limits.read_memory_bytes_max, UNIT_BYTES),
         }
     }
@@ -99,11 +103,9 @@ impl Limit {
             Err(TryAcquireError::NoPermits | TryAcquireError::Closed) => {}
         }
         let began = Instant::now();
-        let waited = tokio::time::timeout(
-            self.wait,
-            Arc::clone(&self.semaphore).acquire_many_owned(units),
-        )
-        .await;
+        let waited =
+            tokio::time::timeout(self.wait, Arc::clone(&self.semaphore).acquire_many_owned(units))
+                .await;
         metrics::histogram!("lakebed_admission_wait_seconds", "limit" => self.name)
             .record(began.elapsed());
         match waited {

@@ -106,12 +106,8 @@ struct Pending {
 impl AuditLog {
     /// Starts the log and the task that writes it. Needs a tokio runtime.
     pub(crate) fn start(system: SystemStore, clock: Arc<dyn Clock>) -> Self {
-        let shared = Arc::new(Shared {
-            system,
-            clock,
-            pending: Mutex::default(),
-            full: Notify::new(),
-        });
+        let shared =
+            Arc::new(Shared { system, clock, pending: Mutex::default(), full: Notify::new() });
         let stop = CancellationToken::new();
         let task = tokio::spawn(flush_until(Arc::clone(&shared), stop.clone()));
         AuditLog { shared, stop, task: Mutex::new(Some(task)) }

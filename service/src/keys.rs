@@ -260,10 +260,7 @@ impl Service {
         let system = self.lake.system();
         let found = if is_id(id) { load(system, id).await? } else { None };
         let Some(mut record) = found else {
-            return Err(Error::not_found(format!(
-                "API key `{}` does not exist",
-                shown(id)
-            )));
+            return Err(Error::not_found(format!("API key `{}` does not exist", shown(id))));
         };
         if record.revoked_at_ms.is_none() {
             record.revoked_at_ms = Some(self.clock.now_ms());
@@ -286,13 +283,8 @@ impl Service {
     pub async fn set_admin_key(&self, secret: &str) -> Result<()> {
         check_secret(secret)?;
         let system = self.lake.system();
-        let record = KeyRecord::new(
-            ADMIN_KEY_ID,
-            ADMIN_KEY_ID,
-            Role::Admin,
-            secret,
-            self.clock.now_ms(),
-        );
+        let record =
+            KeyRecord::new(ADMIN_KEY_ID, ADMIN_KEY_ID, Role::Admin, secret, self.clock.now_ms());
         if let Some(known) = load(system, ADMIN_KEY_ID).await? {
             if known.revoked_at_ms.is_none() && known.sha256 == record.sha256 {
                 return Ok(());

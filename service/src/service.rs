@@ -10,6 +10,9 @@ use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::gate::Gate;
 
+/// What the audit log gets to write itself out, whatever the deadline says.
+const AUDIT_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
+
 /// What a service is made of.
 pub struct ServiceOptions {
     /// The open lake.
@@ -66,7 +69,8 @@ impl Service {
         if left > 0 {
             tracing::warn!(left, "requests were still running at the shutdown deadline");
         }
-        self.audit.stop(deadline).await;
+        // The requests may have used up the time; the log of what they did is worth a little more.
+        self.audit.stop(deadline.max(tokio::time::Instant::now() + AUDIT_GRACE)).await;
     }
     /// Checks that the store answers.
     pub async fn check_ready(&self) -> Result<()> {

@@ -1,28 +1,449 @@
-//! The lake: a root folder or bucket with its tables.
-use crate::SystemStore;
-use lakebed_core::Result;
+//! The lake: one root with its databases, tables and system state.
+//!
+//! Owns the process's claim on a local root (an OS file lock), the record of what the lake is and where
+//! it was made, the catalogue, and one [`Table`] handle per table folder, so that all requests for a
+//! table meet in the same commit queue.
+
+use std::collections::HashMap;
+use std::fs::File;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lakebed_core::{
+    Clock, DatabaseName, Error, ErrorKind, Limits, NamespacePath, Result, TableId, nearest_names,
+};
+use serde::{Deserialize, Serialize};
+
+use crate::catalog::{Catalog, Entry, canonical_location, is_in, numbered_location};
+use crate::durable::create_folder_durably;
+use crate::lance_error::{from_io, from_lance, from_object_store};
+use crate::pins::Pins;
+use crate::root::{BLOBS_FOLDER, Root, SYSTEM_FOLDER};
+use crate::system::SystemStore;
+use crate::table::Table;
+
+/// The format of everything under `_lakebed/` that this server writes.
+pub const LAKE_FORMAT: u32 = 1;
+
+const LAKE_RECORD: &str = "lake.json";
 
 /// How to open a lake.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub struct LakeOptions {
-    /// A local directory or `s3://bucket/prefix`.
+    /// A local folder or `s3://bucket/prefix`.
     pub root: String,
+    /// Options of the S3 store beyond the `AWS_*` environment, by the names of object_store.
+    pub storage_options: HashMap<String, String>,
+    /// Bytes of index pages kept in memory.
+    pub index_cache_bytes: usize,
+    /// Bytes of manifests and file metadata kept in memory.
+    pub metadata_cache_bytes: usize,
+    /// Limits that storage keeps.
+    pub limits: Limits,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl LakeOptions {
+    /// Options with small caches, for a root.
+    pub fn at(root: impl Into<String>) -> Self {
+        LakeOptions {
+            root: root.into(),
+            storage_options: HashMap::new(),
+            index_cache_bytes: 256 << 20,
+            metadata_cache_bytes: 128 << 20,
+            limits: Limits::default(),
+            clock: Arc::new(lakebed_core::SystemClock),
+        }
+    }
+}
+
+/// What a lake says of itself in `_lakebed/lake.json`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct LakeRecord {
+    pub(crate) format: u32,
+    pub(crate) lake_id: String,
+    /// Where the lake lay when it was made or last relocated: manifests hold absolute paths.
+    pub(crate) root: String,
+    pub(crate) created_at_ms: i64,
+}
+
+/// What a lake and its tables have in common. Tables hold this and not the lake, so that dropping the
+/// lake releases its lock.
+#[derive(Debug)]
+pub(crate) struct Shared {
+    pub(crate) root: Root,
+    pub(crate) limits: Limits,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) pins: Pins,
+    pub(crate) system: SystemStore,
+}
+
+impl Shared {
+    /// Opens the dataset at a location at its newest version on a branch.
+    pub(crate) async fn open_dataset(
+        &self,
+        location: &str,
+        branch: Option<&str>,
+    ) -> Result<lance::Dataset> {
+        let mut builder = self.root.dataset(location);
+        if let Some(branch) = branch {
+            builder = builder.with_branch(branch, None);
+        }
+        builder.load().await.map_err(from_lance)
+    }
 }
 
 /// An open lake.
 #[derive(Debug)]
 pub struct Lake {
-    system: SystemStore,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) catalog: Catalog,
+    lake_id: String,
+    tables: Mutex<HashMap<String, Arc<Table>>>,
+    /// Held until the lake is dropped: a second server on the same folder must not start.
+    _lock: Option<File>,
 }
 
 impl Lake {
-    /// Opens or makes the lake at the root.
-    pub async fn open(_options: LakeOptions) -> Result<Lake> {
-        unimplemented!()
+    /// Opens the lake at the root, or makes one there.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when another process holds a local lake, `InvalidArgument` when it was moved and
+    /// not relocated, `Unavailable` when its format is newer or the store does not answer.
+    pub async fn open(options: LakeOptions) -> Result<Arc<Lake>> {
+        let (root, system, lock) = open_root(&options)?;
+        let record = match read_record(&system).await? {
+            Some(record) => record,
+            None => {
+                let record = LakeRecord {
+                    format: LAKE_FORMAT,
+                    lake_id: uuid::Uuid::new_v4().to_string(),
+                    root: root.uri().to_owned(),
+                    created_at_ms: options.clock.now_ms(),
+                };
+                system.create(LAKE_RECORD, encode_record(&record)?).await?;
+                // Another server may have been first; what is stored is the truth.
+                read_record(&system).await?.unwrap_or(record)
+            }
+        };
+        if record.root != root.uri() {
+            return Err(Error::invalid(format!(
+                "the lake was made at `{}` and now lies at `{}`: its manifests hold absolute paths; \
+                 run `lakebed relocate --data {}` once before serving it",
+                record.root,
+                root.uri(),
+                root.uri()
+            )));
+        }
+        if root.local().is_none() {
+            check_conditional_put(&system).await?;
+        }
+        let trusted_for = root.local().is_none().then_some(Duration::from_secs(1));
+        let catalog = Catalog::new(system.clone(), trusted_for);
+        let LakeOptions { limits, clock, .. } = options;
+        let lake = Arc::new(Lake {
+            shared: Arc::new(Shared { root, limits, clock, pins: Pins::default(), system }),
+            catalog,
+            lake_id: record.lake_id,
+            tables: Mutex::new(HashMap::new()),
+            _lock: lock,
+        });
+        lake.finish_drops().await?;
+        Ok(lake)
     }
 
     /// The system's own state under `_lakebed/`.
     pub fn system(&self) -> &SystemStore {
-        &self.system
+        &self.shared.system
+    }
+
+    /// The stable id of the lake.
+    pub fn lake_id(&self) -> &str {
+        &self.lake_id
+    }
+
+    /// The folder, for a local lake.
+    pub fn local_folder(&self) -> Option<&std::path::Path> {
+        self.shared.root.local()
+    }
+
+    /// The databases of the lake, sorted.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn list_databases(&self) -> Result<Vec<DatabaseName>> {
+        self.catalog.databases().await
+    }
+
+    /// The tables of a namespace, or of the whole database, sorted by id, with their folders.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn list_tables(
+        &self,
+        database: &DatabaseName,
+        namespace: Option<&NamespacePath>,
+    ) -> Result<Vec<(TableId, String)>> {
+        let tables = self.catalog.list(database).await?;
+        Ok(tables
+            .into_iter()
+            .filter(|(id, _)| namespace.is_none_or(|namespace| is_in(id, namespace)))
+            .map(|(id, entry)| (id, entry.location))
+            .collect())
+    }
+
+    /// The table of that name, or nothing. A dataset that stands at the canonical place and is in no
+    /// catalogue is adopted.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn find_table(&self, id: &TableId) -> Result<Option<Arc<Table>>> {
+        if let Some(entry) = self.catalog.get(id).await? {
+            return Ok(Some(self.handle(entry)));
+        }
+        let location = canonical_location(id);
+        if self.catalog.is_taken(&id.database, &location).await?
+            || !self.holds_dataset(&location).await?
+        {
+            return Ok(None);
+        }
+        match self.register(id, &location).await {
+            Ok(table) => Ok(Some(table)),
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                Ok(self.catalog.get(id).await?.map(|entry| self.handle(entry)))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The table of that name.
+    ///
+    /// # Errors
+    /// `NotFound` naming the nearest tables.
+    pub async fn table(&self, id: &TableId) -> Result<Arc<Table>> {
+        if let Some(table) = self.find_table(id).await? {
+            return Ok(table);
+        }
+        let known = self.catalog.list(&id.database).await?;
+        let names: Vec<String> = known.iter().map(|(id, _)| id.text()).collect();
+        let near = nearest_names(&id.text(), names.iter().map(String::as_str));
+        Err(Error::not_found(format!("table `{}` does not exist{near}", id.text())))
+    }
+
+    /// Enters a dataset at `location` under a name.
+    pub(crate) async fn register(
+        &self,
+        id: &TableId,
+        location: &str,
+    ) -> Result<Arc<Table>> {
+        let entry =
+            Entry { location: location.to_owned(), uid: uuid::Uuid::now_v7().simple().to_string() };
+        self.catalog.insert(id, entry.clone()).await?;
+        Ok(self.handle(entry))
+    }
+
+    /// The first place for a new table of this name where no dataset lies.
+    pub(crate) async fn free_location(&self, id: &TableId) -> Result<String> {
+        let mut location = canonical_location(id);
+        let mut n = 1;
+        while self.catalog.is_taken(&id.database, &location).await?
+            || self.holds_dataset(&location).await?
+        {
+            n += 1;
+            location = numbered_location(id, n);
+        }
+        Ok(location)
+    }
+
+    async fn holds_dataset(&self, location: &str) -> Result<bool> {
+        use futures::TryStreamExt as _;
+        let versions = self.shared.root.path(&format!("{location}/_versions"));
+        let mut listing = self.shared.root.store().list(Some(&versions));
+        let first = listing
+            .try_next()
+            .await
+            .map_err(|error| from_object_store(error, "listing of a table's versions"))?;
+        Ok(first.is_some())
+    }
+
+    fn handle(&self, entry: Entry) -> Arc<Table> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables
+            .entry(entry.uid.clone())
+            .or_insert_with(|| Arc::new(Table::new(self.shared.clone(), entry)))
+            .clone()
+    }
+
+    /// Gives a table another name; its folder stays.
+    ///
+    /// # Errors
+    /// `NotFound`, or `AlreadyExists` when the new name is taken.
+    pub async fn rename_table(&self, from: &TableId, to: &TableId) -> Result<()> {
+        self.table(from).await?;
+        if self.find_table(to).await?.is_some() {
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("table `{}` exists", to.text()),
+            ));
+        }
+        self.catalog.rename(from, to).await
+    }
+
+    /// Drops a table. Its name is free at once; its folder is deleted now, or as soon as the last
+    /// reader and ticket are done with it.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Unavailable` when the store does not answer.
+    pub async fn drop_table(&self, id: &TableId) -> Result<()> {
+        self.table(id).await?;
+        let entry = self.catalog.remove(id).await?;
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.uid);
+        self.delete_if_unused(&id.database, &entry).await.map(|_| ())
+    }
+
+    /// Deletes the folders of dropped tables that nobody needs any more; says how many.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer; what is left is tried again next time.
+    pub async fn finish_drops(&self) -> Result<usize> {
+        let mut deleted = 0;
+        for database in self.catalog.databases().await? {
+            for entry in self.catalog.dropped(&database).await? {
+                deleted += usize::from(self.delete_if_unused(&database, &entry).await?);
+            }
+        }
+        Ok(deleted)
+    }
+
+    async fn delete_if_unused(&self, database: &DatabaseName, entry: &Entry) -> Result<bool> {
+        if self.shared.pins.holds_location(&entry.location, self.shared.clock.now_ms()) {
+            return Ok(false);
+        }
+        self.delete_below(&entry.location).await?;
+        for object in self.shared.system.list(&format!("write_ids/{}", entry.uid)).await? {
+            self.shared.system.delete(&object.path).await?;
+        }
+        self.catalog.forget_dropped(database, &entry.location).await?;
+        Ok(true)
+    }
+
+    async fn delete_below(&self, location: &str) -> Result<()> {
+        if let Some(local) = self.shared.root.local() {
+            let folder = local.join(location);
+            return match tokio::fs::remove_dir_all(&folder).await {
+                Ok(()) => Ok(()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+                Err(error) => Err(from_io(error, "delete a dropped table's folder")),
+            };
+        }
+        use futures::{StreamExt as _, TryStreamExt as _};
+        let store = self.shared.root.store();
+        let paths = store.list(Some(&self.shared.root.path(location))).map_ok(|meta| meta.location);
+        store
+            .delete_stream(paths.boxed())
+            .try_for_each(|_| futures::future::ready(Ok(())))
+            .await
+            .map_err(|error| from_object_store(error, "deletion of a dropped table"))
+    }
+
+    /// Checks that the store answers.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not.
+    pub async fn check_ready(&self) -> Result<()> {
+        match self.shared.system.get(LAKE_RECORD).await? {
+            Some(_) => Ok(()),
+            None => Err(Error::new(ErrorKind::Unavailable, "the lake's record is missing")),
+        }
+    }
+
+    /// Writes what is only in memory and can be rebuilt slowly: the write ids since their checkpoints.
+    pub async fn flush(&self) {
+        let tables: Vec<Arc<Table>> =
+            self.tables.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        for table in tables {
+            table.flush().await;
+        }
+    }
+}
+
+/// Opens the root of a lake and claims a local one.
+pub(crate) fn open_root(options: &LakeOptions) -> Result<(Root, SystemStore, Option<File>)> {
+    let root = Root::open(
+        &options.root,
+        &options.storage_options,
+        options.index_cache_bytes,
+        options.metadata_cache_bytes,
+    )?;
+    let system = SystemStore::new(root.store().clone(), root.path(SYSTEM_FOLDER));
+    let lock = match root.local() {
+        None => None,
+        Some(folder) => {
+            create_folder_durably(&folder.join(SYSTEM_FOLDER))?;
+            create_folder_durably(&folder.join(BLOBS_FOLDER))?;
+            Some(lock_folder(&folder.join(SYSTEM_FOLDER).join("lock"))?)
+        }
+    };
+    Ok((root, system, lock))
+}
+
+fn lock_folder(path: &std::path::Path) -> Result<File> {
+    let file = File::create(path).map_err(|error| from_io(error, "open the lake's lock file"))?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
+            ErrorKind::AlreadyExists,
+            format!("another server holds the lake (lock file {})", path.display()),
+        )),
+        Err(std::fs::TryLockError::Error(error)) => Err(from_io(error, "lock the lake")),
+    }
+}
+
+pub(crate) async fn read_record(system: &SystemStore) -> Result<Option<LakeRecord>> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let Some(bytes) = system.get(LAKE_RECORD).await? else { return Ok(None) };
+    let corrupt = |error: serde_json::Error| {
+        Error::new(ErrorKind::Corrupt, "the lake's record is damaged").with_source(error)
+    };
+    let version: Version = serde_json::from_slice(&bytes).map_err(corrupt)?;
+    if version.format > LAKE_FORMAT {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "the lake has format {}; this server reads up to format {LAKE_FORMAT}; nothing was \
+                 touched",
+                version.format
+            ),
+        ));
+    }
+    serde_json::from_slice(&bytes).map(Some).map_err(corrupt)
+}
+
+pub(crate) fn encode_record(record: &LakeRecord) -> Result<Bytes> {
+    serde_json::to_vec_pretty(record)
+        .map(Bytes::from)
+        .map_err(|error| Error::internal("encode the lake's record").with_source(error))
+}
+
+pub(crate) async fn write_record(system: &SystemStore, record: &LakeRecord) -> Result<()> {
+    system.put(LAKE_RECORD, encode_record(record)?).await
+}
+
+/// A store that takes a second put-if-absent would lose commits silently.
+async fn check_conditional_put(system: &SystemStore) -> Result<()> {
+    let path = format!("probe/{}", uuid::Uuid::now_v7().simple());
+    let first = system.create(&path, Bytes::from_static(b"1")).await?;
+    let second = system.create(&path, Bytes::from_static(b"2")).await?;
+    system.delete(&path).await?;
+    match (first, second) {
+        (true, false) => Ok(()),
+        _ => Err(Error::invalid(
+            "the object store does not honour `If-None-Match: *` on put; commits would be lost",
+        )),
     }
 }

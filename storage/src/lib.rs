@@ -1,8 +1,56 @@
 //! The lake's tables: opened, read, written and committed durably.
+//!
+//! This is where lance begins. Nothing above sees its types; whatever is promised about durability,
+//! versions and blobs is kept here.
+//!
+//! | to | look in |
+//! | --- | --- |
+//! | open a lake, find a table | `lake.rs`, `catalog.rs` |
+//! | read a version | `snapshot.rs`, `scan.rs`, `blob.rs` |
+//! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `delete.rs`, `restore.rs` |
+//! | see how anything becomes visible | `commit.rs`, `durable.rs` |
+//! | know why a write sent twice is done once | `write_id.rs` |
+//! | know who keeps a version | `pins.rs` |
 #![recursion_limit = "256"]
 
+mod append;
+mod blob;
+mod catalog;
+mod commit;
+mod create;
+mod delete;
+mod durable;
+mod keys;
 mod lake;
+mod lance_error;
+mod overwrite;
+mod pins;
+mod relocate;
+mod restore;
+mod root;
+mod scalar_index;
+mod scan;
+mod schema;
+mod snapshot;
+mod spool;
 mod system;
+mod table;
+mod tag;
+mod upload;
+mod upsert;
+mod version;
+mod write;
+mod write_id;
 
-pub use lake::{Lake, LakeOptions};
+pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
+pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
+pub use relocate::{Relocation, relocate};
+pub use scan::{BatchStream, Projection, ScanSpec, Slice};
+pub use schema::{schema_digest, stored_schema};
+pub use snapshot::{At, Snapshot};
 pub use system::{SystemObject, SystemStore};
+pub use table::Table;
+pub use tag::TagEntry;
+pub use upload::Uploads;
+pub use version::VersionEntry;
+pub use write::{CommitReceipt, WriteOptions};

@@ -1,7 +1,17 @@
 //! Small durable objects under `_lakebed/`: keys, audit, the catalogue, write ids.
+//!
+//! Nothing here is ever half written: a local put goes to a temporary file that is synced, renamed, and
+//! its folder synced; a put to S3 is atomic by itself.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
-use lakebed_core::Result;
+use futures::TryStreamExt;
+use lakebed_core::{Error, Result};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+
+use crate::lance_error::from_object_store;
 
 /// One object of a listing.
 #[derive(Debug, Clone)]
@@ -16,31 +26,95 @@ pub struct SystemObject {
 
 /// The system's own state of one lake. Every write is durable when it returns.
 #[derive(Debug, Clone)]
-pub struct SystemStore {}
+pub struct SystemStore {
+    store: Arc<dyn ObjectStore>,
+    prefix: Path,
+}
 
 impl SystemStore {
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
+        SystemStore { store, prefix }
+    }
+
+    fn full(&self, path: &str) -> Result<Path> {
+        let path = Path::parse(path).map_err(|error| {
+            Error::invalid(format!("`{path}` is no system path")).with_source(error)
+        })?;
+        Ok(Path::from_iter(self.prefix.parts().chain(path.parts())))
+    }
+
     /// The bytes at `path`, or nothing.
-    pub async fn get(&self, _path: &str) -> Result<Option<Bytes>> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn get(&self, path: &str) -> Result<Option<Bytes>> {
+        let result = match self.store.get(&self.full(path)?).await {
+            Ok(result) => result.bytes().await,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(from_object_store(error, &format!("read of `{path}`"))),
+        }
     }
 
     /// Writes `bytes` where nothing is; false when something is there already.
-    pub async fn create(&self, _path: &str, _bytes: Bytes) -> Result<bool> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer; the object may or may not be there then.
+    pub async fn create(&self, path: &str, bytes: Bytes) -> Result<bool> {
+        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+        match self.store.put_opts(&self.full(path)?, bytes.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(
+                object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
+            ) => Ok(false),
+            Err(error) => Err(from_object_store(error, &format!("write of `{path}`"))),
+        }
     }
 
     /// Replaces what is at `path`, atomically.
-    pub async fn put(&self, _path: &str, _bytes: Bytes) -> Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer; either value may be there then.
+    pub async fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
+        self.store
+            .put(&self.full(path)?, bytes.into())
+            .await
+            .map(|_| ())
+            .map_err(|error| from_object_store(error, &format!("write of `{path}`")))
     }
 
     /// The objects below `prefix`, sorted by path.
-    pub async fn list(&self, _prefix: &str) -> Result<Vec<SystemObject>> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn list(&self, prefix: &str) -> Result<Vec<SystemObject>> {
+        let depth = self.prefix.parts().count();
+        let mut objects: Vec<SystemObject> = self
+            .store
+            .list(Some(&self.full(prefix)?))
+            .map_ok(|meta| SystemObject {
+                path: Path::from_iter(meta.location.parts().skip(depth)).to_string(),
+                size: meta.size,
+                modified_ms: meta.last_modified.timestamp_millis(),
+            })
+            .try_collect()
+            .await
+            .map_err(|error| from_object_store(error, &format!("listing of `{prefix}`")))?;
+        objects.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(objects)
     }
 
     /// Deletes the object; one that is missing is fine.
-    pub async fn delete(&self, _path: &str) -> Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn delete(&self, path: &str) -> Result<()> {
+        match self.store.delete(&self.full(path)?).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(from_object_store(error, &format!("deletion of `{path}`"))),
+        }
     }
 }

@@ -1,0 +1,1 @@
+"""Ratios against named peers; see README.md. Run by `make bench`."""

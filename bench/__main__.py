@@ -1,0 +1,60 @@
+"""Runs the benchmarks, prints them, and writes results/latest.json and results/latest.png.
+
+python -m bench [--rounds N] [--table-mb N] [--only NAME]
+"""
+
+import argparse
+import json
+import tempfile
+from pathlib import Path
+
+from bench import do_get, do_put, take
+from bench.machine import describe_machine, describe_versions
+from bench.picture import draw
+from bench.rounds import Comparison
+from support.server import LakebedServer
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="bench", description=__doc__)
+    parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (at least 5)")
+    parser.add_argument("--table-mb", type=int, default=1_000, help="size of the table, in MB")
+    parser.add_argument("--only", choices=["do_get", "do_put", "take"], help="one benchmark")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
+    options = parser.parse_args()
+    if options.rounds < 5:
+        parser.error("medians of fewer than 5 rounds say nothing")
+
+    comparisons: list[Comparison] = []
+    with tempfile.TemporaryDirectory(prefix="lakebed-bench-") as folder:
+        server = LakebedServer(Path(folder) / "server").start()
+        try:
+            versions = describe_versions(server)
+            for name, run in (("do_put", do_put.run), ("do_get", do_get.run), ("take", take.run)):
+                if options.only in {None, name}:
+                    comparisons += run(server, Path(folder), options.rounds, options.table_mb)
+        finally:
+            server.kill()
+
+    machine = describe_machine()
+    print(f"\n{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB")
+    print(", ".join(f"{name} {version}" for name, version in versions.items()))
+    for comparison in comparisons:
+        print(comparison.line())
+    options.out.mkdir(parents=True, exist_ok=True)
+    report = {
+        "machine": machine,
+        "versions": versions,
+        "rounds": options.rounds,
+        "table_mb": options.table_mb,
+        "comparisons": [comparison.record() for comparison in comparisons],
+    }
+    (options.out / "latest.json").write_text(json.dumps(report, indent=2) + "\n")
+    draw(report, options.out / "latest.png")
+    print(f"written: {options.out / 'latest.json'}, {options.out / 'latest.png'}")
+
+
+if __name__ == "__main__":
+    main()

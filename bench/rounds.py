@@ -1,0 +1,75 @@
+"""Two contestants in alternating rounds, and the ratio of their medians."""
+
+import gc
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass
+class Comparison:
+    """Seconds of each round of both sides. A ratio above 1 means that Lakebed was faster."""
+
+    name: str
+    peer: str
+    what: str
+    bar: float | None
+    ours_s: list[float]
+    peer_s: list[float]
+
+    @property
+    def ratio(self) -> float:
+        """The peer's median time over ours."""
+        return statistics.median(self.peer_s) / statistics.median(self.ours_s)
+
+    def line(self) -> str:
+        """One line for people."""
+        ours, peer = statistics.median(self.ours_s), statistics.median(self.peer_s)
+        bar = "" if self.bar is None else f", bar {self.bar} x"
+        return (
+            f"{self.name:<18} {self.ratio:5.2f} x {self.peer}{bar}  "
+            f"({self.what}; medians {ours:.3f} s and {peer:.3f} s)"
+        )
+
+    def record(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "name": self.name,
+            "peer": self.peer,
+            "what": self.what,
+            "bar": self.bar,
+            "ratio": round(self.ratio, 4),
+            "ours_s": [round(seconds, 6) for seconds in self.ours_s],
+            "peer_s": [round(seconds, 6) for seconds in self.peer_s],
+        }
+
+
+def seconds_of(work: Callable[[], None]) -> float:
+    """How long a piece of work takes."""
+    gc.collect()
+    began = time.perf_counter()
+    work()
+    return time.perf_counter() - began
+
+
+def compare(
+    name: str,
+    peer: str,
+    what: str,
+    bar: float | None,
+    rounds: int,
+    ours: Callable[[], None],
+    theirs: Callable[[], None],
+) -> Comparison:
+    """Runs both once to warm up, then `rounds` times in turn, each first in every other round."""
+    ours()
+    theirs()
+    result = Comparison(name, peer, what, bar, [], [])
+    for number in range(rounds):
+        sides = [(result.ours_s, ours), (result.peer_s, theirs)]
+        for times, work in sides if number % 2 == 0 else reversed(sides):
+            times.append(seconds_of(work))
+    print(result.line(), flush=True)
+    return result

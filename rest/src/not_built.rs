@@ -1,0 +1,144 @@
+//! Every route of the protocol that is known and not built: 501, and it says so.
+//!
+//! The SDKs read 404 on any table route as "no such table", so a missing verb must never answer 404.
+//! A route that gets built moves from this table into `routes.rs`; a test keeps the two apart.
+
+use axum::Router;
+use axum::extract::MatchedPath;
+use axum::routing::{MethodFilter, on};
+use lakebed_core::{Error, ErrorKind};
+
+use crate::Door;
+use crate::caller::Caller;
+use crate::error::ApiError;
+use crate::routes::with_both_slashes;
+
+/// Method and pattern; every pattern also matches with a slash at its end.
+pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
+    // Namespaces.
+    (MethodFilter::GET, "/v1/namespace/{id}/list"),
+    (MethodFilter::POST, "/v1/namespace/{id}/create"),
+    (MethodFilter::POST, "/v1/namespace/{id}/describe"),
+    (MethodFilter::POST, "/v1/namespace/{id}/drop"),
+    (MethodFilter::POST, "/v1/namespace/{id}/exists"),
+    // Tables.
+    (MethodFilter::POST, "/v1/table/{id}/create"),
+    (MethodFilter::POST, "/v1/table/{id}/describe"),
+    (MethodFilter::POST, "/v1/table/{id}/clone"),
+    (MethodFilter::POST, "/v1/table/{id}/stats"),
+    (MethodFilter::POST, "/v1/table/{id}/exists"),
+    (MethodFilter::POST, "/v1/table/{id}/register"),
+    (MethodFilter::POST, "/v1/table/{id}/deregister"),
+    (MethodFilter::POST, "/v1/table/{id}/declare"),
+    (MethodFilter::POST, "/v1/table/{id}/refresh"),
+    // Data in.
+    (MethodFilter::POST, "/v1/table/{id}/insert"),
+    (MethodFilter::POST, "/v1/table/{id}/multipart_write/create"),
+    (MethodFilter::POST, "/v1/table/{id}/multipart_write/complete"),
+    (MethodFilter::POST, "/v1/table/{id}/multipart_write/abort"),
+    (MethodFilter::POST, "/v1/table/{id}/merge_insert"),
+    (MethodFilter::POST, "/v1/table/{id}/update"),
+    // Query.
+    (MethodFilter::POST, "/v1/table/{id}/query"),
+    (MethodFilter::POST, "/v1/table/{id}/explain_plan"),
+    (MethodFilter::POST, "/v1/table/{id}/analyze_plan"),
+    // Versions and transactions.
+    (MethodFilter::POST, "/v1/table/{id}/version/create"),
+    (MethodFilter::POST, "/v1/table/{id}/version/describe"),
+    (MethodFilter::POST, "/v1/table/{id}/version/delete"),
+    (MethodFilter::POST, "/v1/table/version/batch-create"),
+    (MethodFilter::POST, "/v1/table/batch-commit"),
+    (MethodFilter::POST, "/v1/transaction/{id}/describe"),
+    (MethodFilter::POST, "/v1/transaction/{id}/alter"),
+    // Branches.
+    (MethodFilter::POST, "/v1/table/{id}/branches/create"),
+    (MethodFilter::POST, "/v1/table/{id}/branches/list"),
+    (MethodFilter::POST, "/v1/table/{id}/branches/delete"),
+    (MethodFilter::POST, "/v1/table/{id}/branches/diff"),
+    (MethodFilter::POST, "/v1/table/{id}/branches/cherry_pick"),
+    // Schema evolution.
+    (MethodFilter::POST, "/v1/table/{id}/add_columns"),
+    (MethodFilter::POST, "/v1/table/{id}/alter_columns"),
+    (MethodFilter::POST, "/v1/table/{id}/drop_columns"),
+    (MethodFilter::POST, "/v1/table/{id}/update_field_metadata"),
+    (MethodFilter::POST, "/v1/table/{id}/schema_metadata/update"),
+    // Indexes.
+    (MethodFilter::POST, "/v1/table/{id}/create_index"),
+    (MethodFilter::POST, "/v1/table/{id}/create_scalar_index"),
+    (MethodFilter::POST, "/v1/table/{id}/index/list"),
+    (MethodFilter::POST, "/v1/table/{id}/index/{name}/stats"),
+    (MethodFilter::POST, "/v1/table/{id}/index/{name}/drop"),
+    (MethodFilter::POST, "/v1/table/{id}/index/{name}/prewarm"),
+    (MethodFilter::POST, "/v1/table/{id}/page_cache/prewarm"),
+    // Blobs.
+    (MethodFilter::POST, "/v1/table/{id}/fetch_blobs"),
+    (MethodFilter::POST, "/v1/table/{id}/blob/{column}/{row_id}/sign"),
+    // Computed columns, functions, secrets, views.
+    (MethodFilter::POST, "/v1/table/{id}/backfill_column"),
+    (MethodFilter::POST, "/v1/table/{id}/errors"),
+    (MethodFilter::POST, "/v1/function/{id}/create"),
+    (MethodFilter::POST, "/v1/function/{id}/describe"),
+    (MethodFilter::POST, "/v1/function/{id}/drop"),
+    (MethodFilter::GET, "/v1/namespace/{id}/function/list"),
+    (MethodFilter::POST, "/v1/functions/create"),
+    (MethodFilter::POST, "/v1/functions/get"),
+    (MethodFilter::POST, "/v1/secret/{id}/create"),
+    (MethodFilter::POST, "/v1/secret/{id}/alter"),
+    (MethodFilter::POST, "/v1/secret/{id}/describe"),
+    (MethodFilter::POST, "/v1/secret/{id}/drop"),
+    (MethodFilter::GET, "/v1/namespace/{id}/secret/list"),
+    (MethodFilter::POST, "/v1/view/{id}/create"),
+    (MethodFilter::POST, "/v1/view/{id}/describe"),
+    (MethodFilter::POST, "/v1/view/{id}/drop"),
+    (MethodFilter::GET, "/v1/namespace/{id}/view/list"),
+    (MethodFilter::POST, "/v1/materialized_view/{id}/create"),
+    (MethodFilter::POST, "/v1/materialized_view/{id}/describe"),
+    (MethodFilter::POST, "/v1/materialized_view/{id}/refresh"),
+    (MethodFilter::POST, "/v1/materialized_view/{id}/drop"),
+    (MethodFilter::GET, "/v1/namespace/{id}/materialized_view/list"),
+    // Jobs.
+    (MethodFilter::POST, "/v1/jobs/list"),
+    (MethodFilter::POST, "/v1/jobs/describe"),
+    (MethodFilter::POST, "/v1/jobs/cancel"),
+    (MethodFilter::POST, "/v1/jobs/pause"),
+    (MethodFilter::POST, "/v1/jobs/resume"),
+    (MethodFilter::POST, "/v1/jobs/query_events"),
+    // Real-time writes, under their two generations of names.
+    (MethodFilter::POST, "/v1/table/{id}/enable_rte"),
+    (MethodFilter::POST, "/v1/table/{id}/disable_rte"),
+    (MethodFilter::POST, "/v1/table/{id}/get_rte_spec"),
+    (MethodFilter::POST, "/v1/table/{id}/get_rte_stats"),
+    (MethodFilter::POST, "/v1/table/{id}/flush_rte"),
+    (MethodFilter::POST, "/v1/table/{id}/compact_rte"),
+    (MethodFilter::POST, "/v1/table/{id}/set_lsm_write_spec"),
+    (MethodFilter::POST, "/v1/table/{id}/unset_lsm_write_spec"),
+    (MethodFilter::POST, "/v1/table/{id}/get_lsm_write_spec"),
+    (MethodFilter::POST, "/v1/table/{id}/get_lsm_stats"),
+    (MethodFilter::POST, "/v1/table/{id}/flush_lsm"),
+    (MethodFilter::POST, "/v1/table/{id}/compact_lsm"),
+    // Access control.
+    (MethodFilter::POST, "/admin/authz/acl/list"),
+    (MethodFilter::POST, "/admin/authz/acl/add"),
+    (MethodFilter::POST, "/admin/authz/acl/delete"),
+    (MethodFilter::POST, "/admin/authz/role_binding/list"),
+    (MethodFilter::POST, "/admin/authz/role_binding/add"),
+    (MethodFilter::POST, "/admin/authz/role_binding/delete"),
+    (MethodFilter::POST, "/admin/authz/principal"),
+    (MethodFilter::POST, "/admin/authz/group"),
+    // The console.
+    (MethodFilter::GET, "/"),
+];
+
+/// The routes of [`NOT_BUILT`].
+pub(crate) fn routes() -> Router<Door> {
+    NOT_BUILT.iter().fold(Router::new(), |router, (method, pattern)| {
+        with_both_slashes(router, pattern, on(*method, not_built))
+    })
+}
+
+async fn not_built(_caller: Caller, matched: MatchedPath) -> ApiError {
+    let route = matched.as_str().trim_end_matches('/');
+    let route = if route.is_empty() { "the web console" } else { route };
+    let message = format!("{route} is known to the protocol and not built in this server");
+    Error::new(ErrorKind::NotImplemented, message).into()
+}

@@ -1,0 +1,141 @@
+//! Which path leads to which verb.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::Request;
+use axum::middleware::{from_fn, from_fn_with_state};
+use axum::routing::{MethodRouter, delete, get, post};
+use http::uri::PathAndQuery;
+use http::{StatusCode, Uri};
+use lakebed_core::{Error, ErrorKind};
+use lakebed_service::Service;
+use tower::ServiceExt as _;
+use tower_http::catch_panic::CatchPanicLayer;
+
+use crate::error::ApiError;
+use crate::guard::guard;
+use crate::observe::{observe, panicked};
+use crate::{Door, RestOptions, blob, key, not_built, status, table, upload};
+
+/// The HTTP door over `service`.
+pub fn router(service: Arc<Service>, options: RestOptions) -> Router {
+    let door = Door { service, options };
+    let routes = built()
+        .into_iter()
+        .fold(not_built::routes(), |router, (pattern, verb)| {
+            with_both_slashes(router, pattern, verb)
+        })
+        .fallback(unknown_route)
+        .layer(CatchPanicLayer::custom(panicked))
+        .layer(from_fn_with_state(door.clone(), guard))
+        .layer(from_fn(observe))
+        .with_state(door);
+    // A layer of a router runs after the route was chosen; the path is tidied before.
+    Router::new().fallback_service(routes.map_request(tidy_path))
+}
+
+/// Every built route: its pattern and its verb. Each also matches with a slash at its end, which is
+/// how the SDKs write most of them.
+fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
+    vec![
+        ("/livez", get(status::livez)),
+        ("/readyz", get(status::readyz)),
+        ("/health", get(status::health)),
+        ("/version", get(status::version)),
+        ("/metrics", get(status::metrics)),
+        ("/v1/keys", get(key::list::list_keys).post(key::create::create_key)),
+        ("/v1/keys/{key}", delete(key::revoke::revoke_key)),
+        ("/v1/uploads", post(upload::create::create_upload)),
+        (
+            "/v1/uploads/{id}",
+            get(upload::offset::upload_offset)
+                .put(upload::put::put_upload)
+                .delete(upload::abort::abort_upload),
+        ),
+        ("/v1/uploads/{id}/complete", post(upload::complete::complete_upload)),
+        ("/v1/table", get(table::list::list_all_tables)),
+        ("/v1/namespace/{id}/table/list", get(table::list::list_tables)),
+        ("/v1/table/{id}/show", get(table::show::show_table)),
+        ("/v1/table/{id}/drop", post(table::drop_table::drop_table)),
+        ("/v1/table/{id}/rename", post(table::rename::rename_table)),
+        ("/v1/table/{id}/restore", post(table::restore::restore)),
+        ("/v1/table/{id}/delete", post(table::delete::delete_rows)),
+        ("/v1/table/{id}/count_rows", post(table::count_rows::count_rows)),
+        ("/v1/table/{id}/version/list", post(table::versions::list_versions)),
+        ("/v1/table/{id}/tags/create", post(table::tags::create::create_tag)),
+        ("/v1/table/{id}/tags/update", post(table::tags::update::update_tag)),
+        ("/v1/table/{id}/tags/delete", post(table::tags::delete::delete_tag)),
+        ("/v1/table/{id}/tags/list", post(table::tags::list::list_tags)),
+        ("/v1/table/{id}/tags/version", post(table::tags::version::tag_version)),
+        ("/v1/table/{id}/blob/{column}/{row_id}/bytes", get(blob::read_blob)),
+    ]
+}
+
+/// Adds `pattern` as it is and with a slash at its end.
+pub(crate) fn with_both_slashes(
+    router: Router<Door>,
+    pattern: &str,
+    verb: MethodRouter<Door>,
+) -> Router<Door> {
+    let router = router.route(pattern, verb.clone());
+    match pattern.ends_with('/') {
+        true => router,
+        false => router.route(&format!("{pattern}/"), verb),
+    }
+}
+
+async fn unknown_route() -> ApiError {
+    // Not "not found", which the protocol would number as a missing table.
+    ApiError::from(Error::new(ErrorKind::NotImplemented, "this path is no route of the server"))
+        .with_status(StatusCode::NOT_FOUND)
+}
+
+/// Several slashes at the beginning of a path count as one: a base URL that ends in a slash makes them.
+fn tidy_path(mut request: Request) -> Request {
+    let Some(path) = request.uri().path_and_query().map(PathAndQuery::as_str) else {
+        return request;
+    };
+    if !path.starts_with("//") {
+        return request;
+    }
+    let tidy = format!("/{}", path.trim_start_matches('/'));
+    let mut parts = request.uri().clone().into_parts();
+    parts.path_and_query = tidy.parse().ok();
+    if let Ok(uri) = Uri::from_parts(parts) {
+        *request.uri_mut() = uri;
+    }
+    request
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::Body;
+
+    use super::*;
+    use crate::not_built::NOT_BUILT;
+
+    #[test]
+    fn slashes_at_the_beginning_count_as_one() {
+        for (given, tidy) in [
+            ("//v1/table?limit=1", "/v1/table?limit=1"),
+            ("///", "/"),
+            ("/v1//table", "/v1//table"),
+            ("/v1/table/a%2Fb/drop", "/v1/table/a%2Fb/drop"),
+        ] {
+            let request = http::Request::builder().uri(given).body(Body::empty()).unwrap();
+            assert_eq!(tidy_path(request).uri().path_and_query().unwrap().as_str(), tidy);
+        }
+    }
+
+    #[test]
+    fn no_route_is_built_and_not_built() {
+        for (pattern, _) in built() {
+            assert!(NOT_BUILT.iter().all(|(_, other)| *other != pattern), "{pattern}");
+        }
+        // Making the router panics on patterns that contradict each other.
+        let _ = built().into_iter().fold(not_built::routes(), |router, (pattern, verb)| {
+            with_both_slashes(router, pattern, verb)
+        });
+    }
+}

@@ -1,0 +1,72 @@
+//! `GET /v1/table` and `GET /v1/namespace/{id}/table/list`.
+//!
+//! With a slash at its end the first is the SDK's and gives the tables of the database's root; without
+//! one it is the specification's and gives every table of the database, by its whole id.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use lakebed_core::{NamespacePath, Result};
+use serde_json::{Map, Value};
+
+use crate::Door;
+use crate::error::ApiError;
+use crate::page::PageRequest;
+use crate::params::Params;
+use crate::target::Target;
+
+/// `include_declared` asks for tables without data too; there are none here, so both values are right.
+const KNOWN: [&str; 3] = ["limit", "page_token", "include_declared"];
+
+pub(crate) async fn list_all_tables(
+    State(door): State<Door>,
+    target: Target,
+) -> Result<Response, ApiError> {
+    let params = target.params(&KNOWN)?;
+    let page = page_request(params)?;
+    let root = NamespacePath::root();
+    let namespace = target.is_sdk().then_some(&root);
+    let delimiter = params.delimiter();
+    let mut names: Vec<String> = door
+        .service
+        .list_tables(target.ctx(), namespace)
+        .await?
+        .into_iter()
+        .map(|table| match delimiter {
+            "$" => table.id.text(),
+            other => table.id.text().replace('$', other),
+        })
+        .collect();
+    names.sort();
+    Ok(answer(&page, names))
+}
+
+pub(crate) async fn list_tables(
+    State(door): State<Door>,
+    target: Target,
+) -> Result<Response, ApiError> {
+    let page = page_request(target.params(&KNOWN)?)?;
+    let namespace = target.namespace()?;
+    let mut names: Vec<String> = door
+        .service
+        .list_tables(target.ctx(), Some(&namespace))
+        .await?
+        .into_iter()
+        .map(|table| table.id.name.as_str().to_owned())
+        .collect();
+    names.sort();
+    Ok(answer(&page, names))
+}
+
+fn page_request(params: &Params) -> Result<PageRequest> {
+    PageRequest::new(params.number("limit")?, params.text("page_token"))
+}
+
+fn answer(page: &PageRequest, names: Vec<String>) -> Response {
+    let (names, token) = page.cut(names, |name| name);
+    let mut body = Map::from_iter([("tables".to_owned(), Value::from(names))]);
+    if let Some(token) = token {
+        body.insert("page_token".to_owned(), Value::from(token));
+    }
+    Json(body).into_response()
+}

@@ -1,0 +1,22 @@
+//! `POST /v1/table/{id}/tags/update`: the tag names another version from now on.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use super::TagAndVersion;
+use crate::Door;
+use crate::body::StrictBody;
+use crate::error::ApiError;
+use crate::target::Target;
+
+pub(crate) async fn update_tag(
+    State(door): State<Door>,
+    target: Target,
+    StrictBody(body): StrictBody<TagAndVersion>,
+) -> Result<Response, ApiError> {
+    let (tag, version) = body.check(&target)?;
+    door.service.update_tag(target.ctx(), &target.table()?, &tag, version).await?;
+    Ok(Json(json!({})).into_response())
+}

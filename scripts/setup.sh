@@ -1,0 +1,107 @@
+#!/usr/bin/env bash
+# Sets up a fresh Debian or Ubuntu machine that has a Rust toolchain and Python 3.11 or newer:
+# system packages, the Python environment in .venv, and the test data in the cache folder. Each step
+# is skipped when its result is there, so a second run costs a few milliseconds.
+#
+#   scripts/setup.sh          what the tests need
+#   scripts/setup.sh bench    what the benchmarks need on top
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+cache="${LAKEBED_CACHE:-$HOME/.cache/lakebed}"
+mkdir -p "$cache"
+
+say() { printf 'setup: %s\n' "$*"; }
+fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
+
+# ---- system packages -------------------------------------------------------------------------
+
+as_root=()
+if [ "$(id -u)" -ne 0 ]; then
+  as_root=(sudo -n)
+fi
+
+apt_lists_refreshed=
+refresh_apt_lists() {
+  if [ -z "$apt_lists_refreshed" ]; then
+    say "refreshing the package lists"
+    "${as_root[@]}" apt-get update -qq >"$cache/apt.log" 2>&1 || true
+    apt_lists_refreshed=1
+  fi
+}
+
+missing=()
+command -v cc >/dev/null || missing+=(build-essential)
+command -v protoc >/dev/null || missing+=(protobuf-compiler)
+[ -e /usr/include/google/protobuf/timestamp.proto ] || missing+=(libprotobuf-dev)
+command -v strace >/dev/null || missing+=(strace)
+
+python=
+for candidate in python3.11 python3 python3.12 python3.13 python3.14; do
+  if command -v "$candidate" >/dev/null &&
+    "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null; then
+    python="$candidate"
+    break
+  fi
+done
+[ -n "$python" ] || fail "Python 3.11 or newer is needed and was not found"
+"$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
+
+if [ "${#missing[@]}" -gt 0 ]; then
+  if command -v apt-get >/dev/null && { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }; then
+    refresh_apt_lists
+    say "installing ${missing[*]}"
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq \
+      --no-install-recommends "${missing[@]}" >>"$cache/apt.log" 2>&1 ||
+      fail "apt-get could not install ${missing[*]}; its words are in $cache/apt.log"
+  else
+    fail "please install: ${missing[*]}"
+  fi
+fi
+command -v cargo >/dev/null || fail "please install a Rust toolchain (rust-version in Cargo.toml)"
+
+# ---- Python environment ----------------------------------------------------------------------
+
+# install LOCK: installs a locked requirements file unless the environment already has that lock.
+install() {
+  local lock="$1" stamp
+  stamp=".venv/.installed-$(sha256sum "$lock" | cut -c1-16)"
+  [ -e "$stamp" ] && return
+  say "installing $lock into .venv"
+  .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input --no-deps \
+    --require-hashes --requirement "$lock"
+  touch "$stamp"
+}
+
+if ! .venv/bin/python -c '' 2>/dev/null; then
+  say "making .venv with $("$python" --version)"
+  rm -rf .venv
+  "$python" -m venv .venv
+fi
+install tests/requirements.txt
+if [ "${1:-}" = bench ]; then
+  install bench/requirements.txt
+fi
+
+# ---- data packages ---------------------------------------------------------------------------
+
+# data_package NAME: unpacks a Debian package into the cache without installing it.
+data_package() {
+  local name="$1" folder="$cache/data/$1" work
+  [ -e "$folder/.complete" ] && return
+  command -v apt-get >/dev/null || fail "the data package $name needs apt-get and dpkg"
+  apt-cache show "$name" >/dev/null 2>&1 || refresh_apt_lists
+  say "fetching $name into $folder"
+  rm -rf "$folder"
+  mkdir -p "$cache/data"
+  work="$(mktemp -d "$cache/data/.fetch-XXXXXX")"
+  (cd "$work" && apt-get download -qq "$name" >>"$cache/apt.log" 2>&1) ||
+    fail "apt-get could not download $name; its words are in $cache/apt.log"
+  dpkg -x "$work/$name"_*.deb "$work/root"
+  rm "$work/$name"_*.deb
+  touch "$work/root/.complete"
+  mv "$work/root" "$folder"
+  rm -rf "$work"
+}
+
+data_package tuxpaint-stamps-default

@@ -1,0 +1,247 @@
+//! The command line: what can be typed, and which verb it reaches.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use tokio::runtime::Runtime;
+
+use crate::client::{Client, ClientSettings};
+use crate::config::{self, Config, Environment, Flags, Layer, LogFormat};
+use crate::exit::Exit;
+use crate::{command, serve};
+
+/// An open lakehouse for multimodal datasets: Lance tables behind Arrow Flight and HTTP.
+#[derive(Debug, Parser)]
+#[command(name = "lakebed", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Run the server.
+    Serve(ServeArgs),
+    /// List tables, by their whole ids.
+    Ls(command::ls::Ls),
+    /// Show one table: version, rows, columns, tags.
+    Show(command::show::Show),
+    /// Name versions of a table.
+    #[command(subcommand)]
+    Tag(TagVerb),
+    /// Make, list and revoke API keys.
+    #[command(subcommand)]
+    Keys(KeysVerb),
+    /// Print the version.
+    Version(command::version::Version),
+    /// Print a completion script for a shell.
+    Completion(command::completion::Completion),
+}
+
+#[derive(Debug, Subcommand)]
+enum TagVerb {
+    /// Name a version, the latest unless one is given.
+    Create(command::tag_create::TagCreate),
+    /// List the tags of a table.
+    List(command::tag_list::TagList),
+    /// Delete a tag; the version stays until retention takes it.
+    Delete(command::tag_delete::TagDelete),
+}
+
+#[derive(Debug, Subcommand)]
+enum KeysVerb {
+    /// Make a key and print it; it is not shown again.
+    Create(command::keys_create::KeysCreate),
+    /// List keys without their secrets.
+    List(command::keys_list::KeysList),
+    /// Revoke a key.
+    Revoke(command::keys_revoke::KeysRevoke),
+    /// Replace a lost admin key, offline: the server of the lake must be stopped.
+    Reset(command::keys_reset::KeysReset),
+}
+
+/// Flags of `serve`. Each has a variable `LAKEBED_…` and a key in the file beside it.
+#[derive(Debug, Args)]
+pub(crate) struct ServeArgs {
+    /// The lake's root: a directory or s3://bucket/prefix [default: ./lakebed-data]
+    #[arg(long, value_name = "DIR|URL")]
+    data: Option<String>,
+    /// Where HTTP listens; port 0 takes any [default: 127.0.0.1:10024]
+    #[arg(long, value_name = "HOST:PORT")]
+    http_addr: Option<String>,
+    /// Where Arrow Flight listens [default: HTTP host, HTTP port + 1]
+    #[arg(long, value_name = "HOST:PORT")]
+    flight_addr: Option<String>,
+    /// Write a JSON file with both addresses once both ports accept
+    #[arg(long, value_name = "FILE")]
+    ready_file: Option<PathBuf>,
+    /// Read settings from a TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Where the first start writes the admin key [default: ~/.config/lakebed/<lake id>.key]
+    #[arg(long, value_name = "FILE")]
+    api_key_file: Option<PathBuf>,
+    /// Let requests without a key do everything; loopback only
+    #[arg(long)]
+    allow_anonymous: bool,
+    /// Allow listening beyond loopback without TLS
+    #[arg(long)]
+    insecure: bool,
+    /// How log lines are written [default: text]
+    #[arg(long, value_enum)]
+    log_format: Option<LogFormat>,
+}
+
+impl ServeArgs {
+    fn into_flags(self) -> Flags {
+        let ServeArgs {
+            data,
+            http_addr,
+            flight_addr,
+            ready_file,
+            config,
+            api_key_file,
+            allow_anonymous,
+            insecure,
+            log_format,
+        } = self;
+        let layer = Layer {
+            data,
+            http_addr,
+            flight_addr,
+            ready_file,
+            api_key_file,
+            // A flag that is absent says nothing; it must not stand above a variable.
+            allow_anonymous: allow_anonymous.then_some(true),
+            insecure: insecure.then_some(true),
+            log_format,
+            ..Layer::default()
+        };
+        Flags { layer, config }
+    }
+}
+
+/// How a client verb finds the server.
+#[derive(Debug, Args)]
+pub(crate) struct ClientArgs {
+    /// The server's HTTP address [env: LAKEBED_URL] [default: http://127.0.0.1:10024]
+    #[arg(long, value_name = "URL")]
+    url: Option<String>,
+    /// The API key [env: LAKEBED_API_KEY]
+    #[arg(long, value_name = "KEY")]
+    api_key: Option<String>,
+    /// The database [env: LAKEBED_DATABASE] [default: default]
+    #[arg(long, value_name = "NAME")]
+    database: Option<String>,
+}
+
+impl ClientArgs {
+    fn settings(&self, environment: &Environment) -> ClientSettings {
+        let variable = |wanted: &str| {
+            environment
+                .iter()
+                .find(|(name, value)| name == wanted && !value.is_empty())
+                .map(|(_, value)| value.clone())
+        };
+        ClientSettings {
+            url: self
+                .url
+                .clone()
+                .or_else(|| variable("LAKEBED_URL"))
+                .unwrap_or_else(|| "http://127.0.0.1:10024".to_owned()),
+            api_key: self.api_key.clone().or_else(|| variable("LAKEBED_API_KEY")),
+            database: self.database.clone().or_else(|| variable("LAKEBED_DATABASE")),
+        }
+    }
+}
+
+/// How a verb prints its answer.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Format {
+    /// Columns for people.
+    #[default]
+    Table,
+    /// JSON for programs.
+    Json,
+}
+
+/// Parses the command line and runs its verb. Wrong usage ends the process here, with code 2.
+pub(crate) fn run() -> Result<(), Exit> {
+    let environment = config::environment();
+    match Cli::parse().verb {
+        Verb::Serve(args) => {
+            let config = Config::load(args.into_flags(), &environment)?;
+            serve::run(config)
+        }
+        Verb::Ls(verb) => run_client(verb, &environment),
+        Verb::Show(verb) => run_client(verb, &environment),
+        Verb::Tag(TagVerb::Create(verb)) => run_client(verb, &environment),
+        Verb::Tag(TagVerb::List(verb)) => run_client(verb, &environment),
+        Verb::Tag(TagVerb::Delete(verb)) => run_client(verb, &environment),
+        Verb::Keys(KeysVerb::Create(verb)) => run_client(verb, &environment),
+        Verb::Keys(KeysVerb::List(verb)) => run_client(verb, &environment),
+        Verb::Keys(KeysVerb::Revoke(verb)) => run_client(verb, &environment),
+        Verb::Keys(KeysVerb::Reset(verb)) => command::keys_reset::run(verb, &environment),
+        Verb::Version(verb) => command::version::run(&verb),
+        Verb::Completion(verb) => command::completion::run(&verb),
+    }
+}
+
+/// A verb that talks to a running server.
+pub(crate) trait ClientVerb {
+    /// How it finds the server.
+    fn client(&self) -> &ClientArgs;
+
+    /// Does it.
+    async fn run(&self, client: &Client) -> Result<(), Exit>;
+}
+
+fn run_client(verb: impl ClientVerb, environment: &Environment) -> Result<(), Exit> {
+    let client = Client::new(verb.client().settings(environment))?;
+    runtime()?.block_on(verb.run(&client))
+}
+
+/// A runtime for one verb.
+pub(crate) fn runtime() -> Result<Runtime, Exit> {
+    Runtime::new().map_err(|error| Exit::failed(format!("start the runtime: {error}")))
+}
+
+/// The whole command line, for completion scripts.
+pub(crate) fn command_line() -> clap::Command {
+    <Cli as clap::CommandFactory>::command()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        command_line().debug_assert();
+    }
+
+    #[test]
+    fn an_absent_flag_says_nothing() {
+        let flags = |args: &[&str]| match Cli::try_parse_from(args).unwrap().verb {
+            Verb::Serve(args) => args.into_flags(),
+            _ => panic!("not serve"),
+        };
+        assert_eq!(flags(&["lakebed", "serve"]).layer, Layer::default());
+        let given = flags(&["lakebed", "serve", "--insecure", "--http-addr", "[::1]:0"]);
+        assert_eq!(given.layer.insecure, Some(true));
+        assert_eq!(given.layer.http_addr.as_deref(), Some("[::1]:0"));
+        assert!(Cli::try_parse_from(["lakebed", "serve", "--tls-cert", "x"]).is_err());
+    }
+
+    #[test]
+    fn client_flags_stand_above_variables() {
+        let environment: Environment = [("LAKEBED_URL", "http://a"), ("LAKEBED_API_KEY", "k")]
+            .map(|(name, value)| (name.to_owned(), value.to_owned()))
+            .into();
+        let args = ClientArgs { url: Some("http://b".to_owned()), api_key: None, database: None };
+        let settings = args.settings(&environment);
+        assert_eq!(settings.url, "http://b");
+        assert_eq!(settings.api_key.as_deref(), Some("k"));
+        assert_eq!(settings.database, None);
+    }
+}

@@ -1,0 +1,188 @@
+//! A small HTTP client for the verbs of the command line.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{AUTHORIZATION, CONTENT_TYPE};
+use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_util::client::legacy::Client as HyperClient;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::rt::TokioExecutor;
+use serde_json::Value;
+
+use crate::exit::Exit;
+
+const ANSWER_BYTES_MAX: usize = 256 << 20;
+const TIME_MAX: Duration = Duration::from_secs(300);
+
+/// Where the server is and who asks.
+#[derive(Clone, PartialEq, Eq)]
+pub(crate) struct ClientSettings {
+    /// The HTTP address.
+    pub(crate) url: String,
+    /// The key.
+    pub(crate) api_key: Option<String>,
+    /// The database.
+    pub(crate) database: Option<String>,
+}
+
+/// A client of one server.
+pub(crate) struct Client {
+    http: HyperClient<HttpConnector, Full<Bytes>>,
+    base: String,
+    headers: Vec<(&'static str, HeaderValue)>,
+}
+
+impl Client {
+    /// A client as `settings` say.
+    ///
+    /// # Errors
+    /// Wrong usage for a URL that is none, or a key that cannot travel in a header.
+    pub(crate) fn new(settings: ClientSettings) -> Result<Client, Exit> {
+        let ClientSettings { url, api_key, database } = settings;
+        let mut headers = Vec::new();
+        if let Some(key) = api_key {
+            let mut value = HeaderValue::try_from(format!("Bearer {key}"))
+                .map_err(|_| Exit::usage("the API key has characters that no header can carry"))?;
+            value.set_sensitive(true);
+            headers.push((AUTHORIZATION.as_str(), value));
+        }
+        if let Some(database) = database {
+            let value = HeaderValue::try_from(&database)
+                .map_err(|_| Exit::usage("the name of the database cannot travel in a header"))?;
+            headers.push(("x-lancedb-database", value));
+        }
+        let http = HyperClient::builder(TokioExecutor::new()).build_http();
+        Ok(Client { http, base: base_of(&url)?, headers })
+    }
+
+    /// Sends a request; `path` begins with a slash and is encoded already.
+    ///
+    /// # Errors
+    /// What the server answered, or why it could not be reached.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+    ) -> Result<Value, Exit> {
+        let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let body = match body {
+            None => Bytes::new(),
+            Some(body) => {
+                request = request.header(CONTENT_TYPE, "application/json");
+                Bytes::from(body.to_string())
+            }
+        };
+        let request = request
+            .body(Full::new(body))
+            .map_err(|error| Exit::usage(format!("the request cannot be made: {error}")))?;
+        match tokio::time::timeout(TIME_MAX, self.exchange(request)).await {
+            Ok(result) => result,
+            Err(_) => Err(Exit::failed(format!(
+                "{} did not answer within {} s",
+                self.base,
+                TIME_MAX.as_secs()
+            ))),
+        }
+    }
+
+    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Value, Exit> {
+        let response = self.http.request(request).await.map_err(|error| {
+            Exit::failed(format!("{} cannot be reached: {}", self.base, causes(&error)))
+        })?;
+        let status = response.status();
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|error| Exit::failed(format!("the answer broke off: {error}")))?
+            .to_bytes();
+        if status.is_success() {
+            if body.is_empty() {
+                return Ok(Value::Null);
+            }
+            return serde_json::from_slice(&body)
+                .map_err(|error| Exit::failed(format!("the answer is not JSON: {error}")));
+        }
+        Err(refused(status, &body))
+    }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Exit {
+    let answer: Value = serde_json::from_slice(body).unwrap_or_default();
+    let message = match (answer["error"].as_str(), answer["request_id"].as_str()) {
+        (Some(error), Some(id)) => format!("{error} (request {id})"),
+        (Some(error), None) => error.to_owned(),
+        _ => format!("the server answered {status}"),
+    };
+    match status {
+        StatusCode::UNAUTHORIZED => Exit::failed(format!(
+            "{message}\nThe first start of a server writes its admin key to \
+             ~/.config/lakebed/<lake id>.key; give it by LAKEBED_API_KEY or --api-key"
+        )),
+        _ => Exit::failed(message),
+    }
+}
+
+/// An error and what caused it, each once: the outermost alone says only "client error".
+fn causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        next = cause.source();
+    }
+    text
+}
+
+fn base_of(url: &str) -> Result<String, Exit> {
+    let wrong = |why: &str| Exit::usage(format!("the URL `{url}` {why}"));
+    let base = url.trim_end_matches('/');
+    let uri: Uri = base.parse().map_err(|_| wrong("is not a URL"))?;
+    if uri.authority().is_none() || uri.query().is_some() {
+        return Err(wrong("is not of the form http://host:port"));
+    }
+    match uri.scheme_str() {
+        Some("http") => Ok(base.to_owned()),
+        Some("https") => Err(wrong("asks for TLS, which this client does not speak yet")),
+        _ => Err(wrong("does not begin with http://")),
+    }
+}
+
+/// A text as one segment of a path.
+pub(crate) fn segment(text: &str) -> String {
+    text.bytes().fold(String::new(), |mut encoded, byte| {
+        match byte {
+            b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_' | b'.' | b'~' | b'$' => {
+                encoded.push(char::from(byte));
+            }
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+        encoded
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_encoded() {
+        assert_eq!(segment("ns$t-1_x.y"), "ns$t-1_x.y");
+        assert_eq!(segment("a/b ä?"), "a%2Fb%20%C3%A4%3F");
+    }
+
+    #[test]
+    fn urls_are_checked() {
+        assert_eq!(base_of("http://localhost:10024/").unwrap(), "http://localhost:10024");
+        assert_eq!(base_of("http://h:1/base").unwrap(), "http://h:1/base");
+        for bad in ["https://h:1", "localhost:10024", "", "ftp://h", "http://h?x=1"] {
+            assert!(base_of(bad).is_err(), "{bad}");
+        }
+    }
+}

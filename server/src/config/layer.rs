@@ -1,0 +1,162 @@
+//! One layer of settings, and the table of what each of them means.
+
+use std::path::PathBuf;
+
+use lakebed_core::{Error, Result};
+use serde::Deserialize;
+
+use super::limits::LimitsLayer;
+
+/// How log lines are written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// A setting as the reference page shows it.
+#[cfg_attr(not(test), allow(dead_code, reason = "the page is written by a test"))]
+pub(crate) struct Setting {
+    /// The key of the file; the variable is `LAKEBED_` and the key in capitals.
+    pub(crate) key: &'static str,
+    /// What is in force when nothing is set.
+    pub(crate) default: &'static str,
+    /// What it means.
+    pub(crate) text: &'static str,
+    /// Whether there is a flag of this name.
+    pub(crate) has_flag: bool,
+}
+
+/// A value that a variable's text can be.
+pub(crate) trait FromText: Sized {
+    /// Reads the text.
+    fn from_text(text: &str) -> Result<Self>;
+}
+
+macro_rules! settings {
+    ($($key:ident: $kind:ty, $has_flag:literal, $default:literal, $text:literal;)+) => {
+        /// What one source says of the settings.
+        #[derive(Debug, Clone, Default, PartialEq, Deserialize)]
+        #[serde(deny_unknown_fields, default)]
+        pub(crate) struct Layer {
+            $(#[doc = $text] pub(crate) $key: Option<$kind>,)+
+            /// The limits.
+            pub(crate) limits: LimitsLayer,
+        }
+
+        impl Layer {
+            /// This layer where it says something, `lower` elsewhere.
+            pub(crate) fn over(self, lower: Layer) -> Layer {
+                Layer {
+                    $($key: self.$key.or(lower.$key),)+
+                    limits: self.limits.over(lower.limits),
+                }
+            }
+
+            /// Sets `key` from text; false when there is no such key.
+            ///
+            /// # Errors
+            /// `InvalidArgument` when the text is no such value.
+            pub(crate) fn set(&mut self, key: &str, text: &str) -> Result<bool> {
+                match key {
+                    $(stringify!($key) => self.$key = Some(<$kind>::from_text(text)?),)+
+                    _ => return Ok(false),
+                }
+                Ok(true)
+            }
+        }
+
+        /// Every setting but the limits.
+        pub(crate) const SETTINGS: &[Setting] = &[
+            $(Setting {
+                key: stringify!($key),
+                default: $default,
+                text: $text,
+                has_flag: $has_flag,
+            },)+
+        ];
+    };
+}
+
+settings! {
+    data: String, true, "`./lakebed-data`",
+        "The lake's root: a directory, or `s3://bucket/prefix`. A directory is locked while a server \
+         has it open.";
+    http_addr: String, true, "`127.0.0.1:10024`",
+        "Where HTTP listens: `host:port`; port 0 takes any free one.";
+    flight_addr: String, true, "the HTTP host, the HTTP port + 1",
+        "Where Arrow Flight listens: `host:port`. With HTTP port 0 a free pair of neighbours is taken \
+         unless this is set, because the LanceDB SDKs derive one from the other.";
+    ready_file: PathBuf, true, "none",
+        "Written once both ports accept: a JSON object with `http`, `flight`, `pid` and `version`. \
+         It appears whole or not at all, and is removed at a clean end.";
+    api_key_file: PathBuf, true, "`~/.config/lakebed/<lake id>.key`",
+        "Where the first start writes the admin key, readable by its owner alone. A file that exists \
+         is used. It may not lie inside the lake.";
+    allow_anonymous: bool, true, "`false`",
+        "Lets requests without a key do everything. Refused unless both addresses are loopback; the \
+         Host and Origin headers are checked then.";
+    insecure: bool, true, "`false`",
+        "Allows listening beyond loopback without TLS: keys and data cross the network readably.";
+    log_format: LogFormat, true, "`text`",
+        "How log lines on standard error are written: `text` or `json`. Which ones, `RUST_LOG` says.";
+    shutdown_deadline_ms: u64, false, "`30000`",
+        "How long shutdown waits for requests that run before it cuts them off. Orchestrators commonly \
+         kill after 30 s.";
+    connections_max: usize, false, "`1024`",
+        "Open connections on each port. Further ones wait to be accepted.";
+    header_wait_ms_max: u64, false, "`60000`",
+        "How long a connection may take to send the head of a request, and may stay idle between two.";
+}
+
+fn wrong(text: &str, wanted: &str) -> Error {
+    let shown: String = text.chars().take(80).flat_map(char::escape_debug).collect();
+    Error::invalid(format!("`{shown}` is not {wanted}"))
+}
+
+impl FromText for String {
+    fn from_text(text: &str) -> Result<Self> {
+        Ok(text.to_owned())
+    }
+}
+
+impl FromText for PathBuf {
+    fn from_text(text: &str) -> Result<Self> {
+        Ok(PathBuf::from(text))
+    }
+}
+
+impl FromText for bool {
+    fn from_text(text: &str) -> Result<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err(wrong(text, "`true` or `false`")),
+        }
+    }
+}
+
+impl FromText for LogFormat {
+    fn from_text(text: &str) -> Result<Self> {
+        match text {
+            "text" => Ok(LogFormat::Text),
+            "json" => Ok(LogFormat::Json),
+            _ => Err(wrong(text, "`text` or `json`")),
+        }
+    }
+}
+
+macro_rules! numbers_from_text {
+    ($($kind:ty)+) => {$(
+        impl FromText for $kind {
+            fn from_text(text: &str) -> Result<Self> {
+                text.parse().map_err(|_| wrong(text, "a whole number that fits"))
+            }
+        }
+    )+};
+}
+
+numbers_from_text!(u64 usize i64);

@@ -1,0 +1,220 @@
+//! `lakebed serve`: puts the parts together, and takes them apart in order.
+//!
+//! Start: signals, log, metrics, lake (its lock is taken here), service, admin key, ports, doors,
+//! maintenance, ready file. Stop, within one deadline: `/readyz` says no and the ports close, the
+//! service admits nothing more and waits for what runs while the doors let their connections finish,
+//! the audit log is written out, the process leaves with 0. Nothing acknowledged depends on a clean
+//! stop.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use lakebed_core::SystemClock;
+use lakebed_rest::RestOptions;
+use lakebed_service::{Service, ServiceOptions};
+use lakebed_storage::{Lake, LakeOptions};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
+
+use crate::accept::{ConnectionRules, connections};
+use crate::config::Config;
+use crate::exit::Exit;
+use crate::listen::{Listeners, listen};
+use crate::ready_file::{Addresses, ReadyFile};
+use crate::signals::Signals;
+use crate::telemetry::Telemetry;
+use crate::{admin_key, grpc, http_server, logs};
+
+/// The version of the binary.
+pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+/// What is left to tasks that do not watch for the end, once everything else has stopped.
+const RUNTIME_GRACE: Duration = Duration::from_secs(1);
+
+/// Runs a server until a signal stops it.
+///
+/// # Errors
+/// Wrong usage for settings that make no sense; failure when a part does not start or a door breaks.
+pub(crate) fn run(config: Config) -> Result<(), Exit> {
+    logs::start(&config)?;
+    let telemetry = Telemetry::install()?;
+    let runtime = crate::cli::runtime()?;
+    let result = runtime.block_on(serve(&config, telemetry));
+    // A blocking call that hangs, on a dead network file system say, must not keep the process.
+    runtime.shutdown_timeout(RUNTIME_GRACE);
+    result
+}
+
+/// Opens the lake and the service over it.
+///
+/// # Errors
+/// What storage says: a lake that another server has open, a newer format, a root that cannot be
+/// reached.
+pub(crate) async fn open_service(config: &Config) -> Result<Arc<Service>, Exit> {
+    let lake = Lake::open(LakeOptions { root: config.data.clone() }).await?;
+    let options = ServiceOptions {
+        lake: Arc::new(lake),
+        limits: config.limits.clone(),
+        clock: Arc::new(SystemClock),
+        allow_anonymous: config.allow_anonymous,
+    };
+    Ok(Service::open(options).await?)
+}
+
+async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
+    let mut signals = Signals::catch()?;
+    let service = open_service(config).await?;
+    let started = start(config, &service, &telemetry).await;
+    let server = match started {
+        Ok(server) => server,
+        Err(exit) => {
+            // What was recorded while starting, the key above all, still belongs into the audit log.
+            service.shutdown(Instant::now() + config.shutdown_deadline).await;
+            return Err(exit);
+        }
+    };
+    let failure = server.wait(&mut signals).await;
+    tokio::spawn(async move {
+        let name = signals.next().await;
+        tracing::warn!(signal = name, "a second signal: leaving at once");
+        std::process::exit(1);
+    });
+    server.stop(&service, Instant::now() + config.shutdown_deadline).await;
+    match failure {
+        None => Ok(()),
+        Some(exit) => Err(exit),
+    }
+}
+
+/// A server whose doors are open.
+struct Running {
+    stop: CancellationToken,
+    doors: Vec<(&'static str, JoinHandle<Result<(), String>>)>,
+    helpers: Vec<JoinHandle<()>>,
+    broken: CancellationToken,
+    ready: Option<ReadyFile>,
+}
+
+async fn start(
+    config: &Config,
+    service: &Arc<Service>,
+    telemetry: &Telemetry,
+) -> Result<Running, Exit> {
+    if let Some(path) = &config.ready_file {
+        ReadyFile::remove_stale(path)?;
+    }
+    admin_key::ensure(service, config).await?;
+    let listeners = listen(config).await?;
+    let addresses = Addresses::of(&listeners);
+    let stop = CancellationToken::new();
+    let broken = CancellationToken::new();
+    let doors = open_doors(config, service, telemetry, listeners, &stop, &broken);
+    let helpers = vec![
+        tokio::spawn(Arc::clone(service).run_maintenance(stop.clone())),
+        tokio::spawn(telemetry.clone().run_upkeep(stop.clone())),
+    ];
+    let ready = config
+        .ready_file
+        .as_deref()
+        .map(|path: &Path| ReadyFile::write(path, &addresses))
+        .transpose()?;
+    tracing::info!(
+        version = VERSION,
+        http = addresses.http,
+        flight = addresses.flight,
+        data = config.data,
+        lake_id = service.lake_id(),
+        "lakebed serves"
+    );
+    if config.allow_anonymous {
+        tracing::info!("requests without a key are let in and may do everything");
+    }
+    Ok(Running { stop, doors, helpers, broken, ready })
+}
+
+fn open_doors(
+    config: &Config,
+    service: &Arc<Service>,
+    telemetry: &Telemetry,
+    listeners: Listeners,
+    stop: &CancellationToken,
+    broken: &CancellationToken,
+) -> Vec<(&'static str, JoinHandle<Result<(), String>>)> {
+    let rules = ConnectionRules {
+        connections_max: config.connections_max,
+        first_byte_wait: config.header_wait,
+        write_stall: Duration::from_millis(config.limits.read_stall_ms_max),
+    };
+    let Listeners { http, http_addr: _, flight, flight_addr } = listeners;
+    let options = RestOptions {
+        version: VERSION,
+        flight_addr,
+        allow_anonymous: config.allow_anonymous,
+        render_metrics: telemetry.renderer(),
+        stopping: stop.clone(),
+    };
+    let router = lakebed_rest::router(Arc::clone(service), options);
+    let http =
+        http_server::serve(connections(http, rules), router, config.header_wait, stop.clone());
+    let flight = grpc::serve(connections(flight, rules), grpc::routes(service), stop.clone());
+    // A door that ends before it was told to is a failure of the server, not a quiet half of one.
+    let (http_broken, flight_broken) = (broken.clone(), broken.clone());
+    let http = tokio::spawn(async move {
+        let _guard = http_broken.drop_guard();
+        http.await;
+        Ok(())
+    });
+    let flight = tokio::spawn(async move {
+        let _guard = flight_broken.drop_guard();
+        flight.await.map_err(|error| error.to_string())
+    });
+    vec![("http", http), ("flight", flight)]
+}
+
+impl Running {
+    /// Waits until a signal comes or a door breaks; returns what broke.
+    async fn wait(&self, signals: &mut Signals) -> Option<Exit> {
+        tokio::select! {
+            name = signals.next() => {
+                tracing::info!(signal = name, "stopping");
+                None
+            }
+            () = self.broken.cancelled() => {
+                let ended: Vec<&str> = self
+                    .doors
+                    .iter()
+                    .filter(|(_, door)| door.is_finished())
+                    .map(|(name, _)| *name)
+                    .collect();
+                Some(Exit::failed(format!("a door ended by itself: {}", ended.join(", "))))
+            }
+        }
+    }
+
+    async fn stop(self, service: &Service, deadline: Instant) {
+        let Running { stop, doors, helpers, broken: _, ready } = self;
+        drop(ready);
+        stop.cancel();
+        let doors_end = async {
+            for (name, mut door) in doors {
+                match tokio::time::timeout_at(deadline, &mut door).await {
+                    Ok(Ok(Ok(()))) => {}
+                    Ok(Ok(Err(error))) => tracing::error!(door = name, error, "a door broke"),
+                    Ok(Err(error)) => tracing::error!(door = name, %error, "a door panicked"),
+                    Err(_) => {
+                        tracing::warn!(door = name, "connections were cut off at the deadline");
+                        door.abort();
+                    }
+                }
+            }
+        };
+        tokio::join!(doors_end, service.shutdown(deadline));
+        for helper in helpers {
+            // A helper that does not end in time is ended with the runtime.
+            let _ = tokio::time::timeout_at(deadline, helper).await;
+        }
+        tracing::info!("stopped");
+    }
+}

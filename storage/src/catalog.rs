@@ -1,0 +1,365 @@
+//! Which tables there are: one catalogue per database.
+//!
+//! A catalogue is a numbered sequence of small JSON files, `_lakebed/catalog/<database>/<number>.json`,
+//! each the whole truth. A change writes the next number where nothing is (put-if-absent), so exactly
+//! one of two writers wins and every change, a rename included, is one atomic step. The table's folder
+//! is found by its name (`<database>/<namespace>/…/<table>.lance`) unless that place was taken when it
+//! was made; then it gets `~2`, `~3`, …, which no name can contain. A rename changes only this file.
+//!
+//! A dropped table moves to `dropped` first and its folder is deleted afterwards, so a crash between
+//! the two leaves no half table that anyone can see.
+//!
+//! A folder with a lance dataset that stands at its canonical place and is in no catalogue is adopted
+//! when its name is first asked for. This is what completes a create whose server died after the first
+//! version was committed.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use lakebed_core::{DatabaseName, Error, ErrorKind, NamespacePath, Result, TableId};
+use serde::{Deserialize, Serialize};
+use tokio::sync::Mutex;
+
+use crate::system::SystemStore;
+
+const KEPT_STATES: u64 = 8;
+const FORMAT: u32 = 1;
+
+/// Where a table lies and which incarnation it is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Entry {
+    /// The folder, relative to the lake's root.
+    pub(crate) location: String,
+    /// Differs between a table and a later one of the same name.
+    pub(crate) uid: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    format: u32,
+    tables: BTreeMap<String, Entry>,
+    /// Locations of dropped tables whose folders may still be there.
+    dropped: BTreeMap<String, Entry>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        State { format: FORMAT, tables: BTreeMap::new(), dropped: BTreeMap::new() }
+    }
+}
+
+#[derive(Debug, Clone)]
+struct Loaded {
+    number: u64,
+    state: Arc<State>,
+    at: Instant,
+}
+
+/// The catalogues of one lake.
+#[derive(Debug)]
+pub(crate) struct Catalog {
+    system: SystemStore,
+    /// How long a loaded catalogue is trusted: for ever in a local lake, which one server holds.
+    trusted_for: Option<Duration>,
+    loaded: Mutex<HashMap<DatabaseName, Loaded>>,
+}
+
+fn folder_of(database: &DatabaseName) -> String {
+    // `$` cannot occur in a name, so two databases never share a folder.
+    format!("catalog/{}", database.as_str().replace('/', "$"))
+}
+
+impl Catalog {
+    pub(crate) fn new(system: SystemStore, trusted_for: Option<Duration>) -> Self {
+        Catalog { system, trusted_for, loaded: Mutex::new(HashMap::new()) }
+    }
+
+    /// The entry of a table, or nothing.
+    pub(crate) async fn get(&self, id: &TableId) -> Result<Option<Entry>> {
+        let mut loaded = self.loaded.lock().await;
+        let current = self.load(&mut loaded, &id.database, false).await?;
+        Ok(current.state.tables.get(&id.text()).cloned())
+    }
+
+    /// Whether a location belongs to a table or to a dropped one that is not yet deleted.
+    pub(crate) async fn is_taken(&self, database: &DatabaseName, location: &str) -> Result<bool> {
+        let mut loaded = self.loaded.lock().await;
+        let current = self.load(&mut loaded, database, false).await?;
+        Ok(current.state.dropped.contains_key(location)
+            || current.state.tables.values().any(|entry| entry.location == location))
+    }
+
+    /// The tables of a database in the order of their text ids, with what they are.
+    pub(crate) async fn list(&self, database: &DatabaseName) -> Result<Vec<(TableId, Entry)>> {
+        let mut loaded = self.loaded.lock().await;
+        let current = self.load(&mut loaded, database, false).await?;
+        current
+            .state
+            .tables
+            .iter()
+            .map(|(text, entry)| Ok((TableId::parse(database, text)?, entry.clone())))
+            .collect()
+    }
+
+    /// The databases that have a catalogue, sorted.
+    pub(crate) async fn databases(&self) -> Result<Vec<DatabaseName>> {
+        let mut names: Vec<DatabaseName> = Vec::new();
+        for object in self.system.list("catalog").await? {
+            let Some(folder) = object.path.split('/').nth(1) else { continue };
+            let Ok(name) = DatabaseName::parse(&folder.replace('$', "/")) else { continue };
+            if names.last() != Some(&name) {
+                names.push(name);
+            }
+        }
+        names.sort();
+        names.dedup();
+        Ok(names)
+    }
+
+    /// Enters a table.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken.
+    pub(crate) async fn insert(&self, id: &TableId, entry: Entry) -> Result<()> {
+        self.change(&id.database, |state| match state.tables.contains_key(&id.text()) {
+            true => Err(Error::new(ErrorKind::AlreadyExists, format!("table `{id}` exists"))),
+            false => {
+                state.tables.insert(id.text(), entry.clone());
+                Ok(())
+            }
+        })
+        .await
+    }
+
+    /// Takes a table out and notes that its folder is to be deleted.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such table.
+    pub(crate) async fn remove(&self, id: &TableId) -> Result<Entry> {
+        let mut removed = None;
+        self.change(&id.database, |state| {
+            let entry = state
+                .tables
+                .remove(&id.text())
+                .ok_or_else(|| Error::not_found(format!("table `{id}` does not exist")))?;
+            state.dropped.insert(entry.location.clone(), entry.clone());
+            removed = Some(entry);
+            Ok(())
+        })
+        .await?;
+        removed.ok_or_else(|| Error::internal("a removed table left no entry"))
+    }
+
+    /// Gives a table another name in the same database.
+    ///
+    /// # Errors
+    /// `NotFound` without `from`, `AlreadyExists` with `to`, `InvalidArgument` across databases.
+    pub(crate) async fn rename(&self, from: &TableId, to: &TableId) -> Result<()> {
+        if from.database != to.database {
+            return Err(Error::invalid(format!(
+                "a table cannot be moved from database `{}` to `{}`",
+                from.database, to.database
+            )));
+        }
+        self.change(&from.database, |state| {
+            if state.tables.contains_key(&to.text()) {
+                return Err(Error::new(ErrorKind::AlreadyExists, format!("table `{to}` exists")));
+            }
+            let entry = state
+                .tables
+                .remove(&from.text())
+                .ok_or_else(|| Error::not_found(format!("table `{from}` does not exist")))?;
+            state.tables.insert(to.text(), entry);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The dropped tables of a database whose folders may still be there.
+    pub(crate) async fn dropped(&self, database: &DatabaseName) -> Result<Vec<Entry>> {
+        let mut loaded = self.loaded.lock().await;
+        let current = self.load(&mut loaded, database, false).await?;
+        Ok(current.state.dropped.values().cloned().collect())
+    }
+
+    /// Forgets a dropped table whose folder is gone.
+    pub(crate) async fn forget_dropped(
+        &self,
+        database: &DatabaseName,
+        location: &str,
+    ) -> Result<()> {
+        self.change(database, |state| {
+            state.dropped.remove(location);
+            Ok(())
+        })
+        .await
+    }
+
+    async fn change(
+        &self,
+        database: &DatabaseName,
+        mut apply: impl FnMut(&mut State) -> Result<()>,
+    ) -> Result<()> {
+        let mut loaded = self.loaded.lock().await;
+        let mut must_reload = false;
+        loop {
+            let current = self.load(&mut loaded, database, must_reload).await?;
+            let mut state = State::clone(&current.state);
+            apply(&mut state)?;
+            let number = current.number + 1;
+            let bytes = serde_json::to_vec(&state)
+                .map_err(|error| Error::internal("encode the catalogue").with_source(error))?;
+            let folder = folder_of(database);
+            let path = format!("{folder}/{number:020}.json");
+            if !self.system.create(&path, Bytes::from(bytes)).await? {
+                must_reload = true;
+                continue;
+            }
+            let state = Arc::new(state);
+            loaded.insert(database.clone(), Loaded { number, state, at: Instant::now() });
+            if let Some(old) = number.checked_sub(KEPT_STATES) {
+                // An old state that stays behind is only a few bytes; the next change tries the next.
+                let _ = self.system.delete(&format!("{folder}/{old:020}.json")).await;
+            }
+            return Ok(());
+        }
+    }
+
+    async fn load(
+        &self,
+        loaded: &mut HashMap<DatabaseName, Loaded>,
+        database: &DatabaseName,
+        must_reload: bool,
+    ) -> Result<Loaded> {
+        if let Some(current) = loaded.get(database).filter(|_| !must_reload)
+            && self.trusted_for.is_none_or(|trusted_for| current.at.elapsed() < trusted_for)
+        {
+            return Ok(current.clone());
+        }
+        let at = Instant::now();
+        let folder = folder_of(database);
+        let (number, state) = match self.system.list(&folder).await?.pop() {
+            None => (0, State::default()),
+            Some(newest) => {
+                let number = newest
+                    .path
+                    .rsplit('/')
+                    .next()
+                    .and_then(|file| file.strip_suffix(".json"))
+                    .and_then(|number| number.parse().ok())
+                    .ok_or_else(|| corrupt(&newest.path, "its name is no number"))?;
+                let bytes = self
+                    .system
+                    .get(&newest.path)
+                    .await?
+                    .ok_or_else(|| corrupt(&newest.path, "it vanished while it was read"))?;
+                (number, parse(&newest.path, &bytes)?)
+            }
+        };
+        let current = Loaded { number, state: Arc::new(state), at };
+        loaded.insert(database.clone(), current.clone());
+        Ok(current)
+    }
+}
+
+fn parse(path: &str, bytes: &[u8]) -> Result<State> {
+    #[derive(Deserialize)]
+    struct Version {
+        format: u32,
+    }
+    let version: Version =
+        serde_json::from_slice(bytes).map_err(|error| corrupt(path, &error.to_string()))?;
+    if version.format > FORMAT {
+        return Err(Error::new(
+            ErrorKind::Unavailable,
+            format!(
+                "catalogue `{path}` has format {}; this server reads up to {FORMAT}",
+                version.format
+            ),
+        ));
+    }
+    serde_json::from_slice(bytes).map_err(|error| corrupt(path, &error.to_string()))
+}
+
+fn corrupt(path: &str, why: &str) -> Error {
+    Error::new(ErrorKind::Corrupt, format!("catalogue file `{path}` is damaged: {why}"))
+}
+
+/// The folder where a table of this name is looked for first.
+pub(crate) fn canonical_location(id: &TableId) -> String {
+    let mut location = id.database.to_string();
+    for segment in id.namespace.segments() {
+        location.push('/');
+        location.push_str(segment);
+    }
+    format!("{location}/{}.lance", id.name)
+}
+
+/// The `n`-th place for a table whose canonical folder is taken, from 2.
+pub(crate) fn numbered_location(id: &TableId, n: u32) -> String {
+    let canonical = canonical_location(id);
+    let stem = canonical.strip_suffix(".lance").unwrap_or(&canonical);
+    format!("{stem}~{n}.lance")
+}
+
+/// Whether a table's namespace is `namespace` itself.
+pub(crate) fn is_in(id: &TableId, namespace: &NamespacePath) -> bool {
+    &id.namespace == namespace
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+    use object_store::path::Path;
+
+    use super::*;
+
+    fn id(text: &str) -> TableId {
+        TableId::parse(&DatabaseName::default_database(), text).unwrap()
+    }
+
+    fn entry(location: &str) -> Entry {
+        Entry { location: location.into(), uid: "u".into() }
+    }
+
+    #[tokio::test]
+    async fn two_servers_see_one_history() {
+        let store = SystemStore::new(Arc::new(InMemory::new()), Path::from("_lakebed"));
+        let one = Catalog::new(store.clone(), Some(Duration::ZERO));
+        let two = Catalog::new(store, Some(Duration::ZERO));
+        one.insert(&id("a"), entry("default/a.lance")).await.unwrap();
+        two.insert(&id("b"), entry("default/b.lance")).await.unwrap();
+        let error = two.insert(&id("a"), entry("default/a~2.lance")).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::AlreadyExists);
+        one.rename(&id("a"), &id("ns$c")).await.unwrap();
+        let names: Vec<String> = two
+            .list(&DatabaseName::default_database())
+            .await
+            .unwrap()
+            .into_iter()
+            .map(|(id, _)| id.text())
+            .collect();
+        assert_eq!(names, ["b", "ns$c"]);
+        assert_eq!(one.remove(&id("ns$c")).await.unwrap().location, "default/a.lance");
+        assert!(two.is_taken(&DatabaseName::default_database(), "default/a.lance").await.unwrap());
+        for number in 0..20 {
+            one.insert(&id(&format!("t{number}")), entry("x")).await.unwrap();
+        }
+        assert_eq!(two.list(&DatabaseName::default_database()).await.unwrap().len(), 21);
+    }
+
+    #[tokio::test]
+    async fn a_newer_format_is_refused_and_left_alone() {
+        let store = SystemStore::new(Arc::new(InMemory::new()), Path::from("_lakebed"));
+        let path = "catalog/default/00000000000000000001.json";
+        let bytes = Bytes::from_static(br#"{"format":9,"tables":{},"novel":1}"#);
+        store.put(path, bytes.clone()).await.unwrap();
+        let catalog = Catalog::new(store.clone(), None);
+        let error = catalog.insert(&id("a"), entry("x")).await.unwrap_err();
+        assert!(error.message().contains("format 9"), "{error}");
+        assert_eq!(store.get(path).await.unwrap(), Some(bytes));
+    }
+}

@@ -1,0 +1,249 @@
+//! How anything becomes visible: the only place that commits.
+//!
+//! ```text
+//!   append ─► files written ─► synced ─┐
+//!   append ─► files written ─► synced ─┼─► queue ─► one version for all that wait ─► receipts
+//!   append ─► files written ─► synced ─┘
+//!   upsert, delete, overwrite, restore, index ─► mutation lock ─► built on latest ─► synced ─► version
+//! ```
+//!
+//! What always holds: the files of a transaction are on disk before its manifest is written, and the
+//! manifest is on disk before anybody is answered. Appends that wait while another commit runs go into
+//! one version together; nobody waits on purpose. Everything else on a branch is built and committed
+//! under its mutation lock, one after the other, because two of them could touch the same rows. Appends
+//! pass beside it: lance lets them commute.
+//!
+//! A commit whose outcome is not known is looked up by the transaction's uuid, never sent again blindly.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use lakebed_core::{Error, ErrorKind, Result};
+use lance::Dataset;
+use lance::dataset::CommitBuilder;
+use lance::dataset::transaction::{Operation, Transaction};
+use lance_table::format::Fragment;
+use tokio::sync::oneshot;
+
+use crate::durable::sync_transaction;
+use crate::lance_error::from_lance;
+use crate::table::Branch;
+use crate::write_id::{WriteRecord, to_properties};
+
+/// Appends that are committed in one version.
+const GROUP_MAX: usize = 256;
+/// A transaction's copy inside the manifest stays below this many bytes of write ids.
+const GROUP_PROPERTY_BYTES_MAX: usize = 64 << 10;
+
+/// An append whose files are written and synced, waiting to be committed.
+pub(crate) struct PendingAppend {
+    transaction: Transaction,
+    write: Option<(String, WriteRecord)>,
+    done: oneshot::Sender<Result<u64>>,
+}
+
+/// Selects the rows that a delete or an update touched, so that two that touch different rows of one
+/// fragment do not conflict.
+pub(crate) type AffectedRows = lance_select::RowAddrTreeMap;
+
+impl Branch {
+    /// Commits an append together with those that wait beside it; returns the version.
+    ///
+    /// The commit runs in a task of its own: a caller that goes away cannot cut it in half.
+    pub(crate) async fn commit_append(
+        self: &Arc<Self>,
+        transaction: Transaction,
+        write: Option<(String, WriteRecord)>,
+    ) -> Result<u64> {
+        self.sync(&transaction).await?;
+        let (done, outcome) = oneshot::channel();
+        self.queue.lock().await.push_back(PendingAppend { transaction, write, done });
+        let branch = self.clone();
+        tokio::spawn(async move { branch.commit_queue().await });
+        outcome.await.map_err(|_| Error::internal("the commit task ended without an answer"))?
+    }
+
+    async fn commit_queue(self: Arc<Self>) {
+        let _committing = self.committing.lock().await;
+        let group = self.take_group().await;
+        if group.is_empty() {
+            return; // the task of an earlier append took ours along
+        }
+        match self.commit_group(&group).await {
+            Ok(version) => {
+                for append in group {
+                    let _ = append.done.send(Ok(version));
+                }
+            }
+            Err(error) if group.len() > 1 && error.kind() == ErrorKind::Conflict => {
+                // One of them does not fit what was committed meanwhile; the others must not suffer.
+                for append in group {
+                    let outcome = self.commit_group(std::slice::from_ref(&append)).await;
+                    let _ = append.done.send(outcome);
+                }
+            }
+            Err(error) => {
+                for append in group {
+                    let _ = append.done.send(Err(copy_of(&error)));
+                }
+            }
+        }
+    }
+
+    async fn take_group(&self) -> Vec<PendingAppend> {
+        let mut queue = self.queue.lock().await;
+        let mut group: Vec<PendingAppend> = Vec::new();
+        let mut property_bytes = 0;
+        while let Some(next) = queue.front()
+            && group.len() < GROUP_MAX
+        {
+            property_bytes += next.write.as_ref().map_or(0, |(id, _)| id.len() + 256);
+            if !group.is_empty() && property_bytes > GROUP_PROPERTY_BYTES_MAX {
+                break;
+            }
+            group.extend(queue.pop_front());
+        }
+        group
+    }
+
+    async fn commit_group(&self, group: &[PendingAppend]) -> Result<u64> {
+        let mut fragments: Vec<Fragment> = Vec::new();
+        let mut read_version = u64::MAX;
+        let mut writes: Vec<(String, WriteRecord)> = Vec::new();
+        for append in group {
+            let Operation::Append { fragments: new } = &append.transaction.operation else {
+                return Err(Error::internal("only appends can be committed as a group"));
+            };
+            fragments.extend(new.iter().cloned());
+            read_version = read_version.min(append.transaction.read_version);
+            writes.extend(append.write.clone());
+        }
+        // Built by hand: lance's execute_batch drops the properties of the transactions and of the
+        // builder, and with them the write ids.
+        let merged = Transaction::new(read_version, Operation::Append { fragments }, None);
+        let dataset = self.commit_built(merged, &writes, None).await?;
+        metrics::histogram!("lakebed_commit_group_appends").record(group.len() as f64);
+        Ok(dataset.version().version)
+    }
+
+    /// Syncs, commits and publishes a transaction that was built on a recent version of this branch.
+    /// The caller holds the mutation lock unless the transaction is an append.
+    pub(crate) async fn commit(
+        self: &Arc<Self>,
+        transaction: Transaction,
+        writes: Vec<(String, WriteRecord)>,
+        affected_rows: Option<AffectedRows>,
+    ) -> Result<Arc<Dataset>> {
+        self.sync(&transaction).await?;
+        let branch = self.clone();
+        // A task of its own, so that a caller that goes away cannot cut the commit in half.
+        tokio::spawn(async move {
+            let _committing = branch.committing.lock().await;
+            branch.commit_built(transaction, &writes, affected_rows).await
+        })
+        .await
+        .map_err(|error| Error::internal("the commit task failed").with_source(error))?
+    }
+
+    async fn sync(&self, transaction: &Transaction) -> Result<()> {
+        let dataset = self.current().await;
+        match self.shared.root.folder_of(&dataset.branch_location().path)? {
+            Some(folder) => sync_transaction(transaction, &folder).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn commit_built(
+        &self,
+        mut transaction: Transaction,
+        writes: &[(String, WriteRecord)],
+        affected_rows: Option<AffectedRows>,
+    ) -> Result<Arc<Dataset>> {
+        if !writes.is_empty() {
+            let mut properties: HashMap<String, String> =
+                transaction.transaction_properties.as_deref().cloned().unwrap_or_default();
+            properties.extend(to_properties(writes)?);
+            transaction.transaction_properties = Some(Arc::new(properties));
+        }
+        let started = std::time::Instant::now();
+        let dataset = self.current().await;
+        self.wait_for_rising_time(&dataset).await;
+        let mut builder = CommitBuilder::new(dataset.clone()).with_skip_auto_cleanup(true);
+        if let Some(rows) = affected_rows {
+            builder = builder.with_affected_rows(rows);
+        }
+        let committed = match builder.execute(transaction.clone()).await {
+            Ok(committed) => committed,
+            Err(error) if error.is_commit_status_unknown() => {
+                self.find_committed(&transaction, dataset.version().version, error).await?
+            }
+            Err(error) => return Err(from_lance(error)),
+        };
+        let committed = Arc::new(committed);
+        let version = committed.version().version;
+        self.publish(committed.clone()).await;
+        if let Some(ids) = self.loaded_write_ids().await {
+            ids.finish(version, writes);
+            if ids.wants_checkpoint() {
+                let now_ms = self.shared.clock.now_ms();
+                tokio::spawn(async move {
+                    let done = match ids.checkpoint().await {
+                        Ok(()) => ids.delete_old_segments(now_ms).await,
+                        Err(error) => Err(error),
+                    };
+                    if let Err(error) = done {
+                        // Nothing is lost: the transactions hold the ids until the next checkpoint.
+                        tracing::info!(error = %error.report(), "write id checkpoint failed");
+                    }
+                });
+            }
+        }
+        metrics::histogram!("lakebed_commit_seconds").record(started.elapsed().as_secs_f64());
+        Ok(committed)
+    }
+
+    /// Waits out a clock that stepped back, so that commit times rise and can be searched.
+    async fn wait_for_rising_time(&self, dataset: &Dataset) {
+        const WAIT_MS_MAX: i64 = 2_000;
+        let behind_ms =
+            dataset.version().timestamp.timestamp_millis() - self.shared.clock.now_ms();
+        if behind_ms > WAIT_MS_MAX {
+            tracing::warn!(behind_ms, "the clock is behind the newest commit");
+        }
+        if behind_ms >= 0 {
+            let wait_ms = behind_ms.saturating_add(1).min(WAIT_MS_MAX);
+            tokio::time::sleep(std::time::Duration::from_millis(wait_ms.unsigned_abs())).await;
+        }
+    }
+
+    /// Finds out whether a transaction whose commit had no clear answer is in the history.
+    async fn find_committed(
+        &self,
+        transaction: &Transaction,
+        before: u64,
+        error: lance::Error,
+    ) -> Result<Dataset> {
+        let latest = self.open_latest().await.map_err(|lookup| {
+            from_lance(error).context(format!("look for the commit: {}", lookup.message()))
+        })?;
+        for version in before + 1..=latest.version().version {
+            let found = latest.read_transaction_by_version(version).await.map_err(from_lance)?;
+            if found.is_some_and(|found| found.uuid == transaction.uuid) {
+                return latest.checkout_version(version).await.map_err(from_lance);
+            }
+        }
+        Err(Error::new(
+            ErrorKind::Unavailable,
+            "the store failed during the commit; it was looked up and did not happen",
+        )
+        .with_retry_after_ms(1_000))
+    }
+}
+
+fn copy_of(error: &Error) -> Error {
+    let copy = Error::new(error.kind(), error.report());
+    match error.retry_after_ms() {
+        Some(ms) => copy.with_retry_after_ms(ms),
+        None => copy,
+    }
+}

@@ -1,0 +1,130 @@
+//! Create a table from a stream: one version that holds everything, or nothing.
+
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use lakebed_core::{Error, ErrorKind, Result, TableId};
+use lance::dataset::transaction::Operation;
+use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode};
+use lance_file::version::LanceFileVersion;
+
+use crate::blob::{BlobWriter, blob_base, has_blob_column};
+use crate::durable::sync_transaction;
+use crate::lake::Lake;
+use crate::scan::BatchStream;
+use crate::schema::{Conform, stored_schema};
+use crate::write::{
+    CommitReceipt, Counted, WriteOptions, conformed, discard, write_error, write_params,
+};
+use crate::write_id::{Begun, to_properties};
+
+/// The id of the base path of large blobs in a table that is created with blob columns; 0 is lance's
+/// word for the table itself.
+pub(crate) const BLOB_BASE_ID: u32 = 1;
+
+impl Lake {
+    /// Creates a table.
+    ///
+    /// The rows are written below the table's folder, synced, and committed as version 1; then the name
+    /// is entered in the catalogue. A crash before the commit leaves files that nobody sees; a crash
+    /// after it leaves a table that is adopted when its name is asked for.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken, unless by a write with the same write id.
+    pub async fn create_table(
+        &self,
+        id: &TableId,
+        sent: SchemaRef,
+        batches: BatchStream,
+        options: WriteOptions,
+    ) -> Result<CommitReceipt> {
+        if let Some(receipt) = self.existing(id, &options).await? {
+            return Ok(receipt);
+        }
+        let shared = &self.shared;
+        let stored = stored_schema(&sent, &shared.limits)?;
+        let blobs = BlobWriter::new(shared.clone());
+        let conform =
+            Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
+        let location = self.free_location(id).await?;
+        let uri = shared.root.uri_of(&location);
+
+        let counted = Arc::new(Counted::default());
+        let source = conformed(conform, batches, counted.clone());
+        let mut params = write_params(shared, WriteMode::Create);
+        if has_blob_column(&stored) {
+            params.initial_bases = Some(vec![blob_base(shared, BLOB_BASE_ID)]);
+        }
+        let insert = InsertBuilder::new(uri.as_str()).with_params(&params);
+        let mut transaction =
+            Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)?;
+
+        let record = counted.record(&options, shared.clock.now_ms());
+        if let Some(write_id) = &options.write_id {
+            let properties = to_properties(&[(write_id.clone(), record)])?;
+            transaction.transaction_properties = Some(Arc::new(properties));
+        }
+        let base = shared.root.path(&location);
+        if let Some(folder) = shared.root.folder_of(&base)? {
+            sync_transaction(&transaction, &folder).await?;
+        }
+        let fragments = match &transaction.operation {
+            Operation::Overwrite { fragments, .. } => fragments.clone(),
+            _ => Vec::new(),
+        };
+        let store_params = shared.root.store_params();
+        let session = shared.root.session().clone();
+        let commit = async move {
+            CommitBuilder::new(uri.as_str())
+                .use_stable_row_ids(true)
+                .enable_v2_manifest_paths(true)
+                .with_storage_format(LanceFileVersion::V2_2)
+                .with_store_params(store_params)
+                .with_session(session)
+                // Another create of the same name may be first; its table must not become our second
+                // version.
+                .with_max_retries(0)
+                .with_skip_auto_cleanup(true)
+                .execute(transaction)
+                .await
+        };
+        // A task of its own, so that a caller that goes away cannot cut the commit in half.
+        let committed = tokio::spawn(commit)
+            .await
+            .map_err(|error| Error::internal("the commit task failed").with_source(error))?;
+        if let Err(error) = committed {
+            let error = write_error(error);
+            if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::AlreadyExists) {
+                discard(shared, &base, &fragments).await?;
+                return Err(taken(id));
+            }
+            return Err(error);
+        }
+        self.register(id, &location).await?;
+        Ok(CommitReceipt {
+            version: 1,
+            rows: counted.rows(),
+            bytes: counted.bytes(),
+            is_repeat: false,
+        })
+    }
+
+    /// Nothing when the name is free, the first receipt when the same write made the table.
+    async fn existing(
+        &self,
+        id: &TableId,
+        options: &WriteOptions,
+    ) -> Result<Option<CommitReceipt>> {
+        let Some(table) = self.find_table(id).await? else { return Ok(None) };
+        let Some(write_id) = &options.write_id else { return Err(taken(id)) };
+        let ids = table.branch(None).await?.write_ids().await?;
+        match ids.begin(write_id, &options.mode, &options.schema_digest, self.shared.clock.now_ms())? {
+            Begun::Known(known) => Ok(Some(CommitReceipt::of_known(known))),
+            Begun::Fresh(_) => Err(taken(id)),
+        }
+    }
+}
+
+fn taken(id: &TableId) -> Error {
+    Error::new(ErrorKind::AlreadyExists, format!("table `{}` exists", id.text()))
+}

@@ -1,0 +1,43 @@
+//! Delete rows by a filter: their positions are noted beside the data, which stays as it is.
+
+use lakebed_core::{ErrorKind, Result};
+use lance::dataset::DeleteBuilder;
+
+use crate::lance_error::from_lance;
+use crate::table::Table;
+
+/// Times that a deletion is built again because another server committed in between.
+const TRIES_MAX: u32 = 10;
+
+impl Table {
+    /// Deletes the rows for which `filter` is true; returns how many, and the version without them.
+    /// Nothing is committed when no row matches.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a filter that does not parse.
+    pub async fn delete_rows(&self, branch: Option<&str>, filter: &str) -> Result<(u64, u64)> {
+        let branch = self.branch(branch).await?;
+        let _mutation = branch.mutation.lock().await;
+        let mut tries = 1;
+        loop {
+            let latest = branch.latest().await?;
+            let deletion = Box::pin(DeleteBuilder::new(latest.clone(), filter).execute_uncommitted())
+                .await
+                .map_err(|error| match from_lance(error) {
+                    error if error.kind() == ErrorKind::NotFound => {
+                        lakebed_core::Error::invalid(error.message()).context("filter")
+                    }
+                    error => error,
+                })?;
+            if deletion.num_deleted_rows == 0 {
+                return Ok((0, latest.version().version));
+            }
+            let rows = deletion.num_deleted_rows;
+            match branch.commit(deletion.transaction, Vec::new(), deletion.affected_rows).await {
+                Ok(committed) => return Ok((rows, committed.version().version)),
+                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => tries += 1,
+                Err(error) => return Err(error),
+            }
+        }
+    }
+}

@@ -1,0 +1,204 @@
+//! What "acknowledged is durable" rests on for a local lake.
+//!
+//! Lance never calls fsync on local files. Data, deletion, index and blob files are written by its own
+//! writer (a temporary file, then a rename), which bypasses the object store; only manifests, tags and
+//! transaction files go through it. So durability has two halves:
+//!
+//! 1. [`sync_transaction`] syncs every file that a transaction adds, then their folders, before the
+//!    transaction is committed. `commit.rs` calls it; there is no other way to commit.
+//! 2. [`DurableFileProvider`] gives lance a local store whose puts are synced, file and folder, before
+//!    they return, so a manifest that is visible is on disk.
+//!
+//! On S3 both are nothing to do: a put that returned is durable.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use lakebed_core::{Error, Result};
+use lance::dataset::transaction::{Operation, Transaction};
+use lance_io::object_store::providers::local::FileStoreProvider;
+use lance_io::object_store::{ObjectStore, ObjectStoreParams, ObjectStoreProvider};
+use lance_table::format::{Fragment, IndexMetadata};
+use object_store::local::LocalFileSystem;
+use url::Url;
+
+use crate::lance_error::from_io;
+
+/// Lance's local store with puts that are synced before they return.
+#[derive(Debug, Default)]
+pub(crate) struct DurableFileProvider(FileStoreProvider);
+
+#[async_trait::async_trait]
+impl ObjectStoreProvider for DurableFileProvider {
+    async fn new_store(
+        &self,
+        base_path: Url,
+        params: &ObjectStoreParams,
+    ) -> lance::Result<ObjectStore> {
+        let mut store = self.0.new_store(base_path, params).await?;
+        store.inner = Arc::new(LocalFileSystem::new().with_fsync(true));
+        Ok(store)
+    }
+
+    fn extract_path(&self, url: &Url) -> lance::Result<object_store::path::Path> {
+        self.0.extract_path(url)
+    }
+
+    fn calculate_object_store_prefix(
+        &self,
+        url: &Url,
+        storage_options: Option<&std::collections::HashMap<String, String>>,
+    ) -> lance::Result<String> {
+        self.0.calculate_object_store_prefix(url, storage_options)
+    }
+}
+
+/// The files and folders below a table's folder that a transaction adds.
+fn paths_of<'a>(transaction: &Transaction, folder: &'a Path) -> Paths<'a> {
+    let mut paths = Paths { folder, files: BTreeSet::new(), trees: BTreeSet::new() };
+    match &transaction.operation {
+        Operation::Append { fragments } | Operation::Overwrite { fragments, .. } => {
+            paths.fragments(fragments)
+        }
+        Operation::Delete { updated_fragments, .. } => paths.fragments(updated_fragments),
+        Operation::Update { updated_fragments, new_fragments, .. } => {
+            paths.fragments(updated_fragments);
+            paths.fragments(new_fragments);
+        }
+        Operation::Merge { fragments, .. } => paths.fragments(fragments),
+        Operation::Rewrite { groups, rewritten_indices, .. } => {
+            for group in groups {
+                paths.fragments(&group.new_fragments);
+            }
+            for index in rewritten_indices {
+                paths.trees.insert(folder.join("_indices").join(index.new_id.to_string()));
+            }
+        }
+        Operation::CreateIndex { new_indices, .. } => paths.indices(new_indices),
+        Operation::DataReplacement { replacements } => {
+            for replacement in replacements {
+                paths.data_file(&replacement.1.path);
+            }
+        }
+        Operation::DataOverlay { groups } => {
+            for overlay in groups.iter().flat_map(|group| &group.overlays) {
+                paths.data_file(&overlay.data_file.path);
+            }
+        }
+        Operation::Restore { .. }
+        | Operation::ReserveFragments { .. }
+        | Operation::Project { .. }
+        | Operation::UpdateConfig { .. }
+        | Operation::UpdateMemWalState { .. }
+        | Operation::Clone { .. }
+        | Operation::UpdateBases { .. }
+        | Operation::Unknown { .. } => {}
+    }
+    paths
+}
+
+struct Paths<'a> {
+    folder: &'a Path,
+    files: BTreeSet<PathBuf>,
+    /// Folders that are synced with everything in them.
+    trees: BTreeSet<PathBuf>,
+}
+
+impl Paths<'_> {
+    fn data_file(&mut self, path: &str) {
+        let file = self.folder.join("data").join(path);
+        // Blob sidecars lie in a folder beside the data file that has its name without the ending.
+        self.trees.insert(file.with_extension(""));
+        self.files.insert(file);
+    }
+
+    fn fragments(&mut self, fragments: &[Fragment]) {
+        for fragment in fragments {
+            for file in fragment.files.iter().filter(|file| file.base_id.is_none()) {
+                self.data_file(&file.path);
+            }
+            if let Some(deletion) = &fragment.deletion_file
+                && deletion.base_id.is_none()
+            {
+                let relative =
+                    lance_table::io::deletion::relative_deletion_file_path(fragment.id, deletion);
+                self.files.insert(self.folder.join(relative));
+            }
+        }
+    }
+
+    fn indices(&mut self, indices: &[IndexMetadata]) {
+        for index in indices {
+            self.trees.insert(self.folder.join("_indices").join(index.uuid.to_string()));
+        }
+    }
+}
+
+/// Syncs every file that `transaction` adds to the table in the local `folder`, then the folders that
+/// hold them, up to the folder itself. Files already synced by an earlier commit are synced again,
+/// which costs a system call each and writes nothing.
+///
+/// # Errors
+/// `Unavailable` when a file cannot be synced: the transaction must then not be committed.
+pub(crate) async fn sync_transaction(transaction: &Transaction, folder: &Path) -> Result<()> {
+    let Paths { files, trees, .. } = paths_of(transaction, folder);
+    let folder = folder.to_path_buf();
+    tokio::task::spawn_blocking(move || sync_paths(&folder, files, trees))
+        .await
+        .map_err(|error| Error::internal("sync task failed").with_source(error))?
+}
+
+fn sync_paths(folder: &Path, files: BTreeSet<PathBuf>, trees: BTreeSet<PathBuf>) -> Result<()> {
+    let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
+    for file in files {
+        sync_file(&file)?;
+        folders.extend(file.parent().map(Path::to_path_buf));
+    }
+    for tree in trees {
+        let Ok(entries) = std::fs::read_dir(&tree) else { continue };
+        for entry in entries {
+            let entry = entry.map_err(|error| from_io(error, "list files to sync"))?;
+            sync_file(&entry.path())?;
+        }
+        folders.extend(tree.parent().map(Path::to_path_buf));
+        folders.insert(tree);
+    }
+    folders.insert(folder.to_path_buf());
+    folders.extend(folder.parent().map(Path::to_path_buf));
+    // Deepest first: an entry is only worth keeping once what it names is on disk.
+    for folder in folders.iter().rev() {
+        if folder.is_dir() {
+            sync_file(folder)?;
+        }
+    }
+    Ok(())
+}
+
+/// Syncs one file or folder.
+pub(crate) fn sync_file(path: &Path) -> Result<()> {
+    File::open(path)
+        .and_then(|file| file.sync_all())
+        .map_err(|error| from_io(error, "sync of a written file"))
+}
+
+/// Makes a folder and syncs each folder on the way down that was missing.
+pub(crate) fn create_folder_durably(path: &Path) -> Result<()> {
+    let mut missing: Vec<&Path> = Vec::new();
+    let mut next = Some(path);
+    while let Some(folder) = next
+        && !folder.is_dir()
+    {
+        missing.push(folder);
+        next = folder.parent();
+    }
+    std::fs::create_dir_all(path).map_err(|error| from_io(error, "make a folder"))?;
+    for folder in missing {
+        sync_file(folder)?;
+        if let Some(parent) = folder.parent().filter(|parent| !parent.as_os_str().is_empty()) {
+            sync_file(parent)?;
+        }
+    }
+    Ok(())
+}

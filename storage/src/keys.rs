@@ -1,0 +1,176 @@
+//! The keys of an upsert: no null, and no key twice.
+//!
+//! Lance inserts two rows of one new key as two rows, and rows with a null key always, so both are
+//! caught here while the rows stream by. Only a 128-bit hash of each key is held.
+
+use std::collections::HashSet;
+
+use arrow_array::{Array, ArrayRef, RecordBatch};
+use arrow_row::{RowConverter, SortField};
+use arrow_schema::{DataType, Schema};
+use lakebed_core::{Error, Result, nearest_names};
+use xxhash_rust::xxh3::xxh3_128;
+
+use crate::schema::declares_blob;
+
+/// Watches the key columns of a stream of batches.
+pub(crate) struct KeyGuard {
+    names: Vec<String>,
+    columns: Vec<usize>,
+    converter: RowConverter,
+    seen: HashSet<u128>,
+    rows_max: usize,
+}
+
+impl KeyGuard {
+    /// # Errors
+    /// `InvalidArgument` when the keys are none, not columns of the batches, or of a type that cannot be
+    /// compared exactly.
+    pub(crate) fn new(on: &[String], schema: &Schema, rows_max: usize) -> Result<KeyGuard> {
+        if on.is_empty() {
+            return Err(Error::invalid("an upsert needs its key columns in `on`"));
+        }
+        let mut columns = Vec::new();
+        let mut fields = Vec::new();
+        for name in on {
+            let Some((at, field)) = schema.column_with_name(name) else {
+                let names = schema.fields().iter().map(|field| field.name().as_str());
+                let near = nearest_names(name, names);
+                return Err(Error::invalid(format!("key column `{name}` was not sent{near}")));
+            };
+            if columns.contains(&at) {
+                return Err(Error::invalid(format!("key column `{name}` is given twice")));
+            }
+            if declares_blob(field) || !is_key_type(field.data_type()) {
+                return Err(Error::invalid(format!(
+                    "column `{name}` of type {} cannot be a key",
+                    field.data_type()
+                )));
+            }
+            columns.push(at);
+            fields.push(SortField::new(field.data_type().clone()));
+        }
+        let converter = RowConverter::new(fields)
+            .map_err(|error| Error::invalid(format!("these columns cannot be a key: {error}")))?;
+        Ok(KeyGuard { names: on.to_vec(), columns, converter, seen: HashSet::new(), rows_max })
+    }
+
+    /// Checks a batch whose first row is row `first_row` of the stream.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the key.
+    pub(crate) fn check(&mut self, batch: &RecordBatch, first_row: u64) -> Result<()> {
+        let keys: Vec<ArrayRef> =
+            self.columns.iter().map(|at| batch.column(*at).clone()).collect();
+        for (name, key) in self.names.iter().zip(&keys) {
+            if key.null_count() > 0 {
+                let row = (0..key.len()).find(|row| key.is_null(*row)).unwrap_or(0);
+                return Err(Error::invalid(format!(
+                    "key column `{name}` is null in row {}",
+                    first_row + row as u64
+                )));
+            }
+        }
+        if self.seen.len() + batch.num_rows() > self.rows_max {
+            return Err(Error::invalid(format!(
+                "an upsert may have {} rows; the limit is upsert_rows_max",
+                self.rows_max
+            )));
+        }
+        let rows = self
+            .converter
+            .convert_columns(&keys)
+            .map_err(|error| Error::invalid(format!("the keys cannot be compared: {error}")))?;
+        for (row, key) in rows.iter().enumerate() {
+            if !self.seen.insert(xxh3_128(key.data())) {
+                return Err(Error::invalid(format!(
+                    "the key {} is given twice, the second time in row {}",
+                    self.show(&keys, row),
+                    first_row + row as u64
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    fn show(&self, keys: &[ArrayRef], row: usize) -> String {
+        let shown: Vec<String> = self
+            .names
+            .iter()
+            .zip(keys)
+            .map(|(name, key)| {
+                let value = arrow_cast::display::array_value_to_string(key, row)
+                    .unwrap_or_else(|_| "?".to_owned());
+                let value: String = value.chars().take(80).flat_map(char::escape_debug).collect();
+                format!("{name}=`{value}`")
+            })
+            .collect();
+        shown.join(", ")
+    }
+}
+
+fn is_key_type(data_type: &DataType) -> bool {
+    data_type.is_integer()
+        || matches!(
+            data_type,
+            DataType::Utf8
+                | DataType::LargeUtf8
+                | DataType::Binary
+                | DataType::LargeBinary
+                | DataType::FixedSizeBinary(_)
+                | DataType::Boolean
+                | DataType::Date32
+                | DataType::Date64
+                | DataType::Timestamp(_, _)
+                | DataType::Time32(_)
+                | DataType::Time64(_)
+                | DataType::Decimal128(_, _)
+        )
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow_array::{Int64Array, StringArray};
+    use arrow_schema::Field;
+
+    use super::*;
+
+    fn batch(ids: Vec<Option<i64>>, names: Vec<&str>) -> RecordBatch {
+        let schema = Schema::new(vec![
+            Field::new("id", DataType::Int64, true),
+            Field::new("name", DataType::Utf8, true),
+        ]);
+        RecordBatch::try_new(
+            Arc::new(schema),
+            vec![Arc::new(Int64Array::from(ids)), Arc::new(StringArray::from(names))],
+        )
+        .unwrap()
+    }
+
+    fn guard(on: &[&str]) -> Result<KeyGuard> {
+        let on: Vec<String> = on.iter().map(|name| (*name).to_owned()).collect();
+        KeyGuard::new(&on, &batch(vec![], vec![]).schema(), 5)
+    }
+
+    #[test]
+    fn a_key_twice_is_named_even_across_batches() {
+        let mut keys = guard(&["id", "name"]).unwrap();
+        keys.check(&batch(vec![Some(1), Some(1)], vec!["a", "b"]), 0).unwrap();
+        let error = keys.check(&batch(vec![Some(2), Some(1)], vec!["a", "b"]), 2).unwrap_err();
+        assert!(error.message().contains("id=`1`, name=`b`"), "{error}");
+        assert!(error.message().contains("row 3"), "{error}");
+    }
+
+    #[test]
+    fn nulls_limits_and_unknown_keys_are_refused() {
+        let mut keys = guard(&["id"]).unwrap();
+        let error = keys.check(&batch(vec![Some(1), None], vec!["a", "b"]), 10).unwrap_err();
+        assert!(error.message().contains("`id` is null in row 11"), "{error}");
+        let mut keys = guard(&["id"]).unwrap();
+        let many = batch((0..6).map(Some).collect(), vec!["x"; 6]);
+        assert!(keys.check(&many, 0).unwrap_err().message().contains("upsert_rows_max"));
+        assert!(guard(&[]).is_err() && guard(&["idd"]).is_err() && guard(&["id", "id"]).is_err());
+    }
+}

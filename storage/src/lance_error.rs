@@ -1,0 +1,212 @@
+//! Lance's errors, sorted once by what the caller should do.
+//!
+//! One exhaustive match, so that a new variant of lance is a compile error here and not a surprise at
+//! run time. The two questions that cut across variants, "is it back-pressure" and "is the commit's
+//! fate unknown", are asked first, because lance may wrap the answer in any variant.
+
+use std::error::Error as _;
+
+use lakebed_core::{Error, ErrorKind};
+
+/// Converts an error of lance.
+pub(crate) fn from_lance(error: lance::Error) -> Error {
+    if error.is_commit_status_unknown() {
+        return Error::new(ErrorKind::CommitUnknown, "the outcome of the commit is not known")
+            .with_source(error);
+    }
+    if error.is_backpressure() {
+        return Error::new(ErrorKind::Busy, "storage asks to slow down")
+            .with_retry_after_ms(1_000)
+            .with_source(error);
+    }
+    if let Some(own) = own_error(&error) {
+        return own;
+    }
+    if is_disk_full(&error) {
+        return Error::new(ErrorKind::Unavailable, "the disk is full; nothing was written")
+            .with_retry_after_ms(5_000)
+            .with_source(error);
+    }
+    let kind = kind_of(&error);
+    let message = match kind {
+        ErrorKind::InvalidArgument | ErrorKind::NotFound => plain(&error),
+        ErrorKind::Conflict => "another writer committed first".to_owned(),
+        ErrorKind::Unavailable => format!("storage failed: {}", plain(&error)),
+        ErrorKind::Corrupt => format!("storage holds a damaged file: {}", plain(&error)),
+        _ => plain(&error),
+    };
+    Error::new(kind, message).with_source(error)
+}
+
+fn kind_of(error: &lance::Error) -> ErrorKind {
+    use lance::Error as L;
+    match error {
+        L::InvalidInput { .. }
+        | L::SchemaMismatch { .. }
+        | L::NotSupported { .. }
+        | L::Unprocessable { .. }
+        | L::Schema { .. }
+        | L::InvalidTableLocation { .. }
+        | L::InvalidRef { .. }
+        | L::FieldNotFound { .. }
+        | L::PrerequisiteFailed { .. } => ErrorKind::InvalidArgument,
+        L::Arrow { .. } | L::Execution { .. } => {
+            if error.is_not_found() {
+                ErrorKind::Unavailable
+            } else {
+                ErrorKind::InvalidArgument
+            }
+        }
+        L::DatasetNotFound { .. }
+        | L::NotFound { .. }
+        | L::RefNotFound { .. }
+        | L::VersionNotFound { .. }
+        | L::IndexNotFound { .. } => ErrorKind::NotFound,
+        L::DatasetAlreadyExists { .. } | L::RefConflict { .. } => ErrorKind::AlreadyExists,
+        L::CommitConflict { .. }
+        | L::IncompatibleTransaction { .. }
+        | L::RetryableCommitConflict { .. }
+        | L::TooMuchWriteContention { .. }
+        | L::VersionConflict { .. } => ErrorKind::Conflict,
+        L::Timeout { .. } => ErrorKind::DeadlineExceeded,
+        L::IO { .. } | L::Stop | L::DiskCapExceeded { .. } | L::Fenced { .. } => {
+            ErrorKind::Unavailable
+        }
+        L::Backpressure { .. } => ErrorKind::Busy,
+        L::CorruptFile { .. } => ErrorKind::Corrupt,
+        L::Wrapped { .. } | L::External { .. } => ErrorKind::Internal,
+        L::Cloned { .. }
+        | L::Internal { .. }
+        | L::Index { .. }
+        | L::Cleanup { .. }
+        | L::Namespace { .. } => ErrorKind::Internal,
+        L::Shared { source } => kind_of(source),
+    }
+}
+
+/// An error of ours that travelled through one of lance's streams comes back as it was.
+fn own_error(error: &lance::Error) -> Option<Error> {
+    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(cause) = next {
+        if let Some(own) = cause.downcast_ref::<StreamError>() {
+            return Some(own.to_error());
+        }
+        if let Some(datafusion::error::DataFusionError::External(inner)) =
+            cause.downcast_ref::<datafusion::error::DataFusionError>()
+            && let Some(own) = inner.downcast_ref::<StreamError>()
+        {
+            return Some(own.to_error());
+        }
+        if let Some(arrow_schema::ArrowError::ExternalError(inner)) =
+            cause.downcast_ref::<arrow_schema::ArrowError>()
+            && let Some(own) = inner.downcast_ref::<StreamError>()
+        {
+            return Some(own.to_error());
+        }
+        next = cause.source();
+    }
+    None
+}
+
+fn is_disk_full(error: &lance::Error) -> bool {
+    let mut next = error.source();
+    while let Some(cause) = next {
+        if let Some(io) = cause.downcast_ref::<std::io::Error>()
+            && io.kind() == std::io::ErrorKind::StorageFull
+        {
+            return true;
+        }
+        next = cause.source();
+    }
+    // object_store and lance's writers keep only the text of some IO errors.
+    error.to_string().contains("No space left on device")
+}
+
+/// Lance's message without the source location it appends and without its variant's prefix.
+fn plain(error: &lance::Error) -> String {
+    let text = error.to_string();
+    let text = match text.rfind(", ") {
+        Some(at) if text[at..].contains(".rs:") => &text[..at],
+        _ => &text,
+    };
+    let text = ["Invalid user input: ", "Not found: ", "Ref not found error: "]
+        .iter()
+        .find_map(|prefix| text.strip_prefix(prefix))
+        .unwrap_or(text);
+    text.to_owned()
+}
+
+/// Carries an error of ours through a stream that lance or DataFusion consumes.
+#[derive(Debug, Clone)]
+pub(crate) struct StreamError {
+    kind: ErrorKind,
+    message: String,
+    retry_after_ms: Option<u64>,
+}
+
+impl StreamError {
+    pub(crate) fn new(error: &Error) -> Self {
+        StreamError {
+            kind: error.kind(),
+            message: error.report(),
+            retry_after_ms: error.retry_after_ms(),
+        }
+    }
+
+    fn to_error(&self) -> Error {
+        let error = Error::new(self.kind, self.message.clone());
+        match self.retry_after_ms {
+            Some(ms) => error.with_retry_after_ms(ms),
+            None => error,
+        }
+    }
+}
+
+impl std::fmt::Display for StreamError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for StreamError {}
+
+/// Converts an error of the object store behind the lake's own small objects.
+pub(crate) fn from_object_store(error: object_store::Error, what: &str) -> Error {
+    let kind = match &error {
+        object_store::Error::NotFound { .. } => ErrorKind::NotFound,
+        object_store::Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+        object_store::Error::Precondition { .. } => ErrorKind::Conflict,
+        _ => ErrorKind::Unavailable,
+    };
+    Error::new(kind, format!("{what} failed in storage")).with_source(error)
+}
+
+/// Converts an error of the local file system.
+pub(crate) fn from_io(error: std::io::Error, what: &str) -> Error {
+    let message = match error.kind() {
+        std::io::ErrorKind::StorageFull => format!("{what}: the disk is full"),
+        _ => format!("{what} failed: {error}"),
+    };
+    Error::new(ErrorKind::Unavailable, message).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn our_own_error_survives_lances_wrapping() {
+        let own = Error::new(ErrorKind::Cancelled, "the client went away");
+        let wrapped = datafusion::error::DataFusionError::External(Box::new(StreamError::new(&own)));
+        let back = from_lance(lance::Error::from(wrapped));
+        assert_eq!(back.kind(), ErrorKind::Cancelled);
+        assert_eq!(back.message(), "the client went away");
+    }
+
+    #[test]
+    fn messages_lose_lances_source_location() {
+        let error = from_lance(lance::Error::invalid_input("no such thing"));
+        assert_eq!(error.kind(), ErrorKind::InvalidArgument);
+        assert_eq!(error.message(), "no such thing");
+    }
+}

@@ -1,0 +1,91 @@
+//! Overwrite a table: new rows and a new schema in the next version; the old versions stay.
+
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use lakebed_core::Result;
+use lance::Dataset;
+use lance::dataset::transaction::{Operation, Transaction};
+use lance::dataset::{InsertBuilder, WriteMode};
+use lance_table::format::BasePath;
+
+use crate::append::Start;
+use crate::blob::{BLOB_BASE_NAME, BlobWriter, blob_base, has_blob_column};
+use crate::lance_error::from_lance;
+use crate::scan::BatchStream;
+use crate::schema::{Conform, stored_schema};
+use crate::table::{Branch, Table};
+use crate::write::{
+    CommitReceipt, Counted, WriteOptions, conformed, write_error, write_params,
+};
+
+impl Table {
+    /// Replaces rows and schema of a branch in one version.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a schema that cannot be stored or rows that do not fit it.
+    pub async fn overwrite(
+        &self,
+        branch: Option<&str>,
+        sent: SchemaRef,
+        batches: BatchStream,
+        options: WriteOptions,
+    ) -> Result<CommitReceipt> {
+        let branch = self.branch(branch).await?;
+        let _reservation = match branch.start(&options).await? {
+            Start::Repeat(receipt) => return Ok(receipt),
+            Start::Go(reservation) => reservation,
+        };
+        let shared = &self.shared;
+        let stored = stored_schema(&sent, &shared.limits)?;
+        let blobs = BlobWriter::new(shared.clone());
+        let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
+        if has_blob_column(&stored) {
+            branch.ensure_blob_base().await?;
+        }
+        let counted = Arc::new(Counted::default());
+        let source = conformed(conform, batches, counted.clone());
+        let params = write_params(shared, WriteMode::Overwrite);
+        let insert = InsertBuilder::new(branch.latest().await?).with_params(&params);
+        let mut transaction =
+            Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)?;
+
+        let _mutation = branch.mutation.lock().await;
+        // It replaces whatever is newest by now, which is what an overwrite means.
+        transaction.read_version = branch.latest().await?.version().version;
+        let record = counted.record(&options, shared.clock.now_ms());
+        let writes = options.write_id.map(|id| (id, record)).into_iter().collect();
+        let committed = branch.commit(transaction, writes, None).await?;
+        Ok(CommitReceipt {
+            version: committed.version().version,
+            rows: counted.rows(),
+            bytes: counted.bytes(),
+            is_repeat: false,
+        })
+    }
+}
+
+impl Branch {
+    /// Registers the lake's blobs as a base path of the table, once.
+    pub(crate) async fn ensure_blob_base(self: &Arc<Self>) -> Result<()> {
+        if has_blob_base(&*self.latest().await?) {
+            return Ok(());
+        }
+        let _mutation = self.mutation.lock().await;
+        let dataset = self.latest().await?;
+        if has_blob_base(&dataset) {
+            return Ok(());
+        }
+        // Zero is lance's word for the table itself, so it counts as taken.
+        let taken = dataset.manifest().base_paths.keys().copied().chain([0]);
+        let id = BasePath::unused_id(taken).map_err(from_lance)?;
+        let operation = Operation::UpdateBases { new_bases: vec![blob_base(&self.shared, id)] };
+        let transaction = Transaction::new(dataset.version().version, operation, None);
+        self.commit(transaction, Vec::new(), None).await?;
+        Ok(())
+    }
+}
+
+fn has_blob_base(dataset: &Dataset) -> bool {
+    dataset.manifest().base_paths.values().any(|base| base.name.as_deref() == Some(BLOB_BASE_NAME))
+}

@@ -1,0 +1,178 @@
+//! Relocate: a lake that was moved or copied gets its paths rewritten.
+//!
+//! Lance writes some absolute paths into manifests: the base path of large blobs, and for a branch the
+//! root of its table. Each manifest of each table, branches included, is read, its base paths are moved
+//! from the old root to the new one, and it is replaced atomically; everything else in the file stays as
+//! it is, byte for byte. The lake's record is written last, so a run that was cut off is simply run
+//! again.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use futures::TryStreamExt;
+use lakebed_core::{Error, ErrorKind, Result};
+use lance_table::format::pb;
+use object_store::ObjectStoreExt;
+use prost::Message;
+
+use crate::lake::{LakeOptions, open_root, read_record, write_record};
+use crate::lance_error::from_object_store;
+use crate::root::Root;
+
+/// What relocating did, or would do.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relocation {
+    /// Where the lake was.
+    pub from: String,
+    /// Where it is.
+    pub to: String,
+    /// Manifests that were read.
+    pub manifests_read: usize,
+    /// Manifests that were, or would be, rewritten.
+    pub manifests_changed: usize,
+}
+
+/// Rewrites the paths of a lake for the place where it lies now. Nobody may be serving it.
+///
+/// # Errors
+/// `AlreadyExists` when a server holds it, `NotFound` when there is no lake, `Corrupt` for a manifest
+/// that cannot be read.
+pub async fn relocate(options: &LakeOptions, dry_run: bool) -> Result<Relocation> {
+    if !options.root.contains("://") && !std::path::Path::new(&options.root).is_dir() {
+        return Err(Error::not_found(format!("there is no lake at `{}`", options.root)));
+    }
+    let (root, system, _lock) = open_root(options)?;
+    let mut record = read_record(&system)
+        .await?
+        .ok_or_else(|| Error::not_found(format!("there is no lake at `{}`", root.uri())))?;
+    let mut done = Relocation {
+        from: record.root.clone(),
+        to: root.uri().to_owned(),
+        manifests_read: 0,
+        manifests_changed: 0,
+    };
+    if done.from == done.to {
+        return Ok(done);
+    }
+    let manifests: Vec<object_store::path::Path> = root
+        .store()
+        .list(Some(&root.path("")))
+        .map_ok(|meta| meta.location)
+        .try_filter(|path| {
+            let path = path.as_ref();
+            let is_manifest = path.contains(".lance/") && path.contains("/_versions/");
+            futures::future::ready(is_manifest && path.ends_with(".manifest"))
+        })
+        .try_collect()
+        .await
+        .map_err(|error| from_object_store(error, "listing of the lake"))?;
+    for path in manifests {
+        done.manifests_read += 1;
+        done.manifests_changed +=
+            usize::from(relocate_manifest(&root, &path, &done.from, &done.to, dry_run).await?);
+    }
+    if !dry_run {
+        record.root = done.to.clone();
+        write_record(&system, &record).await?;
+    }
+    Ok(done)
+}
+
+async fn relocate_manifest(
+    root: &Root,
+    path: &object_store::path::Path,
+    from: &str,
+    to: &str,
+    dry_run: bool,
+) -> Result<bool> {
+    let read = |error| from_object_store(error, "read of a manifest");
+    let bytes = root.store().get(path).await.map_err(read)?.bytes().await.map_err(read)?;
+    let Some(moved) = moved_manifest(&bytes, from, to)
+        .map_err(|why| Error::new(ErrorKind::Corrupt, format!("manifest `{path}`: {why}")))?
+    else {
+        return Ok(false);
+    };
+    if !dry_run {
+        root.store()
+            .put(path, moved.into())
+            .await
+            .map_err(|error| from_object_store(error, "write of a manifest"))?;
+    }
+    Ok(true)
+}
+
+/// A manifest file with its base paths moved, or nothing when none lies below `from`.
+///
+/// The file ends in the position of the manifest message (8 bytes), two version numbers (2 each) and a
+/// magic (4), little-endian; at the position stand the length of the message (4) and the message. See
+/// `read_manifest` in lance-table's `io/manifest.rs`.
+fn moved_manifest(file: &[u8], from: &str, to: &str) -> std::result::Result<Option<Bytes>, String> {
+    const FOOTER: usize = 16;
+    let footer_at = file.len().checked_sub(FOOTER).ok_or("it is too short")?;
+    let footer = &file[footer_at..];
+    if &footer[12..] != lance_table::format::MAGIC {
+        return Err("it has no magic".to_owned());
+    }
+    let position: [u8; 8] = footer[..8].try_into().map_err(|_| "it has no position")?;
+    let position = usize::try_from(i64::from_le_bytes(position)).map_err(|_| "bad position")?;
+    let length_end = position.checked_add(4).filter(|end| *end <= footer_at).ok_or("bad position")?;
+    let length: [u8; 4] = file[position..length_end].try_into().map_err(|_| "it has no length")?;
+    let end = length_end
+        .checked_add(u32::from_le_bytes(length) as usize)
+        .filter(|end| *end <= footer_at)
+        .ok_or("bad length")?;
+    let mut manifest =
+        pb::Manifest::decode(&file[length_end..end]).map_err(|error| error.to_string())?;
+    let mut is_changed = false;
+    for base in &mut manifest.base_paths {
+        if let Some(moved) = moved_path(&base.path, from, to) {
+            base.path = moved;
+            is_changed = true;
+        }
+    }
+    if !is_changed {
+        return Ok(None);
+    }
+    let mut moved = BytesMut::with_capacity(file.len() + 64);
+    moved.put_slice(&file[..position]);
+    let message = manifest.encode_to_vec();
+    let length = u32::try_from(message.len()).map_err(|_| "it is too large")?;
+    moved.put_u32_le(length);
+    moved.put_slice(&message);
+    moved.put_slice(&file[end..]);
+    Ok(Some(moved.freeze()))
+}
+
+fn moved_path(path: &str, from: &str, to: &str) -> Option<String> {
+    let (scheme, bare) = match path.strip_prefix("file://") {
+        Some(bare) => ("file://", bare),
+        None => ("", path),
+    };
+    let rest = bare.strip_prefix(from)?;
+    // `/lake2` does not lie below `/lake`.
+    (rest.is_empty() || rest.starts_with('/')).then(|| format!("{scheme}{to}{rest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_paths_below_the_old_root_move() {
+        let moved = |path| moved_path(path, "/old/lake", "/new");
+        assert_eq!(moved("/old/lake/_blobs").as_deref(), Some("/new/_blobs"));
+        assert_eq!(moved("file:///old/lake/a.lance").as_deref(), Some("file:///new/a.lance"));
+        assert_eq!(moved("/old/lake2/_blobs"), None);
+        assert_eq!(moved("s3://bucket/old/lake"), None);
+    }
+
+    #[test]
+    fn damaged_manifests_are_errors() {
+        for bytes in [&b""[..], b"short", &[0_u8; 64], b"0123456789abcdef____LANC"] {
+            assert!(moved_manifest(bytes, "/a", "/b").is_err());
+        }
+        let mut hostile = vec![0_u8; 32];
+        hostile.extend(i64::MAX.to_le_bytes());
+        hostile.extend([0; 4]);
+        hostile.extend(lance_table::format::MAGIC);
+        assert!(moved_manifest(&hostile, "/a", "/b").is_err());
+    }
+}

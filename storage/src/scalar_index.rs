@@ -1,0 +1,59 @@
+//! Scalar indexes of a table: which there are, and building one.
+
+use lakebed_core::{Error, Result};
+use lance::dataset::transaction::{Operation, Transaction};
+use lance::index::DatasetIndexExt;
+use lance_index::IndexType;
+use lance_index::scalar::{BuiltinIndexType, ScalarIndexParams};
+
+use crate::lance_error::from_lance;
+use crate::table::Table;
+
+impl Table {
+    /// Whether a column has a B-tree index on a branch.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown branch or column.
+    pub async fn has_btree(&self, branch: Option<&str>, column: &str) -> Result<bool> {
+        let dataset = self.branch(branch).await?.latest().await?;
+        let field = dataset
+            .schema()
+            .field(column)
+            .ok_or_else(|| Error::not_found(format!("column `{column}` does not exist")))?;
+        let indices = dataset.load_indices().await.map_err(from_lance)?;
+        Ok(indices.iter().any(|index| index.fields == [field.id] && is_btree(index)))
+    }
+
+    /// Builds a B-tree index over a column of a branch and commits it; returns the version.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a type that cannot be indexed.
+    pub async fn create_btree(
+        &self,
+        branch: Option<&str>,
+        column: &str,
+        name: &str,
+    ) -> Result<u64> {
+        let branch = self.branch(branch).await?;
+        let _mutation = branch.mutation.lock().await;
+        let latest = branch.latest().await?;
+        let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
+        let mut building = lance::Dataset::clone(&latest);
+        let columns = [column];
+        let mut builder =
+            building.create_index_builder(&columns, IndexType::BTree, &params).name(name.to_owned());
+        let index = Box::pin(builder.execute_uncommitted()).await.map_err(from_lance)?;
+        let operation =
+            Operation::CreateIndex { new_indices: vec![index], removed_indices: Vec::new() };
+        let transaction = Transaction::new(latest.version().version, operation, None);
+        let committed = branch.commit(transaction, Vec::new(), None).await?;
+        Ok(committed.version().version)
+    }
+}
+
+fn is_btree(index: &lance_table::format::IndexMetadata) -> bool {
+    index
+        .index_details
+        .as_ref()
+        .is_some_and(|details| details.type_url.ends_with("BTreeIndexDetails"))
+}

@@ -1,0 +1,377 @@
+//! Reads of a snapshot: scans with projection, filter and limit, and rows by id.
+//!
+//! A scan is a stream that is pulled: nothing is read ahead beyond stated bytes, and dropping the stream
+//! stops the work behind it. Errors come as the last item; a plain end means that everything was sent.
+
+use std::pin::Pin;
+
+use arrow_array::{RecordBatch, UInt64Array};
+use arrow_schema::SchemaRef;
+use futures::{Stream, StreamExt, TryStreamExt};
+use lakebed_core::{Error, ErrorKind, Result};
+use lance::dataset::ProjectionRequest;
+use lance::dataset::scanner::{FragmentSlice, Scanner};
+use lance_core::datatypes::BlobHandling;
+use serde::{Deserialize, Serialize};
+
+use crate::lance_error::from_lance;
+use crate::snapshot::Snapshot;
+
+/// Batches with the error that ended them.
+pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
+
+/// Rows and bytes of one batch of a scan.
+const BATCH_ROWS: usize = 65_536;
+const BATCH_BYTES: u64 = 4 << 20;
+/// Bytes that one scan may read ahead of its client, for columns and for blobs.
+const READ_AHEAD_BYTES: u64 = 32 << 20;
+/// Rows that are fetched at a time when rows are asked for by id.
+const TAKE_ROWS: usize = 4_096;
+/// Rows per batch when blobs are read as bytes: their sizes are not known when batches are cut.
+const BLOB_BATCH_ROWS: usize = 64;
+
+/// The columns of a scan, in the order of the answer.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub enum Projection {
+    /// All stored columns.
+    #[default]
+    All,
+    /// Stored columns by name.
+    Names(Vec<String>),
+    /// `(alias, SQL expression)` pairs.
+    Expressions(Vec<(String, String)>),
+}
+
+/// A run of rows of one fragment by physical position, deleted ones included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Slice {
+    /// The fragment.
+    pub fragment: u32,
+    /// The first row.
+    pub start: u64,
+    /// How many rows.
+    pub rows: u64,
+}
+
+/// What to read of a snapshot.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct ScanSpec {
+    /// Which columns.
+    pub projection: Projection,
+    /// Rows for which this SQL expression is true.
+    pub filter: Option<String>,
+    /// At most this many rows.
+    pub limit: Option<u64>,
+    /// Skip this many rows first.
+    pub offset: Option<u64>,
+    /// Exactly these rows by stable row id, in this order.
+    pub row_ids: Option<Vec<u64>>,
+    /// Only these parts of the version; all of it when absent.
+    pub slices: Option<Vec<Slice>>,
+    /// Whether rows may come in any order.
+    pub unordered: bool,
+    /// Whether blob columns show their bytes rather than descriptors.
+    pub blob_bytes: bool,
+}
+
+impl Snapshot {
+    /// The schema that a scan answers with.
+    ///
+    /// # Errors
+    /// `NotFound` for a column, `InvalidArgument` for an expression that does not parse.
+    pub async fn scan_schema(&self, spec: &ScanSpec) -> Result<SchemaRef> {
+        // Rows by id take the same projection as a scan.
+        let scanner = self.scanner(spec).await?;
+        Box::pin(scanner.schema()).await.map_err(from_lance)
+    }
+
+    /// Opens a scan.
+    ///
+    /// # Errors
+    /// As [`Snapshot::scan_schema`]; `InvalidArgument` for a filter that does not parse.
+    pub async fn scan(&self, spec: &ScanSpec) -> Result<(SchemaRef, BatchStream)> {
+        if let Some(row_ids) = &spec.row_ids {
+            return self.take(spec, row_ids.clone()).await;
+        }
+        let scanner = self.scanner(spec).await?;
+        let stream = Box::pin(scanner.try_into_stream()).await.map_err(from_lance)?;
+        let schema = lance_io::stream::RecordBatchStream::schema(&stream);
+        let snapshot = self.clone();
+        let batches = stream.map_err(from_lance).inspect_ok(move |_| {
+            // Keeps the pin for as long as the stream lives.
+            let _ = &snapshot;
+        });
+        Ok((schema, batches.boxed()))
+    }
+
+    async fn scanner(&self, spec: &ScanSpec) -> Result<Scanner> {
+        let mut scanner = self.dataset.scan();
+        match &spec.projection {
+            Projection::All => {}
+            Projection::Names(names) => {
+                self.check_columns(names)?;
+                scanner.project(names).map_err(from_lance)?;
+            }
+            Projection::Expressions(pairs) => {
+                scanner.project_with_transform(pairs).map_err(from_lance)?;
+            }
+        }
+        if let Some(filter) = &spec.filter {
+            scanner.filter(filter).map_err(|error| self.bad_filter(error))?;
+        }
+        if spec.limit.is_some() || spec.offset.is_some() {
+            let as_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+            scanner
+                .limit(spec.limit.map(as_i64), spec.offset.map(as_i64))
+                .map_err(from_lance)?;
+        }
+        if let Some(slices) = &spec.slices {
+            self.restrict(&mut scanner, slices).await?;
+        }
+        scanner.scan_in_order(!spec.unordered).io_buffer_size(READ_AHEAD_BYTES);
+        if spec.blob_bytes && self.has_blobs() {
+            scanner
+                .blob_handling(BlobHandling::AllBinary)
+                .batch_size(BLOB_BATCH_ROWS)
+                .batch_readahead(1)
+                .materialization_readahead_bytes(READ_AHEAD_BYTES);
+        } else {
+            scanner.batch_size(BATCH_ROWS).batch_size_bytes(BATCH_BYTES);
+        }
+        Ok(scanner)
+    }
+
+    async fn restrict(&self, scanner: &mut Scanner, slices: &[Slice]) -> Result<()> {
+        let mut whole = Vec::new();
+        for slice in slices {
+            let fragment = self.dataset.get_fragment(slice.fragment as usize).ok_or_else(|| {
+                Error::invalid(format!("the ticket names fragment {}", slice.fragment))
+            })?;
+            let rows = fragment.metadata().physical_rows.unwrap_or(0) as u64;
+            if slice.start == 0 && slice.rows == rows {
+                whole.push(fragment.metadata().clone());
+            }
+        }
+        if whole.len() == slices.len() {
+            scanner.with_fragments(whole);
+            return Ok(());
+        }
+        let slices: Vec<FragmentSlice> = slices
+            .iter()
+            .map(|slice| FragmentSlice {
+                fragment_id: slice.fragment,
+                row_offset: slice.start,
+                row_count: slice.rows,
+            })
+            .collect();
+        scanner.with_fragment_slices(&slices).await.map_err(from_lance)?;
+        Ok(())
+    }
+
+    /// Whether a top-level column is a blob column.
+    pub fn has_blobs(&self) -> bool {
+        self.dataset.schema().fields.iter().any(|field| field.is_blob())
+    }
+
+    fn check_columns(&self, names: &[String]) -> Result<()> {
+        for name in names {
+            let is_known = lance_core::is_system_column(name)
+                || self.dataset.schema().field(name).is_some();
+            if !is_known {
+                return Err(self.unknown_column(name));
+            }
+        }
+        Ok(())
+    }
+
+    fn bad_filter(&self, error: lance::Error) -> Error {
+        let error = from_lance(error);
+        match error.kind() {
+            ErrorKind::NotFound => Error::invalid(error.message().to_owned()).context("filter"),
+            _ => error.context("filter"),
+        }
+    }
+
+    /// Rows by id in the order of the ids, a few thousand at a time.
+    async fn take(&self, spec: &ScanSpec, row_ids: Vec<u64>) -> Result<(SchemaRef, BatchStream)> {
+        if spec.filter.is_some() || spec.limit.is_some() || spec.offset.is_some() {
+            return Err(Error::invalid(
+                "`row_ids` cannot be combined with `filter`, `limit` or `offset`",
+            ));
+        }
+        let schema = self.scan_schema(&ScanSpec { row_ids: None, ..spec.clone() }).await?;
+        let chunk_rows =
+            if spec.blob_bytes && self.has_blobs() { BLOB_BATCH_ROWS } else { TAKE_ROWS };
+        let chunks: Vec<Vec<u64>> = row_ids.chunks(chunk_rows).map(<[u64]>::to_vec).collect();
+        let snapshot = self.clone();
+        let spec = spec.clone();
+        let first = match chunks.first() {
+            Some(chunk) => Some(self.take_chunk(&spec, chunk).await?),
+            None => None,
+        };
+        let rest = futures::stream::iter(chunks.into_iter().skip(1)).then(move |chunk| {
+            let (snapshot, spec) = (snapshot.clone(), spec.clone());
+            async move { snapshot.take_chunk(&spec, &chunk).await }
+        });
+        let schema = first.as_ref().map_or(schema, |batch| batch.schema());
+        Ok((schema, futures::stream::iter(first.map(Ok)).chain(rest).boxed()))
+    }
+
+    async fn take_chunk(&self, spec: &ScanSpec, row_ids: &[u64]) -> Result<RecordBatch> {
+        let batch = if spec.blob_bytes && self.has_blobs() {
+            self.take_with_blob_bytes(spec, row_ids).await?
+        } else {
+            let projection = match &spec.projection {
+                Projection::All => {
+                    ProjectionRequest::from_schema(self.dataset.schema().clone())
+                }
+                Projection::Names(names) => {
+                    self.check_columns(names)?;
+                    ProjectionRequest::from_columns(names, self.dataset.schema())
+                }
+                Projection::Expressions(pairs) => {
+                    ProjectionRequest::from_sql(pairs.iter().map(|(a, b)| (a.clone(), b.clone())))
+                }
+            };
+            let dataset = self.dataset.clone();
+            Box::pin(dataset.take_rows(row_ids, projection)).await.map_err(from_lance)?
+        };
+        if batch.num_rows() != row_ids.len() {
+            return Err(self.missing_row(row_ids).await?);
+        }
+        Ok(batch)
+    }
+
+    /// Rows by id with blob bytes: a scan over exactly these rows, put into the order that was asked
+    /// for. Lance's take shows blobs as descriptors only.
+    async fn take_with_blob_bytes(&self, spec: &ScanSpec, row_ids: &[u64]) -> Result<RecordBatch> {
+        let mut scanner = self.scanner(&ScanSpec { row_ids: None, ..spec.clone() }).await?;
+        let list: Vec<String> = row_ids.iter().map(u64::to_string).collect();
+        scanner.filter(&format!("_rowid IN ({})", list.join(","))).map_err(from_lance)?;
+        scanner.with_row_id();
+        let batch = Box::pin(scanner.try_into_batch()).await.map_err(from_lance)?;
+        let found = row_id_column(&batch)?;
+        let positions: std::collections::HashMap<u64, u64> =
+            found.values().iter().enumerate().map(|(at, id)| (*id, at as u64)).collect();
+        let order: Vec<u64> = row_ids.iter().filter_map(|id| positions.get(id).copied()).collect();
+        let wants_row_id = match &spec.projection {
+            Projection::Names(names) => names.iter().any(|name| name == lance_core::ROW_ID),
+            Projection::All | Projection::Expressions(_) => false,
+        };
+        let batch = arrow_select::take::take_record_batch(&batch, &UInt64Array::from(order))
+            .map_err(|error| Error::internal("order rows").with_source(error))?;
+        if wants_row_id {
+            return Ok(batch);
+        }
+        let keep: Vec<usize> = (0..batch.num_columns())
+            .filter(|at| batch.schema().field(*at).name() != lance_core::ROW_ID)
+            .collect();
+        batch.project(&keep).map_err(|error| Error::internal("drop row ids").with_source(error))
+    }
+
+    async fn missing_row(&self, row_ids: &[u64]) -> Result<Error> {
+        let list: Vec<String> = row_ids.iter().map(u64::to_string).collect();
+        let mut scanner = self.dataset.scan();
+        scanner.empty_project().map_err(from_lance)?;
+        scanner.filter(&format!("_rowid IN ({})", list.join(","))).map_err(from_lance)?;
+        scanner.with_row_id();
+        let batch = Box::pin(scanner.try_into_batch()).await.map_err(from_lance)?;
+        let found: std::collections::HashSet<u64> =
+            row_id_column(&batch)?.values().iter().copied().collect();
+        let missing = row_ids.iter().find(|id| !found.contains(id));
+        Ok(match missing {
+            Some(id) => Error::not_found(format!(
+                "row id {id} does not exist in version {}",
+                self.version()
+            )),
+            None => Error::invalid("a row id is given twice"),
+        })
+    }
+
+    /// Rows that match a filter.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a filter that does not parse.
+    pub async fn count_matching(&self, filter: &str) -> Result<u64> {
+        let mut scanner = self.dataset.scan();
+        scanner.filter(filter).map_err(|error| self.bad_filter(error))?;
+        let rows = Box::pin(scanner.count_rows()).await.map_err(|e| self.bad_filter(e))?;
+        Ok(rows)
+    }
+
+    /// Cuts the version into at most `parts_max` runs of about equal rows, in stored order, none of them
+    /// (but the last of a fragment) below `rows_min`. Empty for a version without rows.
+    pub fn split(&self, parts_max: usize, rows_min: u64) -> Vec<Vec<Slice>> {
+        let fragments: Vec<(u32, u64)> = self
+            .dataset
+            .fragments()
+            .iter()
+            .map(|fragment| (fragment.id as u32, fragment.physical_rows.unwrap_or(0) as u64))
+            .filter(|(_, rows)| *rows > 0)
+            .collect();
+        split_rows(&fragments, parts_max, rows_min)
+    }
+}
+
+fn row_id_column(batch: &RecordBatch) -> Result<&UInt64Array> {
+    batch
+        .column_by_name(lance_core::ROW_ID)
+        .and_then(|column| column.as_any().downcast_ref::<UInt64Array>())
+        .ok_or_else(|| Error::internal("a scan with row ids answered without them"))
+}
+
+fn split_rows(fragments: &[(u32, u64)], parts_max: usize, rows_min: u64) -> Vec<Vec<Slice>> {
+    let total: u64 = fragments.iter().map(|(_, rows)| rows).sum();
+    if total == 0 {
+        return Vec::new();
+    }
+    let part_rows = total.div_ceil(parts_max.max(1) as u64).max(rows_min).max(1);
+    let mut parts: Vec<Vec<Slice>> = Vec::new();
+    let mut room = 0;
+    for &(fragment, rows) in fragments {
+        let mut start = 0;
+        while start < rows {
+            if room == 0 {
+                parts.push(Vec::new());
+                room = part_rows;
+            }
+            let take = room.min(rows - start);
+            if let Some(part) = parts.last_mut() {
+                part.push(Slice { fragment, start, rows: take });
+            }
+            start += take;
+            room -= take;
+        }
+    }
+    parts
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_cover_every_row_once_in_order() {
+        let fragments = [(0, 1_000), (3, 1), (4, 2_500)];
+        for parts_max in [1, 2, 3, 7, 100_000] {
+            for rows_min in [1, 400, 10_000] {
+                let parts = split_rows(&fragments, parts_max, rows_min);
+                assert!(parts.len() <= parts_max);
+                let flat: Vec<Slice> = parts.into_iter().flatten().collect();
+                let mut rest = fragments.iter();
+                let mut current: Option<(u32, u64, u64)> = None;
+                for slice in flat {
+                    let (id, rows, at) = match current {
+                        Some((id, rows, at)) if at < rows => (id, rows, at),
+                        _ => rest.next().map(|(id, rows)| (*id, *rows, 0)).unwrap(),
+                    };
+                    assert_eq!((slice.fragment, slice.start), (id, at));
+                    current = Some((id, rows, at + slice.rows));
+                }
+                assert_eq!(current, Some((4, 2_500, 2_500)));
+                assert!(rest.next().is_none());
+            }
+        }
+        assert!(split_rows(&[], 4, 1).is_empty());
+    }
+}

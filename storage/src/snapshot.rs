@@ -1,0 +1,191 @@
+//! A pinned version of a table: the only way to read.
+//!
+//! A [`Snapshot`] names one version and keeps it: whatever deletes versions asks the pins first. It is
+//! cheap (an immutable dataset handle and a guard) and goes away when dropped.
+
+use std::sync::Arc;
+
+use arrow_schema::SchemaRef;
+use chrono::{DateTime, Utc};
+use lakebed_core::{Error, ErrorKind, Result, nearest_names};
+use lance::Dataset;
+
+use crate::lance_error::from_lance;
+use crate::pins::{Pin, PinnedVersion};
+use crate::schema::client_schema;
+use crate::table::Table;
+use crate::version::{oldest_version, version_at};
+
+/// Which version of a branch to read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum At {
+    /// The newest.
+    #[default]
+    Latest,
+    /// By number.
+    Version(u64),
+    /// By tag; a tag knows its branch.
+    Tag(String),
+    /// The newest that was committed at or before this time.
+    AsOf(DateTime<Utc>),
+}
+
+/// A pinned version of one branch of a table.
+#[derive(Debug, Clone)]
+pub struct Snapshot {
+    pub(crate) dataset: Arc<Dataset>,
+    pinned: PinnedVersion,
+    table: Arc<Table>,
+    _pin: Arc<Pin>,
+}
+
+impl Table {
+    /// Pins a version.
+    ///
+    /// # Errors
+    /// `NotFound` naming the branch, tag or version and what there is.
+    pub async fn snapshot(self: &Arc<Self>, branch: Option<&str>, at: &At) -> Result<Snapshot> {
+        let (branch, version) = match at {
+            At::Tag(tag) => {
+                let (tagged_branch, version) = self.tagged_version(tag).await?;
+                if let Some(asked) = branch
+                    && Some(asked) != tagged_branch.as_deref().or(Some("main"))
+                {
+                    return Err(Error::invalid(format!(
+                        "tag `{tag}` names a version of branch `{}`, not of `{asked}`",
+                        tagged_branch.as_deref().unwrap_or("main")
+                    )));
+                }
+                (self.branch(tagged_branch.as_deref()).await?, Some(version))
+            }
+            At::Latest => (self.branch(branch).await?, None),
+            At::Version(version) => (self.branch(branch).await?, Some(*version)),
+            At::AsOf(time) => {
+                let branch = self.branch(branch).await?;
+                let version = version_at(&*branch.latest().await?, *time).await?;
+                (branch, Some(version))
+            }
+        };
+        let latest = branch.latest().await?;
+        let number = version.unwrap_or(latest.version().version);
+        let pinned = PinnedVersion {
+            location: self.entry.location.clone(),
+            branch: branch.name.clone(),
+            version: number,
+        };
+        // Pinned before it is opened: between the two nothing may take it away.
+        let pin = Arc::new(self.shared.pins.pin(pinned.clone()));
+        let dataset = if number == latest.version().version {
+            latest
+        } else {
+            match latest.checkout_version(number).await {
+                Ok(dataset) => Arc::new(dataset),
+                Err(error) => return Err(unknown_version(&latest, number, error).await),
+            }
+        };
+        Ok(Snapshot { dataset, pinned, table: self.clone(), _pin: pin })
+    }
+}
+
+async fn unknown_version(latest: &Dataset, number: u64, error: lance::Error) -> Error {
+    let error = from_lance(error);
+    if error.kind() != ErrorKind::NotFound {
+        return error.context(format!("open version {number}"));
+    }
+    let newest = latest.version().version;
+    let message = match oldest_version(latest).await {
+        Ok(oldest) if number < oldest => {
+            format!("version {number} was cleaned; the oldest is {oldest}")
+        }
+        Ok(oldest) => {
+            format!("version {number} does not exist; there are {oldest} to {newest}")
+        }
+        Err(_) => format!("version {number} does not exist; the newest is {newest}"),
+    };
+    Error::not_found(message)
+}
+
+impl Snapshot {
+    /// The version's number.
+    pub fn version(&self) -> u64 {
+        self.pinned.version
+    }
+
+    /// The branch; main is the branch without a name.
+    pub fn branch(&self) -> Option<&str> {
+        self.pinned.branch.as_deref()
+    }
+
+    /// The table this is a version of.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// When the version was committed.
+    pub fn committed_at(&self) -> DateTime<Utc> {
+        self.dataset.version().timestamp
+    }
+
+    /// The schema as clients write it.
+    pub fn schema(&self) -> SchemaRef {
+        client_schema(self.dataset.schema())
+    }
+
+    /// Keeps the version at least until `until_ms`, also when the snapshot is gone.
+    pub fn lease(&self, until_ms: i64) {
+        self.table.shared.pins.lease(self.pinned.clone(), until_ms);
+    }
+
+    /// The rows of the version, from its manifest.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn count_rows(&self) -> Result<u64> {
+        self.dataset.count_rows(None).await.map(|rows| rows as u64).map_err(from_lance)
+    }
+
+    /// Bytes of the data files of the version, where the manifest knows them. Large blobs, which lie
+    /// outside, are not counted.
+    pub fn data_bytes(&self) -> Option<u64> {
+        self.dataset
+            .fragments()
+            .iter()
+            .flat_map(|fragment| &fragment.files)
+            .map(|file| file.file_size_bytes.get().map(u64::from))
+            .sum()
+    }
+
+    /// The error for a column that the version does not have.
+    pub(crate) fn unknown_column(&self, wanted: &str) -> Error {
+        let names: Vec<&str> =
+            self.dataset.schema().fields.iter().map(|field| field.name.as_str()).collect();
+        let near = nearest_names(wanted, names);
+        Error::not_found(format!("column `{wanted}` does not exist{near}"))
+    }
+
+    /// The size of the version's manifest in bytes, where it is known.
+    pub fn manifest_bytes(&self) -> Option<u64> {
+        self.dataset.manifest_location().size
+    }
+
+    /// Checks lance's own invariants over the version; for tests after faults.
+    ///
+    /// # Errors
+    /// `Corrupt` saying what does not hold.
+    pub async fn validate(&self) -> Result<()> {
+        self.dataset.validate().await.map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "the version breaks an invariant").with_source(error)
+        })
+    }
+
+    /// `open` when every released reader can open the table, else `extended`.
+    pub fn profile(&self) -> &'static str {
+        // Flags 0 to 5 are known to every released reader, and 15 concerns writers only; see the
+        // feature flags of lance-table.
+        const OPEN_FLAGS: u64 = 0b11_1111;
+        match self.dataset.manifest().reader_feature_flags & !OPEN_FLAGS {
+            0 => "open",
+            _ => "extended",
+        }
+    }
+}

@@ -1,0 +1,180 @@
+//! One table folder and its branches.
+//!
+//! A [`Table`] is the meeting point of all requests for one table: it owns, for each branch that is in
+//! use, the newest version as an immutable dataset, the commit queue, the mutation lock and the write
+//! ids. There is one handle for a table in a process; [`crate::Lake`] keeps it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lakebed_core::{Error, ErrorKind, Result, nearest_names};
+use lance::Dataset;
+use tokio::sync::{Mutex, OnceCell, RwLock};
+
+use crate::catalog::Entry;
+use crate::commit::PendingAppend;
+use crate::lake::Shared;
+use crate::lance_error::from_lance;
+use crate::write_id::WriteIds;
+
+/// How long the newest version is trusted before the store is asked whether another tool committed.
+const TRUSTED_FOR: Duration = Duration::from_millis(500);
+
+/// One table.
+#[derive(Debug)]
+pub struct Table {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) entry: Entry,
+    branches: Mutex<HashMap<Option<String>, Arc<Branch>>>,
+}
+
+/// One branch of a table; main is the branch without a name.
+pub(crate) struct Branch {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) entry: Entry,
+    pub(crate) name: Option<String>,
+    latest: RwLock<(Arc<Dataset>, Instant)>,
+    pub(crate) queue: Mutex<VecDeque<PendingAppend>>,
+    /// Held while a manifest is written.
+    pub(crate) committing: Mutex<()>,
+    /// Held from reading the newest version to committing on it, by everything but appends.
+    pub(crate) mutation: Mutex<()>,
+    write_ids: OnceCell<Arc<WriteIds>>,
+}
+
+impl std::fmt::Debug for Branch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Branch")
+            .field("location", &self.entry.location)
+            .field("name", &self.name)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Table {
+    pub(crate) fn new(shared: Arc<Shared>, entry: Entry) -> Self {
+        Table { shared, entry, branches: Mutex::new(HashMap::new()) }
+    }
+
+    /// Where the table's folder lies, relative to the lake's root.
+    pub fn location(&self) -> &str {
+        &self.entry.location
+    }
+
+    /// Differs between a table and a later one of the same name.
+    pub fn uid(&self) -> &str {
+        &self.entry.uid
+    }
+
+    /// The branch of that name; main without one.
+    ///
+    /// # Errors
+    /// `NotFound` naming the nearest branches.
+    pub(crate) async fn branch(&self, name: Option<&str>) -> Result<Arc<Branch>> {
+        let name = name.filter(|name| *name != "main");
+        let mut branches = self.branches.lock().await;
+        if let Some(branch) = branches.get(&name.map(str::to_owned)) {
+            return Ok(branch.clone());
+        }
+        let dataset = match self.shared.open_dataset(&self.entry.location, name).await {
+            Ok(dataset) => dataset,
+            Err(error) if error.kind() == ErrorKind::NotFound && name.is_some() => {
+                return Err(self.unknown_branch(name.unwrap_or_default()).await);
+            }
+            Err(error) => return Err(error.context("open the table")),
+        };
+        let branch = Arc::new(Branch {
+            shared: self.shared.clone(),
+            entry: self.entry.clone(),
+            name: name.map(str::to_owned),
+            latest: RwLock::new((Arc::new(dataset), Instant::now())),
+            queue: Mutex::default(),
+            committing: Mutex::default(),
+            mutation: Mutex::default(),
+            write_ids: OnceCell::new(),
+        });
+        branches.insert(branch.name.clone(), branch.clone());
+        Ok(branch)
+    }
+
+    async fn unknown_branch(&self, wanted: &str) -> Error {
+        let known = match self.shared.open_dataset(&self.entry.location, None).await {
+            Ok(main) => main.list_branches().await.unwrap_or_default(),
+            Err(_) => HashMap::new(),
+        };
+        let near = nearest_names(wanted, known.keys().map(String::as_str));
+        Error::not_found(format!("branch `{wanted}` does not exist{near}"))
+    }
+
+    /// Writes what is only in memory.
+    pub(crate) async fn flush(&self) {
+        let branches: Vec<Arc<Branch>> = self.branches.lock().await.values().cloned().collect();
+        for branch in branches {
+            if let Some(ids) = branch.loaded_write_ids().await
+                && let Err(error) = ids.checkpoint().await
+            {
+                // Nothing is lost: the transactions hold the ids.
+                tracing::info!(error = %error.report(), "write id checkpoint failed");
+            }
+        }
+    }
+}
+
+impl Branch {
+    /// The newest version this process knows, without asking the store.
+    pub(crate) async fn current(&self) -> Arc<Dataset> {
+        self.latest.read().await.0.clone()
+    }
+
+    /// The newest version, asking the store when the last answer is old.
+    pub(crate) async fn latest(&self) -> Result<Arc<Dataset>> {
+        {
+            let latest = self.latest.read().await;
+            if latest.1.elapsed() < TRUSTED_FOR {
+                return Ok(latest.0.clone());
+            }
+        }
+        let current = self.current().await;
+        let newest = current.latest_version_id().await.map_err(from_lance)?;
+        if newest == current.version().version {
+            self.latest.write().await.1 = Instant::now();
+            return Ok(current);
+        }
+        let dataset = Arc::new(self.open_latest().await?);
+        self.publish(dataset).await;
+        Ok(self.current().await)
+    }
+
+    /// Opens the newest version from the store.
+    pub(crate) async fn open_latest(&self) -> Result<Dataset> {
+        let mut dataset = Dataset::clone(&*self.current().await);
+        dataset.checkout_latest().await.map_err(from_lance)?;
+        Ok(dataset)
+    }
+
+    /// Makes a committed version the newest one that requests see; never goes back.
+    pub(crate) async fn publish(&self, dataset: Arc<Dataset>) {
+        let mut latest = self.latest.write().await;
+        if dataset.version().version >= latest.0.version().version {
+            *latest = (dataset, Instant::now());
+        }
+    }
+
+    /// The write ids of this branch, read once.
+    pub(crate) async fn write_ids(&self) -> Result<Arc<WriteIds>> {
+        self.write_ids
+            .get_or_try_init(|| async {
+                let dataset = self.latest().await?;
+                let branch = self.name.as_deref().unwrap_or("main");
+                WriteIds::load(&self.shared.system, &self.entry.uid, branch, &dataset).await
+            })
+            .await
+            .cloned()
+    }
+
+    /// The write ids where they were asked for before.
+    pub(crate) async fn loaded_write_ids(&self) -> Option<Arc<WriteIds>> {
+        self.write_ids.get().cloned()
+    }
+}

@@ -1,0 +1,140 @@
+//! Tags: names for versions, kept by lance beside the table and global to it across branches.
+
+use lakebed_core::{Error, ErrorKind, Result, TagName, nearest_names};
+use lance::dataset::refs::Ref;
+
+use crate::lance_error::from_lance;
+use crate::table::Table;
+
+/// A tag in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TagEntry {
+    /// Its name.
+    pub name: String,
+    /// The version it names.
+    pub version: u64,
+    /// The branch of that version; main when absent.
+    pub branch: Option<String>,
+    /// The size of that version's manifest in bytes.
+    pub manifest_bytes: u64,
+}
+
+impl Table {
+    /// Names a version of a branch. One of two concurrent creations of a name wins.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken, `NotFound` without such a version.
+    pub async fn create_tag(
+        &self,
+        tag: &TagName,
+        branch: Option<&str>,
+        version: u64,
+    ) -> Result<()> {
+        let branch = self.branch(branch).await?;
+        let dataset = branch.latest().await?;
+        dataset
+            .tags()
+            .create(tag.as_str(), Ref::Version(branch.name.clone(), Some(version)))
+            .await
+            .map_err(|error| match from_lance(error) {
+                error if error.kind() == ErrorKind::AlreadyExists => {
+                    Error::new(ErrorKind::AlreadyExists, format!("tag `{tag}` exists"))
+                }
+                error => no_such_version(error, version),
+            })
+    }
+
+    /// Moves a tag to another version.
+    ///
+    /// # Errors
+    /// `NotFound` naming the tag or version that does not exist.
+    pub async fn update_tag(
+        &self,
+        tag: &TagName,
+        branch: Option<&str>,
+        version: u64,
+    ) -> Result<()> {
+        self.tagged_version(tag.as_str()).await?;
+        let branch = self.branch(branch).await?;
+        // Lance replaces the file of a tag by its own writer, which is not synced; an old tag must not
+        // come back after a power failure.
+        let dataset = branch.latest().await?;
+        dataset
+            .tags()
+            .update(tag.as_str(), Ref::Version(branch.name.clone(), Some(version)))
+            .await
+            .map_err(|error| no_such_version(from_lance(error), version))?;
+        self.sync_tag(tag.as_str()).await
+    }
+
+    /// Deletes a tag.
+    ///
+    /// # Errors
+    /// `NotFound` naming the nearest tags.
+    pub async fn delete_tag(&self, tag: &TagName) -> Result<()> {
+        self.tagged_version(tag.as_str()).await?;
+        let dataset = self.branch(None).await?.latest().await?;
+        dataset.tags().delete(tag.as_str()).await.map_err(from_lance)?;
+        self.sync_tag(tag.as_str()).await
+    }
+
+    /// The tags of the table, sorted by name.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn list_tags(&self) -> Result<Vec<TagEntry>> {
+        let dataset = self.branch(None).await?.latest().await?;
+        let mut tags: Vec<TagEntry> = dataset
+            .tags()
+            .list()
+            .await
+            .map_err(from_lance)?
+            .into_iter()
+            .map(|(name, contents)| TagEntry {
+                name,
+                version: contents.version,
+                branch: contents.branch,
+                manifest_bytes: contents.manifest_size as u64,
+            })
+            .collect();
+        tags.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(tags)
+    }
+
+    /// The branch and version that a tag names.
+    pub(crate) async fn tagged_version(&self, tag: &str) -> Result<(Option<String>, u64)> {
+        let dataset = self.branch(None).await?.latest().await?;
+        match dataset.tags().get(tag).await {
+            Ok(contents) => Ok((contents.branch, contents.version)),
+            Err(error) => {
+                let error = from_lance(error);
+                if !matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidArgument) {
+                    return Err(error);
+                }
+                let known = self.list_tags().await?;
+                let near = nearest_names(tag, known.iter().map(|tag| tag.name.as_str()));
+                Err(Error::not_found(format!("tag `{tag}` does not exist{near}")))
+            }
+        }
+    }
+
+    async fn sync_tag(&self, tag: &str) -> Result<()> {
+        let dataset = self.branch(None).await?.current().await;
+        let path = lance::dataset::refs::tag_path(&dataset.branch_location().path, tag);
+        let Some(file) = self.shared.root.folder_of(&path)? else { return Ok(()) };
+        let synced = tokio::task::spawn_blocking(move || {
+            if file.exists() {
+                crate::durable::sync_file(&file)?;
+            }
+            file.parent().map_or(Ok(()), crate::durable::sync_file)
+        });
+        synced.await.map_err(|error| Error::internal("sync task failed").with_source(error))?
+    }
+}
+
+fn no_such_version(error: Error, version: u64) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => Error::not_found(format!("version {version} does not exist")),
+        _ => error,
+    }
+}

@@ -1,0 +1,469 @@
+//! Uploads: big blobs that come in pieces before a row refers to them.
+//!
+//! ```text
+//!   create ─► parts at growing offsets ─► complete (size and SHA-256 checked) ─► `upload:ID` in a write
+//! ```
+//!
+//! An upload is a folder `_lakebed/uploads/<id>/` with parts named by their offsets, each at most
+//! 64 MiB; a part is stored whole or not at all, so the end of the last part is where a client resumes,
+//! also after the server died. Completing stitches the parts into one object. A write that refers to a
+//! large upload makes it a blob of the lake under its digest; the upload itself expires on its own, 24
+//! hours after it was created, whether it was used or not.
+
+use std::collections::HashSet;
+use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use bytes::{Bytes, BytesMut};
+use futures::{StreamExt, TryStreamExt};
+use lakebed_core::{Error, ErrorKind, Result};
+use object_store::path::Path;
+use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use crate::blob::{ByteStream, blob_path, hex};
+use crate::lake::{Lake, Shared};
+use crate::lance_error::from_object_store;
+use crate::root::SYSTEM_FOLDER;
+
+/// Bytes of one stored part: what a client loses at most when the server dies.
+const PART_BYTES: u64 = 64 << 20;
+/// Bytes that are handed to the store at a time; S3 takes no smaller piece than 5 MiB.
+const PIECE_BYTES: usize = 8 << 20;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Created {
+    created_at_ms: i64,
+}
+
+/// A finished upload.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Finished {
+    #[serde(skip)]
+    id: String,
+    pub(crate) size: u64,
+    pub(crate) sha256: String,
+}
+
+/// The uploads of a lake.
+#[derive(Debug, Clone)]
+pub struct Uploads {
+    shared: Arc<Shared>,
+}
+
+/// Uploads that a request of this process is changing: two at once would interleave their bytes.
+static BUSY: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+struct Claim(String);
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        BUSY.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.0);
+    }
+}
+
+impl Lake {
+    /// The uploads of the lake.
+    pub fn uploads(&self) -> Uploads {
+        Uploads::new(self.shared.clone())
+    }
+}
+
+impl Uploads {
+    pub(crate) fn new(shared: Arc<Shared>) -> Self {
+        Uploads { shared }
+    }
+
+    fn folder(&self, id: &str) -> Result<String> {
+        // Ids are ours: anything else cannot exist, and must not become a path.
+        let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        match is_id {
+            true => Ok(format!("uploads/{id}")),
+            false => Err(unknown(id)),
+        }
+    }
+
+    fn path(&self, relative: &str) -> Path {
+        self.shared.root.path(&format!("{SYSTEM_FOLDER}/{relative}"))
+    }
+
+    fn claim(&self, id: &str) -> Result<Claim> {
+        let mut busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
+        match busy.insert(id.to_owned()) {
+            true => Ok(Claim(id.to_owned())),
+            false => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("another request is changing upload `{id}`"),
+            )
+            .with_retry_after_ms(500)),
+        }
+    }
+
+    /// Begins an upload and returns its id.
+    ///
+    /// # Errors
+    /// `Busy` when there are `uploads_max` already.
+    pub async fn create(&self) -> Result<String> {
+        let open = self.list().await?.len();
+        if open >= self.shared.limits.uploads_max {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!("there are {open} uploads; the limit uploads_max is reached"),
+            )
+            .with_retry_after_ms(60_000));
+        }
+        let mut random = [0_u8; 16];
+        getrandom::fill(&mut random)
+            .map_err(|error| Error::internal(format!("no randomness: {error}")))?;
+        let id = hex(&random);
+        let created = Created { created_at_ms: self.shared.clock.now_ms() };
+        let bytes = serde_json::to_vec(&created)
+            .map_err(|error| Error::internal("encode an upload").with_source(error))?;
+        let path = format!("{}/upload.json", self.folder(&id)?);
+        self.shared.system.create(&path, Bytes::from(bytes)).await?;
+        Ok(id)
+    }
+
+    /// How many bytes are stored so far.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such upload.
+    pub async fn offset(&self, id: &str) -> Result<u64> {
+        let folder = self.folder(id)?;
+        self.check_open(id, &folder).await?;
+        if let Some(finished) = self.read_finished(id, &folder).await? {
+            return Ok(finished.size);
+        }
+        Ok(self.parts(&folder).await?.last().map_or(0, |(offset, size)| offset + size))
+    }
+
+    async fn check_open(&self, id: &str, folder: &str) -> Result<()> {
+        let Some(bytes) = self.shared.system.get(&format!("{folder}/upload.json")).await? else {
+            return Err(unknown(id));
+        };
+        let created: Created = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, format!("upload `{id}` is damaged")).with_source(error)
+        })?;
+        match self.is_expired(&created) {
+            true => Err(Error::not_found(format!("upload `{id}` expired"))),
+            false => Ok(()),
+        }
+    }
+
+    fn is_expired(&self, created: &Created) -> bool {
+        let ttl_ms = self.shared.limits.upload_ttl_ms;
+        created.created_at_ms.saturating_add(ttl_ms) <= self.shared.clock.now_ms()
+    }
+
+    /// The parts as `(offset, size)` in order, up to the first gap.
+    async fn parts(&self, folder: &str) -> Result<Vec<(u64, u64)>> {
+        let mut parts = Vec::new();
+        let mut next = 0;
+        for object in self.shared.system.list(folder).await? {
+            let offset = object
+                .path
+                .rsplit('/')
+                .next()
+                .and_then(|name| name.strip_prefix("part-"))
+                .and_then(|offset| offset.parse::<u64>().ok());
+            if offset == Some(next) {
+                parts.push((next, object.size));
+                next += object.size;
+            }
+        }
+        Ok(parts)
+    }
+
+    /// Appends at `offset`, which must be what is stored so far; returns the new offset. What arrived
+    /// before `body` broke is kept, so that the client can resume there.
+    ///
+    /// # Errors
+    /// `Conflict` naming the offset to resume at; `InvalidArgument` beyond `upload_bytes_max`; the error
+    /// of `body`.
+    pub async fn append(&self, id: &str, offset: u64, mut body: ByteStream) -> Result<u64> {
+        let _claim = self.claim(id)?;
+        let stored = self.offset(id).await?;
+        let folder = self.folder(id)?;
+        if self.read_finished(id, &folder).await?.is_some() {
+            return Err(Error::invalid(format!("upload `{id}` is complete")));
+        }
+        if offset != stored {
+            return Err(Error::new(
+                ErrorKind::Conflict,
+                format!("upload `{id}` has {stored} bytes; resume there, not at {offset}"),
+            ));
+        }
+        let mut at = stored;
+        let mut part: Option<PartWriter> = None;
+        let outcome: Result<()> = loop {
+            let chunk = match body.next().await {
+                None => break Ok(()),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(chunk)) => chunk,
+            };
+            let limit = self.shared.limits.upload_bytes_max;
+            if at + chunk.len() as u64 > limit {
+                break Err(Error::invalid(format!(
+                    "upload `{id}` would exceed the limit upload_bytes_max of {limit} bytes"
+                )));
+            }
+            at += chunk.len() as u64;
+            let writer = match &mut part {
+                Some(writer) => writer,
+                None => {
+                    let begin = at - chunk.len() as u64;
+                    let path = self.path(&format!("{folder}/part-{begin:020}"));
+                    part.insert(PartWriter::begin(self.shared.root.store(), &path).await?)
+                }
+            };
+            writer.write(chunk).await?;
+            if writer.size >= PART_BYTES
+                && let Some(full) = part.take()
+            {
+                full.finish().await?;
+            }
+        };
+        if let Some(rest) = part {
+            rest.finish().await?;
+        }
+        outcome.map(|()| at)
+    }
+
+    /// Ends an upload: checks its size and SHA-256 and makes it one object. Completing twice with the
+    /// same values is fine.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when size or digest differ from what is stored; the parts stay.
+    pub async fn complete(&self, id: &str, size: u64, sha256_hex: &str) -> Result<()> {
+        let sha256 = sha256_hex.to_ascii_lowercase();
+        if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
+            return Err(Error::invalid("`sha256` must be 64 hexadecimal digits"));
+        }
+        let _claim = self.claim(id)?;
+        let folder = self.folder(id)?;
+        self.check_open(id, &folder).await?;
+        let wanted = Finished { id: id.to_owned(), size, sha256 };
+        if let Some(finished) = self.read_finished(id, &folder).await? {
+            return check_same(&finished, &wanted);
+        }
+        let parts = self.parts(&folder).await?;
+        let stored = parts.last().map_or(0, |(offset, size)| offset + size);
+        if stored != size {
+            return Err(Error::invalid(format!(
+                "upload `{id}` has {stored} bytes, not {size}; nothing was completed"
+            )));
+        }
+        let mut hasher = Sha256::new();
+        let blob = self.path(&format!("{folder}/blob"));
+        let mut writer = PartWriter::begin(self.shared.root.store(), &blob).await?;
+        for (offset, _) in &parts {
+            let path = self.path(&format!("{folder}/part-{offset:020}"));
+            let mut chunks = self.stream(&path).await?;
+            while let Some(chunk) = chunks.try_next().await? {
+                hasher.update(&chunk);
+                writer.write(chunk).await?;
+            }
+        }
+        let actual = hex(&hasher.finalize());
+        if actual != wanted.sha256 {
+            writer.abort().await;
+            return Err(Error::invalid(format!(
+                "upload `{id}` has the SHA-256 {actual}, not {}; nothing was completed",
+                wanted.sha256
+            )));
+        }
+        writer.finish().await?;
+        let bytes = serde_json::to_vec(&wanted)
+            .map_err(|error| Error::internal("encode an upload").with_source(error))?;
+        self.shared.system.put(&format!("{folder}/complete.json"), Bytes::from(bytes)).await?;
+        for (offset, _) in parts {
+            self.shared.system.delete(&format!("{folder}/part-{offset:020}")).await?;
+        }
+        Ok(())
+    }
+
+    async fn stream(&self, path: &Path) -> Result<ByteStream> {
+        let read = |error| from_object_store(error, "read of an upload");
+        let result = self.shared.root.store().get(path).await.map_err(read)?;
+        Ok(result.into_stream().map_err(read).boxed())
+    }
+
+    /// Throws an upload away.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such upload.
+    pub async fn abort(&self, id: &str) -> Result<()> {
+        let _claim = self.claim(id)?;
+        let folder = self.folder(id)?;
+        if self.shared.system.list(&folder).await?.is_empty() {
+            return Err(unknown(id));
+        }
+        self.delete(&folder).await
+    }
+
+    async fn delete(&self, folder: &str) -> Result<()> {
+        let objects = self.shared.system.list(folder).await?;
+        // The record goes last: until then a deletion that was cut off is found and finished.
+        let is_record = |path: &str| path.ends_with("/upload.json");
+        for object in objects.iter().filter(|object| !is_record(&object.path)) {
+            self.shared.system.delete(&object.path).await?;
+        }
+        self.shared.system.delete(&format!("{folder}/upload.json")).await
+    }
+
+    async fn list(&self) -> Result<Vec<(String, i64)>> {
+        let objects = self.shared.system.list("uploads").await?;
+        Ok(objects
+            .into_iter()
+            .filter(|object| object.path.ends_with("/upload.json"))
+            .filter_map(|object| {
+                let id = object.path.split('/').nth(1)?.to_owned();
+                Some((id, object.modified_ms))
+            })
+            .collect())
+    }
+
+    /// The ids of uploads whose time has run out.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn expired(&self) -> Result<Vec<String>> {
+        let mut expired = Vec::new();
+        for (id, _) in self.list().await? {
+            let path = format!("uploads/{id}/upload.json");
+            let Some(bytes) = self.shared.system.get(&path).await? else { continue };
+            let created: Option<Created> = serde_json::from_slice(&bytes).ok();
+            if created.is_none_or(|created| self.is_expired(&created)) {
+                expired.push(id);
+            }
+        }
+        Ok(expired)
+    }
+
+    async fn read_finished(&self, id: &str, folder: &str) -> Result<Option<Finished>> {
+        let Some(bytes) = self.shared.system.get(&format!("{folder}/complete.json")).await? else {
+            return Ok(None);
+        };
+        let finished: Finished = serde_json::from_slice(&bytes).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, format!("upload `{id}` is damaged")).with_source(error)
+        })?;
+        Ok(Some(Finished { id: id.to_owned(), ..finished }))
+    }
+
+    /// The finished upload of that id.
+    pub(crate) async fn finished(&self, id: &str) -> Result<Finished> {
+        let folder = self.folder(id)?;
+        self.check_open(id, &folder).await?;
+        self.read_finished(id, &folder)
+            .await?
+            .ok_or_else(|| Error::invalid(format!("upload `{id}` is not complete")))
+    }
+
+    /// The bytes of a small finished upload.
+    pub(crate) async fn read(&self, upload: &Finished) -> Result<Bytes> {
+        let path = format!("{}/blob", self.folder(&upload.id)?);
+        self.shared.system.get(&path).await?.ok_or_else(|| unknown(&upload.id))
+    }
+
+    /// Makes a finished upload a large blob of the lake and returns its path below the root.
+    pub(crate) async fn keep_as_blob(&self, upload: &Finished) -> Result<String> {
+        let relative = blob_path(&upload.sha256);
+        let to = self.shared.root.path(&relative);
+        let store = self.shared.root.store();
+        if store.head(&to).await.is_ok() {
+            return Ok(relative);
+        }
+        let from = self.path(&format!("{}/blob", self.folder(&upload.id)?));
+        if let (Some(from), Some(to)) =
+            (self.shared.root.folder_of(&from)?, self.shared.root.folder_of(&to)?)
+        {
+            let linked = tokio::task::spawn_blocking(move || link(&from, &to)).await;
+            linked.map_err(|error| Error::internal("link task failed").with_source(error))??;
+            return Ok(relative);
+        }
+        store
+            .copy(&from, &to)
+            .await
+            .map_err(|error| from_object_store(error, "copy of an upload to the blobs"))?;
+        Ok(relative)
+    }
+}
+
+/// Gives a finished upload a second name, durably; its bytes are synced already.
+fn link(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
+    let folder = to.parent().ok_or_else(|| Error::internal("a blob's path has no folder"))?;
+    crate::durable::create_folder_durably(folder)?;
+    match std::fs::hard_link(from, to) {
+        Ok(()) => crate::durable::sync_file(folder),
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        Err(error) => Err(crate::lance_error::from_io(error, "link of a blob")),
+    }
+}
+
+fn unknown(id: &str) -> Error {
+    let shown: String = id.chars().take(64).flat_map(char::escape_debug).collect();
+    Error::not_found(format!("upload `{shown}` does not exist"))
+}
+
+fn check_same(finished: &Finished, wanted: &Finished) -> Result<()> {
+    if finished == wanted {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "upload `{}` is complete with {} bytes and the SHA-256 {}",
+        finished.id, finished.size, finished.sha256
+    )))
+}
+
+/// Writes one object in pieces; nothing is visible before `finish`.
+struct PartWriter {
+    upload: Box<dyn MultipartUpload>,
+    buffer: BytesMut,
+    size: u64,
+}
+
+impl PartWriter {
+    async fn begin(store: &Arc<dyn ObjectStore>, path: &Path) -> Result<Self> {
+        let upload = store
+            .put_multipart(path)
+            .await
+            .map_err(|error| from_object_store(error, "begin of an upload part"))?;
+        Ok(PartWriter { upload, buffer: BytesMut::new(), size: 0 })
+    }
+
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        self.size += chunk.len() as u64;
+        self.buffer.extend_from_slice(&chunk);
+        while self.buffer.len() >= PIECE_BYTES {
+            let piece = self.buffer.split_to(PIECE_BYTES).freeze();
+            self.put(piece).await?;
+        }
+        Ok(())
+    }
+
+    async fn put(&mut self, piece: Bytes) -> Result<()> {
+        self.upload
+            .put_part(PutPayload::from_bytes(piece))
+            .await
+            .map_err(|error| from_object_store(error, "write of an upload part"))
+    }
+
+    async fn finish(mut self) -> Result<()> {
+        if !self.buffer.is_empty() || self.size == 0 {
+            let rest = self.buffer.split().freeze();
+            self.put(rest).await?;
+        }
+        self.upload
+            .complete()
+            .await
+            .map(|_| ())
+            .map_err(|error| from_object_store(error, "end of an upload part"))
+    }
+
+    async fn abort(mut self) {
+        if let Err(error) = self.upload.abort().await {
+            // The pieces are invisible and the store or the upload's expiry removes them.
+            tracing::info!(%error, "an aborted upload left pieces behind");
+        }
+    }
+}

@@ -1,0 +1,105 @@
+//! Versions of a table: listing them, and finding one by time.
+//!
+//! There is no index of times. Manifest names are ordered by version and commit times rise (the commit
+//! path waits out a clock that stepped back), so a time is found by a binary search over manifests.
+
+use chrono::{DateTime, Utc};
+use futures::TryStreamExt;
+use lakebed_core::{Error, Result};
+use lance::Dataset;
+
+use crate::lance_error::from_lance;
+use crate::table::Table;
+
+/// A version in a listing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VersionEntry {
+    /// Its number.
+    pub version: u64,
+    /// When it was committed.
+    pub committed_at: DateTime<Utc>,
+}
+
+impl Table {
+    /// Up to `limit` versions of a branch, newest first, below `before` where that is given. Only the
+    /// manifests of the answer are read.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer.
+    pub async fn list_versions(
+        &self,
+        branch: Option<&str>,
+        limit: usize,
+        before: Option<u64>,
+    ) -> Result<Vec<VersionEntry>> {
+        let latest = self.branch(branch).await?.latest().await?;
+        let mut numbers = version_numbers(&latest).await?;
+        numbers.reverse();
+        let wanted: Vec<u64> = numbers
+            .into_iter()
+            .filter(|number| before.is_none_or(|before| *number < before))
+            .take(limit)
+            .collect();
+        let entries = wanted.into_iter().map(|version| {
+            let latest = latest.clone();
+            async move {
+                let committed_at = time_of(&latest, version).await?;
+                Ok(VersionEntry { version, committed_at })
+            }
+        });
+        use futures::StreamExt as _;
+        futures::stream::iter(entries).buffered(8).try_collect().await
+    }
+}
+
+/// The numbers of the versions that exist, ascending.
+pub(crate) async fn version_numbers(dataset: &Dataset) -> Result<Vec<u64>> {
+    let refs = dataset.version_refs().await.map_err(from_lance)?;
+    Ok(refs.into_iter().map(|version| version.version).collect())
+}
+
+/// The oldest version that exists.
+pub(crate) async fn oldest_version(dataset: &Dataset) -> Result<u64> {
+    let numbers = version_numbers(dataset).await?;
+    numbers.first().copied().ok_or_else(|| Error::internal("a table has no version"))
+}
+
+async fn time_of(dataset: &Dataset, version: u64) -> Result<DateTime<Utc>> {
+    if dataset.version().version == version {
+        return Ok(dataset.version().timestamp);
+    }
+    let dataset = dataset.checkout_version(version).await.map_err(from_lance)?;
+    Ok(dataset.version().timestamp)
+}
+
+/// The newest version that was committed at or before `time`.
+pub(crate) async fn version_at(latest: &Dataset, time: DateTime<Utc>) -> Result<u64> {
+    if latest.version().timestamp <= time {
+        return Ok(latest.version().version);
+    }
+    let numbers = version_numbers(latest).await?;
+    // Invariant: every version before `low` is at or before `time`, every one from `high` is after.
+    let (mut low, mut high) = (0, numbers.len());
+    while low < high {
+        let middle = low + (high - low) / 2;
+        if time_of(latest, numbers[middle]).await? <= time {
+            low = middle + 1;
+        } else {
+            high = middle;
+        }
+    }
+    match low.checked_sub(1) {
+        Some(found) => Ok(numbers[found]),
+        None => {
+            let oldest = match numbers.first() {
+                Some(oldest) => time_of(latest, *oldest).await?,
+                None => latest.version().timestamp,
+            };
+            Err(Error::not_found(format!(
+                "no version is as old as {}; the oldest is of {}",
+                time.to_rfc3339(),
+                oldest.to_rfc3339()
+            )))
+        }
+    }
+}

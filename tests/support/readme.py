@@ -1,0 +1,34 @@
+"""The README's Python as a person would run it: every block, as printed, in one session."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+README = Path(__file__).parents[2] / "README.md"
+URL = 'URL = "http://127.0.0.1:10024"'
+
+
+def blocks() -> list[str]:
+    """The Python blocks in their order."""
+    return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def run(http_address: str, home: Path) -> str:
+    """Runs all blocks against a server; what they printed. Only the address is changed, because a
+    test may not take the port that a person's own server has."""
+    program = "\n".join(blocks())
+    assert program.count(URL) == 1
+    program = program.replace(URL, f'URL = "http://{http_address}"')
+    done = subprocess.run(
+        [sys.executable, "-"],
+        input=program,
+        env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
+        cwd=home,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

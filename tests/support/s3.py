@@ -1,0 +1,109 @@
+"""A real S3 server on loopback for tests: seaweedfs, from its package."""
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+from pyarrow import fs
+
+from support.waiting import wait_until
+
+ACCESS_KEY = "lakebedtest"
+SECRET_KEY = "lakebedtestsecret"
+BUCKET = "lake"
+
+
+def free_ports(count: int) -> list[int]:
+    """Free ports below 50,000 whose twins 10,000 above, where seaweedfs puts gRPC, are free too."""
+    found: list[int] = []
+    port = 20_000
+    while len(found) < count and port < 50_000:
+        port += 1
+        try:
+            for wanted in (port, port + 10_000):
+                with socket.socket() as probe:
+                    probe.bind(("127.0.0.1", wanted))
+        except OSError:
+            continue
+        found.append(port)
+    return found
+
+
+class S3Server:
+    """One seaweedfs process with its folder and an empty bucket."""
+
+    def __init__(self, work: Path) -> None:
+        self.work = work
+        self.process: subprocess.Popen[bytes] | None = None
+        self.port = 0
+
+    def start(self) -> "S3Server":
+        """Starts it and waits until it takes a bucket."""
+        folder = self.work / "s3"
+        folder.mkdir(parents=True)
+        credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
+        actions = ["Admin", "Read", "Write", "List", "Tagging"]
+        identity = {"name": "admin", "credentials": credentials, "actions": actions}
+        keys = self.work / "keys.json"
+        keys.write_text(json.dumps({"identities": [identity]}))
+        master, volume, filer, self.port = free_ports(4)
+        weed = shutil.which("weed", path=str(Path(sys.executable).parent))
+        assert weed, "weed is missing beside the interpreter; run `make setup`"
+        command = [
+            *(weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
+            *(f"-master.port={master}", f"-volume.port={volume}"),
+            *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={self.port}"),
+            *(f"-s3.config={keys}", "-s3.iam=false", "-s3.port.iceberg=0"),
+            *("-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
+        ]
+        with (self.work / "s3.log").open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=self.work, stdin=subprocess.DEVNULL, stdout=log, stderr=log
+            )
+        wait_until(self._make_bucket, "the S3 server", timeout_s=60, poll_s=0.1)
+        return self
+
+    def filesystem(self) -> fs.S3FileSystem:
+        """The store as pyarrow sees it."""
+        return fs.S3FileSystem(
+            access_key=ACCESS_KEY,
+            secret_key=SECRET_KEY,
+            endpoint_override=f"127.0.0.1:{self.port}",
+            scheme="http",
+            region="us-east-1",
+            allow_bucket_creation=True,
+            connect_timeout=2,
+            request_timeout=5,
+        )
+
+    def _make_bucket(self) -> bool:
+        assert self.process.poll() is None, (self.work / "s3.log").read_text()[-2000:]
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), timeout=1):
+                pass
+            self.filesystem().create_dir(BUCKET)
+        except OSError:
+            return False
+        return True
+
+    def environment(self) -> dict[str, str]:
+        """What a client of the store needs in its environment."""
+        return {
+            "AWS_ACCESS_KEY_ID": ACCESS_KEY,
+            "AWS_SECRET_ACCESS_KEY": SECRET_KEY,
+            "AWS_ENDPOINT": f"http://127.0.0.1:{self.port}",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self.port}",
+            "AWS_REGION": "us-east-1",
+            "AWS_ALLOW_HTTP": "true",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }
+
+    def stop(self) -> None:
+        """SIGKILL; a gentle end takes it over ten seconds."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait(30)
+            self.process = None

@@ -1,0 +1,143 @@
+"""A lake in a bucket: the same promises over a real S3 server."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import lance
+import pyarrow as pa
+import pytest
+
+from support.data import blob_cells, blobs, bulk, numbered
+from support.s3 import BUCKET, S3Server
+from support.server import LakebedServer
+
+MIB = 1 << 20
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    server = S3Server(tmp_path_factory.mktemp("store"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
+
+
+@pytest.fixture
+def in_bucket(
+    store: S3Server, make_server: Callable[..., LakebedServer], table: str
+) -> LakebedServer:
+    """A server on an empty prefix of the bucket."""
+    data = f"s3://{BUCKET}/{table}"
+    return make_server(data=data, env=store.environment()).start()
+
+
+def test_create_append_upsert_and_read(in_bucket: LakebedServer) -> None:
+    lake = in_bucket.lake()
+    assert lake.create("ns$t", numbered(100))["version"] == 1
+    assert lake.write("ns$t", numbered(100, start=100), write_id="w")["version"] == 2
+    lake.upsert("ns$t", pa.table({"id": [5, 500], "name": ["five", "new"]}), ["id"])
+    answer = lake.read("ns$t").sort_by("id")
+    assert answer.num_rows == 201
+    assert answer["name"][5].as_py() == "five"
+    assert lake.read("ns$t", version=2).equals(numbered(200))
+    tag = {"tag": "gold", "version": 1}
+    in_bucket.http().ok("POST", "/v1/table/ns$t/tags/create", tag)
+    assert lake.read("ns$t", tag="gold").equals(numbered(100))
+    assert lake.write("ns$t", numbered(100, start=100), write_id="w")["version"] == 2
+    assert lake.tables() == ["ns$t"]
+
+
+def test_pylance_opens_the_table(in_bucket: LakebedServer, store: S3Server) -> None:
+    in_bucket.lake().create("t", numbered(100))
+    options = {
+        name.removeprefix("AWS_").lower(): value
+        for name, value in store.environment().items()
+        if name not in {"AWS_EC2_METADATA_DISABLED", "AWS_ENDPOINT_URL"}
+    }
+    options = {f"aws_{name}": value for name, value in options.items()}
+    dataset = lance.dataset(f"{in_bucket.data}/default/t.lance", storage_options=options)
+    dataset.validate()
+    assert dataset.to_table().equals(numbered(100))
+
+
+def test_blobs_and_uploads(in_bucket: LakebedServer) -> None:
+    lake, http = in_bucket.lake(), in_bucket.http()
+    cells = [b"", b"small", os.urandom(70_000), os.urandom(5 * MIB), os.urandom(17 * MIB), None]
+    lake.create("t", blobs(cells))
+    assert lake.read("t", blobs="bytes")["data"].to_pylist() == cells
+    data = os.urandom(20 * MIB)
+    url = f"/v1/uploads/{http.ok('POST', '/v1/uploads').json()['id']}"
+    for offset in range(0, len(data), 8 * MIB):
+        http.ok("PUT", f"{url}?offset={offset}", data[offset : offset + 8 * MIB])
+    claim = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+    http.ok("POST", f"{url}/complete", claim)
+    cell = {"data": None, "uri": f"upload:{url.rsplit('/', 1)[1]}"}
+    lake.write("t", blob_cells([cell], start=10))
+    rows = lake.read("t", columns=["id", "_rowid"]).to_pylist()
+    row_id = next(row["_rowid"] for row in rows if row["id"] == 10)
+    answer = http.get(f"/v1/table/t/blob/data/{row_id}/bytes", range="bytes=10000000-10000099")
+    assert answer.status == 206
+    assert answer.body == data[10_000_000:10_000_100]
+
+
+def test_a_large_table_in_parallel(in_bucket: LakebedServer) -> None:
+    lake = in_bucket.lake()
+    rows = bulk(20_000, 4_096)
+    lake.create("t", rows)
+    endpoints = lake.info("t").endpoints
+    assert len(endpoints) > 1
+    with ThreadPoolExecutor(4) as pool:
+        parts = pool.map(
+            lambda e: lake.client.do_get(e.ticket, lake.options()).read_all(), endpoints
+        )
+        assert pa.concat_tables(parts).equals(rows)
+
+
+def test_many_writers(in_bucket: LakebedServer) -> None:
+    in_bucket.lake().create("t", numbered(0))
+
+    def write(writer: int) -> None:
+        lake = in_bucket.lake()
+        for i in range(5):
+            lake.write("t", numbered(2, start=writer * 100 + 2 * i), write_id=f"{writer}-{i}")
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(write, range(8)))
+    ids = in_bucket.lake().read("t")["id"].to_pylist()
+    assert len(ids) == len(set(ids)) == 80
+
+
+def test_kill_and_restart(in_bucket: LakebedServer) -> None:
+    lake = in_bucket.lake()
+    receipts = [lake.create("t", numbered(10), write_id="0")]
+    for i in range(1, 6):
+        receipts.append(lake.write("t", numbered(10, start=10 * i), write_id=str(i)))
+    in_bucket.kill()
+    in_bucket.start()
+    lake = in_bucket.lake()
+    assert lake.read("t").equals(numbered(60))
+    assert lake.write("t", numbered(10, start=30), write_id="3") == receipts[3]
+    assert lake.read("t").num_rows == 60
+
+
+def test_a_store_that_is_away_is_a_clear_error(
+    make_server: Callable[..., LakebedServer], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Requests fail by name while the store is gone, and the server itself lives on."""
+    own = S3Server(tmp_path_factory.mktemp("away")).start()
+    try:
+        server = make_server(data=f"s3://{BUCKET}/x", env=own.environment()).start()
+        lake = server.lake()
+        lake.create("t", numbered(1))
+        own.stop()
+        server.expect_log("store|s3|object|connect|maintenance|unavailable|audit")
+        with lake.refuses("unavailable"):
+            lake.write("t", numbered(1, start=1), timeout_s=110)
+        assert server.http().get("/livez").status == 200
+        assert server.http().get("/readyz").status == 503
+        server.kill()
+    finally:
+        own.stop()
