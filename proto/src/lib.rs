@@ -1,9 +1,16 @@
 //! What travels on the wire, as plain types without an engine behind them.
 //!
 //! - [`command`]: the JSON commands of the Flight door, parsed strictly.
+//! - [`ipc_guard`], [`ipc_decode`]: what stands between Arrow bytes from outside and arrow's reader.
 //! - [`receipt`]: what a write answers.
 //! - [`status`]: the one table from Lakebed's error kinds to gRPC and HTTP codes.
 
 pub mod command;
+pub mod ipc_decode;
+pub mod ipc_guard;
+mod ipc_layout;
 pub mod receipt;
 pub mod status;
+
+#[cfg(test)]
+mod test_messages;

@@ -1,0 +1,156 @@
+//! What a flight descriptor names.
+//!
+//! A path is `[namespace…, table]`. A command is JSON if it looks like it, and otherwise tried as a
+//! Flight SQL message, which is a protobuf `Any`; those are known by name and not built yet.
+
+use arrow_flight::FlightDescriptor;
+use arrow_flight::flight_descriptor::DescriptorType;
+use arrow_flight::sql::Any;
+use lakebed_core::{DatabaseName, Error, ErrorKind, Result, TableId};
+use lakebed_proto::command::{Command, CommitRule, ReadCommand, WriteCommand, WriteMode};
+use prost::Message;
+
+const SQL_TYPE_PREFIX: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
+const SHOWN_CHARS_MAX: usize = 80;
+
+/// The read that a descriptor names; a path reads the whole table at its latest version.
+///
+/// # Errors
+/// `InvalidArgument` for what is not understood or is a write, `NotImplemented` for what is known.
+pub(crate) fn read_command(
+    database: &DatabaseName,
+    descriptor: &FlightDescriptor,
+) -> Result<ReadCommand> {
+    match named(database, descriptor)? {
+        Named::Table(id) => Ok(ReadCommand { table: id.text(), ..ReadCommand::default() }),
+        Named::Command(Command::Read(read)) => Ok(read),
+        Named::Command(Command::Write(_)) => {
+            Err(Error::invalid("descriptor is a write command, which only DoPut takes"))
+        }
+        Named::Command(Command::Search(_)) => Err(search_not_built()),
+    }
+}
+
+/// The write that a descriptor names; a path appends to the table.
+///
+/// # Errors
+/// `InvalidArgument` for what is not understood or is a read, `NotImplemented` for what is known.
+pub(crate) fn write_command(
+    database: &DatabaseName,
+    descriptor: &FlightDescriptor,
+) -> Result<WriteCommand> {
+    match named(database, descriptor)? {
+        Named::Table(id) => Ok(WriteCommand {
+            table: id.text(),
+            mode: WriteMode::Append,
+            on: Vec::new(),
+            branch: None,
+            write_id: None,
+            commit: CommitRule::OnEnd,
+        }),
+        Named::Command(Command::Write(write)) => Ok(write),
+        Named::Command(Command::Read(_) | Command::Search(_)) => {
+            Err(Error::invalid("descriptor of DoPut is a read; a write command or a path is needed"))
+        }
+    }
+}
+
+/// The answer to a search until it is built.
+pub(crate) fn search_not_built() -> Error {
+    Error::new(ErrorKind::NotImplemented, "search over flight is not built yet")
+}
+
+enum Named {
+    Table(TableId),
+    Command(Command),
+}
+
+fn named(database: &DatabaseName, descriptor: &FlightDescriptor) -> Result<Named> {
+    match descriptor.r#type() {
+        DescriptorType::Path => {
+            TableId::from_segments(database, &descriptor.path).map(Named::Table)
+        }
+        DescriptorType::Cmd if Command::is_json(&descriptor.cmd) => {
+            Command::parse(&descriptor.cmd).map(Named::Command)
+        }
+        DescriptorType::Cmd => Err(not_json(&descriptor.cmd)),
+        DescriptorType::Unknown => {
+            Err(Error::invalid("descriptor is neither a path nor a command"))
+        }
+    }
+}
+
+fn not_json(command: &[u8]) -> Error {
+    if let Ok(any) = Any::decode(command) {
+        if let Some(name) = any.type_url.strip_prefix(SQL_TYPE_PREFIX) {
+            return Error::new(
+                ErrorKind::NotImplemented,
+                format!("flight sql command {} is not built yet", shown(name)),
+            );
+        }
+    }
+    Error::invalid("command is neither a JSON object nor a flight sql message")
+}
+
+/// Text of a client, fit for an error message.
+pub(crate) fn shown(text: &str) -> String {
+    text.chars().take(SHOWN_CHARS_MAX).flat_map(char::escape_debug).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_flight::sql::{CommandGetTables, CommandStatementQuery, ProstMessageExt};
+
+    use super::*;
+
+    fn db() -> DatabaseName {
+        DatabaseName::default_database()
+    }
+
+    fn cmd(bytes: impl Into<bytes::Bytes>) -> FlightDescriptor {
+        FlightDescriptor::new_cmd(bytes)
+    }
+
+    fn path(segments: &[&str]) -> FlightDescriptor {
+        FlightDescriptor::new_path(segments.iter().map(|s| (*s).to_owned()).collect())
+    }
+
+    #[test]
+    fn a_path_reads_and_appends() {
+        let read = read_command(&db(), &path(&["ns", "t"])).unwrap();
+        assert_eq!(read, ReadCommand { table: "ns$t".to_owned(), ..ReadCommand::default() });
+        let write = write_command(&db(), &path(&["t"])).unwrap();
+        assert_eq!((write.table.as_str(), write.mode), ("t", WriteMode::Append));
+        for bad in [&[][..], &["a$b"], &[".."], &["a/b"], &["ns", ""]] {
+            let error = read_command(&db(), &path(bad)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn commands_go_where_they_belong() {
+        let read = r#"{"read":{"table":"t","limit":3}}"#;
+        let write = r#" {"write":{"table":"t","mode":"create"}}"#;
+        assert_eq!(read_command(&db(), &cmd(read)).unwrap().limit, Some(3));
+        assert_eq!(write_command(&db(), &cmd(write)).unwrap().mode, WriteMode::Create);
+        assert!(read_command(&db(), &cmd(write)).unwrap_err().message().contains("DoPut"));
+        assert!(write_command(&db(), &cmd(read)).unwrap_err().message().contains("is a read"));
+        let search = read_command(&db(), &cmd(r#"{"search":{}}"#)).unwrap_err();
+        assert_eq!(search.kind(), ErrorKind::NotImplemented);
+    }
+
+    #[test]
+    fn flight_sql_is_known_by_name() {
+        let query = CommandStatementQuery { query: "select 1".to_owned(), transaction_id: None };
+        let error = read_command(&db(), &cmd(query.as_any().encode_to_vec())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotImplemented);
+        assert_eq!(error.message(), "flight sql command CommandStatementQuery is not built yet");
+        let tables = CommandGetTables::default();
+        let error = write_command(&db(), &cmd(tables.as_any().encode_to_vec())).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotImplemented);
+        for bytes in [&b""[..], b"select 1", b"\xff\xff", b"\x0a\x03abc"] {
+            let error = read_command(&db(), &cmd(bytes.to_vec())).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{bytes:?}");
+        }
+    }
+}

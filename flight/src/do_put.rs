@@ -1,0 +1,273 @@
+//! DoPut: a stream of batches becomes one write.
+//!
+//! The handler itself reads the messages and feeds a task that runs the write, so that the two ways a
+//! client can go away are told apart: while the stream runs, the handler is dropped and the feed breaks
+//! with it, which the write sees as an error; once the stream has ended cleanly, the write is on its
+//! own and runs to its end.
+//!
+//! ```text
+//!   messages ──► marker, guard, decode ──► feed ─ ─ task ─ ─► Service::write ──► receipt
+//! ```
+//!
+//! What always holds: the stream that the write sees ends plainly only after the client itself ended
+//! its stream (see `body_watch.rs`), in time, with the commit marker where one is asked for, and while
+//! the call is still there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_flight::{FlightData, PutResult};
+use bytes::Bytes;
+use futures::{Stream, StreamExt};
+use http::Extensions;
+use lakebed_core::{Error, ErrorKind, Limits, Result};
+use lakebed_proto::command::WriteCommand;
+use lakebed_proto::ipc_decode::{Decoded, IpcDecoder};
+use lakebed_proto::ipc_guard::{MessageKind, check_message};
+use lakebed_proto::receipt::Receipt;
+use lakebed_service::{BatchStream, Service};
+use tokio::task::JoinHandle;
+use tonic::{Code, Status};
+use tracing::Instrument;
+
+use crate::body_watch::BodyEnd;
+use crate::commit_marker::MarkerCheck;
+use crate::descriptor::write_command;
+use crate::feed::{Feed, feed};
+use crate::request::{Call, Deadline, until};
+
+/// Bodies from this size are decoded off the threads that serve sockets.
+const INLINE_BODY_BYTES_MAX: usize = 32 << 10;
+
+/// Runs one DoPut.
+pub(crate) async fn do_put<S>(
+    service: Arc<Service>,
+    call: Call,
+    extensions: &Extensions,
+    messages: S,
+) -> Result<PutResult, Status>
+where
+    S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
+{
+    let limits = service.limits().clone();
+    let mut messages = PutMessages {
+        messages,
+        // Without a watch nothing tells how the stream ended, and nothing commits.
+        end: extensions.get::<BodyEnd>().cloned().unwrap_or_default(),
+        deadline: call.deadline,
+        stall: Duration::from_millis(limits.write_stall_ms_max),
+        message_bytes_max: limits.message_bytes_max,
+        count: 0,
+    };
+    let ctx = call.ctx.clone();
+    let write = async move |command: WriteCommand, schema, batches: BatchStream| {
+        service.write(&ctx, command, schema, batches).await
+    };
+    let receipt = run(&mut messages, &call, &limits, write).await;
+    let receipt = receipt.map_err(|error| call.status(&error))?;
+    let json = serde_json::to_vec(&receipt).map_err(|error| {
+        call.status(&Error::internal("the receipt cannot be written").with_source(error))
+    })?;
+    Ok(PutResult { app_metadata: Bytes::from(json) })
+}
+
+/// Reads the first message, starts the write and pumps the rest into it.
+async fn run<S, W, F>(
+    messages: &mut PutMessages<S>,
+    call: &Call,
+    limits: &Limits,
+    write: W,
+) -> Result<Receipt>
+where
+    S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
+    W: FnOnce(WriteCommand, arrow_schema::SchemaRef, BatchStream) -> F,
+    F: Future<Output = Result<Receipt>> + Send + 'static,
+{
+    let first = messages.next().await?;
+    let first = first.ok_or_else(|| Error::invalid("DoPut has no first message"))?;
+    let descriptor = first
+        .flight_descriptor
+        .as_ref()
+        .ok_or_else(|| Error::invalid("the first message of DoPut has no descriptor"))?;
+    let command = write_command(&call.ctx.database, descriptor)?;
+    let mut decoder = IpcDecoder::new(limits);
+    let mut marker = MarkerCheck::new(command.commit);
+    let schema = match decoder.decode(&first.data_header, first.data_body) {
+        Ok(Decoded::Schema(schema)) => schema,
+        Ok(_) => return Err(Error::invalid("the first message of DoPut has no schema")),
+        Err(error) => return Err(error.context("message 1")),
+    };
+    marker.message(&first.app_metadata, 0)?;
+
+    let (feed, batches) = feed(call.deadline);
+    let mut write = tokio::spawn(write(command, schema, batches).in_current_span());
+    let mut pump = std::pin::pin!(pump(messages, decoder, marker, limits, &feed));
+    let mut early = None;
+    let pumped = loop {
+        tokio::select! {
+            pumped = &mut pump => break pumped,
+            written = &mut write, if early.is_none() => {
+                // An error is told at once. A receipt before the stream's end is that of an earlier
+                // write with the same id; a client expects that its stream is read to its end.
+                early = Some(written.unwrap_or_else(|error| {
+                    Err(Error::internal("the write broke off").with_source(error))
+                })?);
+            }
+        }
+    };
+    match (pumped, early) {
+        (Ok(()), Some(receipt)) => Ok(receipt),
+        (Ok(()), None) => {
+            feed.complete().await;
+            committed(write).await
+        }
+        (Err(error), Some(_)) => Err(error),
+        (Err(error), None) => {
+            feed.fail(Error::new(error.kind(), error.message())).await;
+            // The write lets go of what it holds before the client may try again.
+            let _ = write.await;
+            Err(error)
+        }
+    }
+}
+
+/// Waits for a write whose stream has ended: from here on it may have committed.
+async fn committed(write: JoinHandle<Result<Receipt>>) -> Result<Receipt> {
+    write.await.unwrap_or_else(|error| {
+        Err(Error::new(ErrorKind::CommitUnknown, "the write broke off").with_source(error))
+    })
+}
+
+/// Feeds every message after the first; returns once the stream ended as it must for a commit.
+async fn pump<S>(
+    messages: &mut PutMessages<S>,
+    decoder: IpcDecoder,
+    mut marker: MarkerCheck,
+    limits: &Limits,
+    feed: &Feed,
+) -> Result<()>
+where
+    S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
+{
+    let mut decoder = Some(decoder);
+    while let Some(data) = messages.next().await? {
+        let at = messages.count;
+        let in_message = |error: Error| error.context(format!("message {at}"));
+        let FlightData { data_header, data_body, app_metadata, .. } = data;
+        let mut rows = 0;
+        if data_header.is_empty() {
+            if !data_body.is_empty() {
+                return Err(in_message(Error::invalid("a body comes without its header")));
+            }
+        } else if feed.is_open() {
+            // `decoder` is only out of its place while a thread works with it.
+            let Some(own) = decoder.take() else {
+                return Err(Error::internal("the decoder of a write was lost"));
+            };
+            let (own, decoded) = decode(own, data_header, data_body).await?;
+            decoder = Some(own);
+            match decoded.map_err(in_message)? {
+                Decoded::Batch(batch) => {
+                    rows = batch.num_rows() as u64;
+                    feed.batch(batch).await;
+                }
+                Decoded::Dictionary => {}
+                Decoded::Schema(_) => {
+                    return Err(in_message(Error::invalid("the stream has a second schema")));
+                }
+            }
+        } else {
+            // The write has its receipt from before; the rest is only counted.
+            let checked = check_message(&data_header, &data_body, limits).map_err(in_message)?;
+            if checked.kind == MessageKind::Batch {
+                rows = checked.rows;
+            }
+        }
+        marker.message(&app_metadata, rows).map_err(in_message)?;
+    }
+    marker.end()
+}
+
+/// Decodes a message, on a thread for blocking work if it is large.
+async fn decode(
+    mut decoder: IpcDecoder,
+    header: Bytes,
+    body: Bytes,
+) -> Result<(IpcDecoder, Result<Decoded>)> {
+    if body.len() <= INLINE_BODY_BYTES_MAX {
+        let decoded = decoder.decode(&header, body);
+        return Ok((decoder, decoded));
+    }
+    tokio::task::spawn_blocking(move || {
+        let decoded = decoder.decode(&header, body);
+        (decoder, decoded)
+    })
+    .await
+    .map_err(|error| Error::internal("decoding a message broke off").with_source(error))
+}
+
+/// The messages of one DoPut, with every way in which they can end told apart.
+struct PutMessages<S> {
+    messages: S,
+    end: BodyEnd,
+    deadline: Option<Deadline>,
+    stall: Duration,
+    message_bytes_max: usize,
+    /// Messages so far.
+    count: u64,
+}
+
+impl<S> PutMessages<S>
+where
+    S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
+{
+    /// The next message; `None` only if the client ended its stream.
+    async fn next(&mut self) -> Result<Option<FlightData>> {
+        let message = tokio::select! {
+            biased;
+            () = until(self.deadline) => return Err(Deadline::passed()),
+            message = self.messages.next() => message,
+            () = tokio::time::sleep(self.stall) => return Err(Error::new(
+                ErrorKind::DeadlineExceeded,
+                format!(
+                    "no message came for {} ms, which is the limit write_stall_ms_max",
+                    self.stall.as_millis()
+                ),
+            )),
+        };
+        match message {
+            Some(Ok(data)) => {
+                self.count += 1;
+                Ok(Some(data))
+            }
+            Some(Err(status)) => Err(self.broken(&status)),
+            None if self.end.is_clean() => Ok(None),
+            None => Err(gone()),
+        }
+    }
+
+    fn broken(&self, status: &Status) -> Error {
+        let at = self.count + 1;
+        if self.end.is_broken() || status.code() == Code::Cancelled {
+            return gone();
+        }
+        match status.code() {
+            Code::OutOfRange | Code::ResourceExhausted => Error::invalid(format!(
+                "message {at} is larger than the limit message_bytes_max, which is {} bytes",
+                self.message_bytes_max
+            )),
+            _ => Error::invalid(format!("message {at} cannot be read: {}", status.message())),
+        }
+    }
+}
+
+/// What a write sees of a client that went away.
+pub(crate) fn gone() -> Error {
+    Error::new(
+        ErrorKind::Cancelled,
+        "the stream was cancelled or broken before its end; nothing was written",
+    )
+}
+
+#[cfg(test)]
+mod tests;

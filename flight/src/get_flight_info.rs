@@ -1,0 +1,52 @@
+//! GetFlightInfo: plans a read and hands out one endpoint for each of its parts.
+
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use bytes::Bytes;
+use lakebed_core::{Error, Result};
+use lakebed_service::{ReadPlan, Service};
+
+use crate::descriptor::read_command;
+use crate::request::Call;
+use crate::ticket;
+
+/// What the format writes where a number is not known.
+pub(crate) const UNKNOWN: i64 = -1;
+
+/// Plans the read that `descriptor` names.
+pub(crate) async fn get_flight_info(
+    service: &Service,
+    call: &Call,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let command = read_command(&call.ctx.database, &descriptor)?;
+    let plan = service.plan_read(&call.ctx, command).await?;
+    flight_info(&plan, descriptor)
+}
+
+fn flight_info(plan: &ReadPlan, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+    let mut endpoints = Vec::with_capacity(plan.parts.len());
+    for part in &plan.parts {
+        // No location means the server that answered.
+        let mut endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket::encode(part)?));
+        let expires = endpoint.expiration_time.get_or_insert_default();
+        expires.seconds = plan.expires_at_ms.div_euclid(1_000);
+        expires.nanos = (plan.expires_at_ms.rem_euclid(1_000) * 1_000_000) as i32;
+        endpoints.push(endpoint);
+    }
+    let number = |n: Option<u64>| n.and_then(|n| i64::try_from(n).ok()).unwrap_or(UNKNOWN);
+    let info = FlightInfo::new()
+        .try_with_schema(&plan.schema)
+        .map_err(|error| Error::internal("a schema cannot be encoded").with_source(error))?;
+    Ok(info
+        .with_descriptor(descriptor)
+        .with_endpoints(endpoints)
+        .with_total_records(number(plan.total_records))
+        .with_total_bytes(number(plan.total_bytes))
+        .with_ordered(plan.ordered)
+        .with_app_metadata(version_metadata(plan.version)))
+}
+
+/// The app_metadata that names a version.
+pub(crate) fn version_metadata(version: u64) -> Bytes {
+    Bytes::from(serde_json::json!({ "version": version }).to_string())
+}

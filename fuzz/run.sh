@@ -1,0 +1,32 @@
+#!/bin/sh
+# Fuzzes the decoding of Arrow messages for SECONDS (60 by default) and fails on the first finding.
+#
+#   fuzz/run.sh [SECONDS]
+#
+# Builds with the stable compiler: coverage comes from LLVM's own pass, without a sanitizer. What is
+# built and the corpus lie in fuzz/target, so that a later run goes on where this one ended. A finding
+# is left in fuzz/target/findings; run the target with that file to see it again.
+set -eu
+seconds="${1:-60}"
+here="$(cd "$(dirname "$0")" && pwd)"
+target="$here/target"
+triple="$(rustc -vV | sed -n 's/^host: //p')"
+corpus="$target/corpus/ipc_messages"
+mkdir -p "$corpus" "$target/findings"
+
+cd "$here"
+export CARGO_TARGET_DIR="$target"
+# The seeds need no coverage, and their own folder keeps both builds.
+cargo build --quiet --locked --release --bin seeds
+"$target/release/seeds" "$corpus"
+
+flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
+flags="$flags -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
+flags="$flags -Cllvm-args=-sanitizer-coverage-pc-table"
+flags="$flags -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
+RUSTFLAGS="$flags" cargo build --quiet --locked --release --target "$triple" --bin ipc_messages
+
+# The limits of the target are 1 MiB for a batch; lz4 needs two blocks of 4 MiB and a window beside it.
+exec "$target/$triple/release/ipc_messages" "$corpus" \
+    -max_total_time="$seconds" -malloc_limit_mb=16 -rss_limit_mb=1024 -timeout=10 -max_len=32768 \
+    -verbosity=0 -print_final_stats=1 -artifact_prefix="$target/findings/"
