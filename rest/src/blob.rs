@@ -2,7 +2,7 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_LENGTH, CONTENT_RANGE,
     CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG, HeaderName, IF_NONE_MATCH, IF_RANGE, RANGE,
@@ -30,8 +30,11 @@ pub(crate) async fn read_blob(
 ) -> Result<Response, ApiError> {
     let at = read_at(&target)?;
     let (column, row_id) = (target.path("column")?, target.path_number("row_id")?);
-    let blob = door.service.open_blob(target.ctx(), &target.table()?, &at, column, row_id).await?;
-    answer(&blob, at.version, &method, &headers)
+    let opened = door.service.open_blob(target.ctx(), &target.table()?, &at, column, row_id).await?;
+    match opened {
+        Some(blob) => answer(&blob, Some(blob.version()), &method, &headers),
+        None => Ok(StatusCode::NO_CONTENT.into_response()),
+    }
 }
 
 /// The version, tag or branch that the query string asks for.

@@ -32,6 +32,8 @@ enum Verb {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(KeysVerb),
+    /// Rewrite the paths of a lake that was moved or copied, offline.
+    Relocate(command::relocate::Relocate),
     /// Print the version.
     Version(command::version::Version),
     /// Print a completion script for a shell.
@@ -182,6 +184,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Keys(KeysVerb::List(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Revoke(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Reset(verb)) => command::keys_reset::run(verb, &environment),
+        Verb::Relocate(verb) => command::relocate::run(verb, &environment),
         Verb::Version(verb) => command::version::run(&verb),
         Verb::Completion(verb) => command::completion::run(&verb),
     }

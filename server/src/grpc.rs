@@ -24,8 +24,8 @@ const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The Flight door over `service`.
-pub(crate) fn routes(_service: &Arc<Service>) -> Routes {
-    Routes::default()
+pub(crate) fn routes(service: &Arc<Service>) -> Routes {
+    Routes::new(lakebed_flight::flight_service(Arc::clone(service)))
 }
 
 /// Serves `routes` until `stop` is cancelled, then lets what runs finish.

@@ -47,15 +47,20 @@ pub(crate) fn run(config: Config) -> Result<(), Exit> {
     result
 }
 
+/// How the settings open a lake.
+pub(crate) fn lake_options(config: &Config) -> LakeOptions {
+    LakeOptions { limits: config.limits.clone(), ..LakeOptions::at(config.data.clone()) }
+}
+
 /// Opens the lake and the service over it.
 ///
 /// # Errors
 /// What storage says: a lake that another server has open, a newer format, a root that cannot be
 /// reached.
 pub(crate) async fn open_service(config: &Config) -> Result<Arc<Service>, Exit> {
-    let lake = Lake::open(LakeOptions { root: config.data.clone() }).await?;
+    let lake = Lake::open(lake_options(config)).await?;
     let options = ServiceOptions {
-        lake: Arc::new(lake),
+        lake,
         limits: config.limits.clone(),
         clock: Arc::new(SystemClock),
         allow_anonymous: config.allow_anonymous,

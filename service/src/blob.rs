@@ -1,44 +1,95 @@
 //! One blob by row id, with ranges.
 use std::ops::Range;
 
-use lakebed_core::{RequestContext, Result, TableId};
+use futures::StreamExt;
+use lakebed_core::{RequestContext, Result, Role, TableId};
 use lakebed_proto::command::ReadCommand;
+use lakebed_storage::OpenBlob;
 
-use crate::Service;
+use crate::authenticate::require;
 use crate::uploads::ByteStream;
+use crate::Service;
 
-/// An open blob.
-pub struct Blob {}
+/// Bytes that are enough to tell a medium.
+const SNIFF_BYTES: u64 = 512;
+/// Memory that one open blob may take: a chunk being read and one on its way to the client.
+const READ_BYTES: usize = 4 << 20;
+
+/// An open blob. Holds its version and its share of memory while it lives.
+pub struct Blob {
+    blob: OpenBlob,
+    media_type: &'static str,
+    held: std::sync::Arc<Held>,
+}
+
+/// What an open blob holds on to until its last byte is sent.
+struct Held {
+    _guard: crate::gate::GateGuard,
+    _request: crate::admission::Permit,
+    _memory: crate::admission::Permit,
+}
 
 impl Blob {
     /// Its size in bytes.
     pub fn size(&self) -> u64 {
-        unimplemented!()
+        self.blob.size()
     }
+
     /// A strong entity tag, without quotes.
     pub fn etag(&self) -> &str {
-        unimplemented!()
+        self.blob.etag()
     }
+
     /// The medium, told from its first bytes.
     pub fn media_type(&self) -> &str {
-        unimplemented!()
+        self.media_type
     }
+
+    /// The version it was read from.
+    pub fn version(&self) -> u64 {
+        self.blob.version()
+    }
+
     /// The bytes of a range that lies within the blob, in chunks of at most 1 MiB.
-    pub fn read(&self, _range: Range<u64>) -> ByteStream {
-        unimplemented!()
+    pub fn read(&self, range: Range<u64>) -> ByteStream {
+        let held = self.held.clone();
+        self.blob
+            .read(range)
+            .inspect(move |_| {
+                let _ = &held;
+            })
+            .boxed()
     }
 }
 
 impl Service {
-    /// Opens one blob of one row. Of `at` only version, tag, branch and as_of are looked at.
+    /// Opens one blob of one row; nothing when it is null. Of `at` only version, tag, branch and as_of
+    /// are looked at.
+    ///
+    /// # Errors
+    /// `NotFound` naming table, version, column or row; `InvalidArgument` for a column without blobs.
     pub async fn open_blob(
         &self,
-        _ctx: &RequestContext,
-        _table: &TableId,
-        _at: &ReadCommand,
-        _column: &str,
-        _row_id: u64,
-    ) -> Result<Blob> {
-        unimplemented!()
+        ctx: &RequestContext,
+        table: &TableId,
+        at: &ReadCommand,
+        column: &str,
+        row_id: u64,
+    ) -> Result<Option<Blob>> {
+        require(ctx, Role::Read)?;
+        let guard = self.gate.enter()?;
+        let request = self.admission.admit_request().await?;
+        let memory = self.admission.read_bytes(READ_BYTES).await?;
+        let snapshot = self.snapshot_of(table, at).await?;
+        let Some(blob) = snapshot.blob(column, row_id).await? else { return Ok(None) };
+        let mut head = Vec::new();
+        let mut chunks = blob.read(0..blob.size().min(SNIFF_BYTES));
+        while let Some(chunk) = chunks.next().await {
+            head.extend_from_slice(&chunk?);
+        }
+        let media_type = infer::get(&head)
+            .map_or("application/octet-stream", |kind| kind.mime_type());
+        let held = std::sync::Arc::new(Held { _guard: guard, _request: request, _memory: memory });
+        Ok(Some(Blob { blob, media_type, held }))
     }
 }

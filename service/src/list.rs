@@ -1,8 +1,10 @@
 //! What there is: databases, tables, one table in detail.
 use arrow_schema::SchemaRef;
-use lakebed_core::{DatabaseName, NamespacePath, RequestContext, Result, TableId};
+use lakebed_core::{DatabaseName, NamespacePath, RequestContext, Result, Role, TableId};
+use lakebed_storage::At;
 
 use crate::Service;
+use crate::authenticate::require;
 
 /// A table in a listing.
 #[derive(Debug, Clone)]
@@ -28,30 +30,57 @@ pub struct TableDetails {
     pub schema: SchemaRef,
     /// When the version was committed, in milliseconds since the Unix epoch.
     pub committed_at_ms: i64,
-    /// `open` or `extended`.
+    /// `open` when every released Lance reader can open the table, else `extended`.
     pub profile: &'static str,
 }
 
 impl Service {
     /// The databases of the lake, sorted.
-    pub async fn list_databases(&self, _ctx: &RequestContext) -> Result<Vec<DatabaseName>> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn list_databases(&self, ctx: &RequestContext) -> Result<Vec<DatabaseName>> {
+        require(ctx, Role::Read)?;
+        self.lake.list_databases().await
     }
+
     /// The tables of one namespace, or of the whole database, sorted by id.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
     pub async fn list_tables(
         &self,
-        _ctx: &RequestContext,
-        _namespace: Option<&NamespacePath>,
+        ctx: &RequestContext,
+        namespace: Option<&NamespacePath>,
     ) -> Result<Vec<TableSummary>> {
-        unimplemented!()
+        require(ctx, Role::Read)?;
+        let tables = self.lake.list_tables(&ctx.database, namespace).await?;
+        Ok(tables.into_iter().map(|(id, location)| TableSummary { id, location }).collect())
     }
+
     /// One table at a version, the latest by default.
+    ///
+    /// # Errors
+    /// `NotFound` naming table or version.
     pub async fn describe_table(
         &self,
-        _ctx: &RequestContext,
-        _table: &TableId,
-        _version: Option<u64>,
+        ctx: &RequestContext,
+        table: &TableId,
+        version: Option<u64>,
     ) -> Result<TableDetails> {
-        unimplemented!()
+        require(ctx, Role::Read)?;
+        let _guard = self.gate.enter()?;
+        let at = version.map_or(At::Latest, At::Version);
+        let handle = self.lake.table(table).await?;
+        let snapshot = handle.snapshot(None, &at).await?;
+        Ok(TableDetails {
+            id: table.clone(),
+            location: handle.location().to_owned(),
+            version: snapshot.version(),
+            rows: snapshot.count_rows().await?,
+            schema: snapshot.schema(),
+            committed_at_ms: snapshot.committed_at().timestamp_millis(),
+            profile: snapshot.profile(),
+        })
     }
 }

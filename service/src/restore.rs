@@ -1,11 +1,32 @@
 //! Restore an old version as the newest.
-use lakebed_core::{RequestContext, Result, TableId};
+use lakebed_core::{RequestContext, Result, Role, TableId};
 
 use crate::Service;
+use crate::audit::AuditLine;
+use crate::authenticate::require;
 
 impl Service {
     /// Commits `version` again as the newest version and returns its number.
-    pub async fn restore(&self, _ctx: &RequestContext, _table: &TableId, _version: u64) -> Result<u64> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `NotFound` naming table or version.
+    pub async fn restore(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        version: u64,
+    ) -> Result<u64> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let outcome = match self.lake.table(table).await {
+            Ok(handle) => handle.restore(None, version).await,
+            Err(error) => Err(error),
+        };
+        let mut line = AuditLine::new(ctx, "restore").outcome(&outcome);
+        line.table = Some(table.to_string());
+        line.subject = Some(format!("version {version}"));
+        line.version = outcome.as_ref().ok().copied();
+        self.audit.record(line);
+        outcome
     }
 }

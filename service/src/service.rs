@@ -3,12 +3,12 @@ use std::sync::Arc;
 
 use lakebed_core::{Clock, Limits, Result};
 use lakebed_storage::Lake;
-use tokio_util::sync::CancellationToken;
 
 use crate::admission::Admission;
 use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::gate::Gate;
+use crate::tickets::Tickets;
 
 /// What the audit log gets to write itself out, whatever the deadline says.
 const AUDIT_GRACE: std::time::Duration = std::time::Duration::from_secs(2);
@@ -35,6 +35,7 @@ pub struct Service {
     pub(crate) audit: AuditLog,
     pub(crate) gate: Gate,
     pub(crate) keys: KeyCache,
+    pub(crate) tickets: Tickets,
 }
 
 impl Service {
@@ -52,6 +53,7 @@ impl Service {
             audit,
             gate: Gate::default(),
             keys: KeyCache::default(),
+            tickets: Tickets::default(),
         }))
     }
     /// The limits in force.
@@ -60,7 +62,7 @@ impl Service {
     }
     /// The stable id of the lake.
     pub fn lake_id(&self) -> &str {
-        unimplemented!()
+        self.lake.lake_id()
     }
     /// Stops admitting work, waits until `deadline` for what runs, flushes. May be called twice.
     pub async fn shutdown(&self, deadline: tokio::time::Instant) {
@@ -70,14 +72,15 @@ impl Service {
             tracing::warn!(left, "requests were still running at the shutdown deadline");
         }
         // The requests may have used up the time; the log of what they did is worth a little more.
+        self.lake.flush().await;
         self.audit.stop(deadline.max(tokio::time::Instant::now() + AUDIT_GRACE)).await;
     }
     /// Checks that the store answers.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not, or when shutdown has begun.
     pub async fn check_ready(&self) -> Result<()> {
-        unimplemented!()
-    }
-    /// Runs maintenance until `stop` is cancelled.
-    pub async fn run_maintenance(self: Arc<Self>, _stop: CancellationToken) {
-        unimplemented!()
+        let _guard = self.gate.enter()?;
+        self.lake.check_ready().await
     }
 }

@@ -1,15 +1,43 @@
 //! Rename and drop.
-use lakebed_core::{RequestContext, Result, TableId};
+use lakebed_core::{RequestContext, Result, Role, TableId};
 
 use crate::Service;
+use crate::audit::AuditLine;
+use crate::authenticate::require;
 
 impl Service {
     /// Gives a table another name; its folder stays.
-    pub async fn rename_table(&self, _ctx: &RequestContext, _from: &TableId, _to: &TableId) -> Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `NotFound`, or `AlreadyExists` when the new name is taken.
+    pub async fn rename_table(
+        &self,
+        ctx: &RequestContext,
+        from: &TableId,
+        to: &TableId,
+    ) -> Result<()> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let outcome = self.lake.rename_table(from, to).await;
+        let mut line = AuditLine::new(ctx, "rename").outcome(&outcome);
+        line.table = Some(from.to_string());
+        line.subject = Some(to.to_string());
+        self.audit.record(line);
+        outcome
     }
-    /// Drops a table with all its versions.
-    pub async fn drop_table(&self, _ctx: &RequestContext, _table: &TableId) -> Result<()> {
-        unimplemented!()
+
+    /// Drops a table with all its versions. Its name is free at once; readers and tickets in flight keep
+    /// its files until they are done.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such table.
+    pub async fn drop_table(&self, ctx: &RequestContext, table: &TableId) -> Result<()> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let outcome = self.lake.drop_table(table).await;
+        let mut line = AuditLine::new(ctx, "drop").outcome(&outcome);
+        line.table = Some(table.to_string());
+        self.audit.record(line);
+        outcome
     }
 }

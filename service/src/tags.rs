@@ -1,36 +1,102 @@
 //! Tags.
-use lakebed_core::{RequestContext, Result, TableId, TagName};
+use lakebed_core::{RequestContext, Result, Role, TableId, TagName};
 
 use crate::Service;
+use crate::audit::AuditLine;
+use crate::authenticate::require;
 
 /// A tag in a listing.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TagSummary {
-    /// Its name.
-    pub name: String,
-    /// The version it names.
-    pub version: u64,
-    /// The branch of that version; main when absent.
-    pub branch: Option<String>,
-    /// The size of that version's manifest, in bytes.
-    pub manifest_bytes: u64,
-}
+pub use lakebed_storage::TagEntry as TagSummary;
 
 impl Service {
     /// Names a version.
-    pub async fn create_tag(&self, _ctx: &RequestContext, _table: &TableId, _tag: &TagName, _version: u64) -> Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken, `NotFound` naming table or version.
+    pub async fn create_tag(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        tag: &TagName,
+        version: u64,
+    ) -> Result<()> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let outcome = match self.lake.table(table).await {
+            Ok(handle) => handle.create_tag(tag, None, version).await,
+            Err(error) => Err(error),
+        };
+        self.audit_tag(ctx, "create_tag", table, tag, Some(version), &outcome);
+        outcome
     }
+
     /// Moves a tag to another version.
-    pub async fn update_tag(&self, _ctx: &RequestContext, _table: &TableId, _tag: &TagName, _version: u64) -> Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `NotFound` naming table, tag or version.
+    pub async fn update_tag(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        tag: &TagName,
+        version: u64,
+    ) -> Result<()> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let outcome = match self.lake.table(table).await {
+            Ok(handle) => handle.update_tag(tag, None, version).await,
+            Err(error) => Err(error),
+        };
+        self.audit_tag(ctx, "update_tag", table, tag, Some(version), &outcome);
+        outcome
     }
+
     /// Deletes a tag.
-    pub async fn delete_tag(&self, _ctx: &RequestContext, _table: &TableId, _tag: &TagName) -> Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `NotFound` naming table or tag.
+    pub async fn delete_tag(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        tag: &TagName,
+    ) -> Result<()> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let outcome = match self.lake.table(table).await {
+            Ok(handle) => handle.delete_tag(tag).await,
+            Err(error) => Err(error),
+        };
+        self.audit_tag(ctx, "delete_tag", table, tag, None, &outcome);
+        outcome
     }
+
     /// The tags of a table, sorted by name.
-    pub async fn list_tags(&self, _ctx: &RequestContext, _table: &TableId) -> Result<Vec<TagSummary>> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such table.
+    pub async fn list_tags(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+    ) -> Result<Vec<TagSummary>> {
+        require(ctx, Role::Read)?;
+        self.lake.table(table).await?.list_tags().await
+    }
+
+    fn audit_tag(
+        &self,
+        ctx: &RequestContext,
+        verb: &'static str,
+        table: &TableId,
+        tag: &TagName,
+        version: Option<u64>,
+        outcome: &Result<()>,
+    ) {
+        let mut line = AuditLine::new(ctx, verb).outcome(outcome);
+        line.table = Some(table.to_string());
+        line.subject = Some(tag.to_string());
+        line.version = version;
+        self.audit.record(line);
     }
 }

@@ -1,35 +1,89 @@
 //! Uploads of big blobs.
-use std::pin::Pin;
-
-use bytes::Bytes;
-use futures::Stream;
-use lakebed_core::{RequestContext, Result};
+use lakebed_core::{RequestContext, Result, Role};
+pub use lakebed_storage::ByteStream;
 
 use crate::Service;
+use crate::audit::AuditLine;
+use crate::authenticate::require;
 
-/// A stream of bytes that ends with `Err` when its source broke.
-pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes>> + Send>>;
+/// Memory that one running upload takes: a piece being filled and one on its way to the store.
+const UPLOAD_BYTES: usize = 16 << 20;
 
 impl Service {
     /// Begins an upload and returns its id.
-    pub async fn create_upload(&self, _ctx: &RequestContext) -> Result<String> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Busy` when `uploads_max` is reached.
+    pub async fn create_upload(&self, ctx: &RequestContext) -> Result<String> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        self.lake.uploads().create().await
     }
+
     /// How many bytes are stored so far.
-    pub async fn upload_offset(&self, _ctx: &RequestContext, _id: &str) -> Result<u64> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such upload.
+    pub async fn upload_offset(&self, ctx: &RequestContext, id: &str) -> Result<u64> {
+        require(ctx, Role::Write)?;
+        self.lake.uploads().offset(id).await
     }
+
     /// Appends at `offset`, which must be what is stored so far; returns the new offset. What arrived
     /// before an `Err` stays, so that the client can resume.
-    pub async fn put_upload(&self, _ctx: &RequestContext, _id: &str, _offset: u64, _body: ByteStream) -> Result<u64> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `Conflict` naming the offset to resume at; `InvalidArgument` beyond `upload_bytes_max`.
+    pub async fn put_upload(
+        &self,
+        ctx: &RequestContext,
+        id: &str,
+        offset: u64,
+        body: ByteStream,
+    ) -> Result<u64> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let _request = self.admission.admit_request().await?;
+        let _memory = self.admission.write_bytes(UPLOAD_BYTES).await?;
+        let end = self.lake.uploads().append(id, offset, body).await?;
+        metrics::counter!("lakebed_uploaded_bytes_total").increment(end.saturating_sub(offset));
+        Ok(end)
     }
+
     /// Ends an upload: checks size and digest; afterwards `upload:ID` can be referred to.
-    pub async fn complete_upload(&self, _ctx: &RequestContext, _id: &str, _size: u64, _sha256_hex: &str) -> Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `InvalidArgument` when size or digest differ from what is stored.
+    pub async fn complete_upload(
+        &self,
+        ctx: &RequestContext,
+        id: &str,
+        size: u64,
+        sha256_hex: &str,
+    ) -> Result<()> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let _request = self.admission.admit_request().await?;
+        let _memory = self.admission.write_bytes(UPLOAD_BYTES).await?;
+        let outcome = self.lake.uploads().complete(id, size, sha256_hex).await;
+        let mut line = AuditLine::new(ctx, "complete_upload").outcome(&outcome);
+        line.subject = Some(id.chars().take(64).collect());
+        line.bytes = Some(size);
+        self.audit.record(line);
+        outcome
     }
+
     /// Throws an upload away.
-    pub async fn abort_upload(&self, _ctx: &RequestContext, _id: &str) -> Result<()> {
-        unimplemented!()
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such upload.
+    pub async fn abort_upload(&self, ctx: &RequestContext, id: &str) -> Result<()> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let outcome = self.lake.uploads().abort(id).await;
+        let mut line = AuditLine::new(ctx, "abort_upload").outcome(&outcome);
+        line.subject = Some(id.chars().take(64).collect());
+        self.audit.record(line);
+        outcome
     }
 }

@@ -299,12 +299,11 @@ pub struct OpenBlob {
 }
 
 impl Snapshot {
-    /// Opens the blob of a row.
+    /// Opens the blob of a row; nothing when it is null.
     ///
     /// # Errors
-    /// `NotFound` for the column, the row, or a blob that is null; `InvalidArgument` for a column that
-    /// holds no blobs.
-    pub async fn blob(&self, column: &str, row_id: u64) -> Result<OpenBlob> {
+    /// `NotFound` for the column or the row; `InvalidArgument` for a column that holds no blobs.
+    pub async fn blob(&self, column: &str, row_id: u64) -> Result<Option<OpenBlob>> {
         let field =
             self.dataset.schema().field(column).ok_or_else(|| self.unknown_column(column))?;
         if !field.is_blob() {
@@ -321,9 +320,7 @@ impl Snapshot {
             error if error.kind() == ErrorKind::NotFound => missing().with_source(error),
             error => error,
         })?;
-        let file = files.into_iter().next().ok_or_else(missing)?.ok_or_else(|| {
-            Error::not_found(format!("the blob of row id {row_id} in `{column}` is null"))
-        })?;
+        let Some(file) = files.into_iter().next().ok_or_else(missing)? else { return Ok(None) };
         // A blob never changes where it lies, so what names its place names its bytes.
         let mut hasher = Sha256::new();
         hasher.update(file.uri().unwrap_or_default());
@@ -331,7 +328,7 @@ impl Snapshot {
         hasher.update(file.position().to_le_bytes());
         hasher.update(file.size().to_le_bytes());
         let etag = hex(&hasher.finalize()[..16]);
-        Ok(OpenBlob { file: Arc::new(file), snapshot: self.clone(), etag })
+        Ok(Some(OpenBlob { file: Arc::new(file), snapshot: self.clone(), etag }))
     }
 }
 
