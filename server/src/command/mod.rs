@@ -6,6 +6,7 @@ pub(crate) mod keys_list;
 pub(crate) mod keys_reset;
 pub(crate) mod keys_revoke;
 pub(crate) mod ls;
+pub(crate) mod relocate;
 pub(crate) mod show;
 pub(crate) mod tag_create;
 pub(crate) mod tag_delete;
