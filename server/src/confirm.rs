@@ -1,19 +1,16 @@
-//! Asks before something that cannot be taken back.
+//! Asks a person before something that is hard to take back. A script that runs a verb meant it.
 
 use std::io::{BufRead as _, IsTerminal as _};
 
 use crate::exit::Exit;
 
-/// Goes on when `yes` was given or a person at the terminal says so.
+/// Goes on when `yes` was given, when there is no terminal to ask at, or when the answer is yes.
 ///
 /// # Errors
-/// Wrong usage where there is nobody to ask, failure where the answer is no.
+/// Failure where the answer is no.
 pub(crate) fn confirm(yes: bool, question: &str) -> Result<(), Exit> {
-    if yes {
+    if yes || !std::io::stdin().is_terminal() {
         return Ok(());
-    }
-    if !std::io::stdin().is_terminal() {
-        return Err(Exit::usage(format!("{question} say --yes; there is no terminal to ask at")));
     }
     eprint!("{question} [y/N] ");
     let mut answer = String::new();

@@ -3,6 +3,8 @@
 //! Lance writes some absolute paths into manifests, so a lake that lies elsewhere than it was made
 //! refuses to open until they are rewritten. The lake must not be open in a server.
 
+use std::path::PathBuf;
+
 use clap::Args;
 use lakebed_storage::Relocation;
 use serde_json::json;
@@ -22,18 +24,21 @@ pub(crate) struct Relocate {
     /// Say what would change and change nothing
     #[arg(long)]
     dry_run: bool,
-    /// Do not ask
+    /// Do not ask, at a terminal either
     #[arg(long)]
     yes: bool,
     /// How to print what was done
     #[arg(long, value_enum, default_value_t)]
     format: Format,
+    /// Read settings from a TOML file
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
 }
 
 pub(crate) fn run(verb: Relocate, environment: &Environment) -> Result<(), Exit> {
-    let Relocate { data, dry_run, yes, format } = verb;
+    let Relocate { data, dry_run, yes, format, config } = verb;
     let layer = Layer { data, ..Layer::default() };
-    let config = Config::load(Flags { layer, config: None }, environment)?;
+    let config = Config::load(Flags { layer, config }, environment)?;
     let options = lake_options(&config);
     if !dry_run {
         confirm(yes, &format!("rewrite the paths of the lake at {}?", config.data))?;

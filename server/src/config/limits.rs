@@ -102,7 +102,7 @@ limits! {
         "How long a request waits for admission before it is told to come back.";
     concurrent_requests_max: usize, 1, 1 << 20, "Requests that run at one time, over both ports.";
     row_ids_max: usize, 1, 1 << 30, "Rows that one read may ask for by row id.";
-    upsert_rows_max: usize, 1, 1 << 31,
+    upsert_rows_max: usize, 1, 1 << 26,
         "Rows of one upsert: a hash of each key is held while it runs.";
     sql_bytes_max: usize, 1, 16 * MIB, "Bytes of a filter or expression in SQL.";
     write_id_bytes_max: usize, 1, 64 * KIB, "Bytes of a write id.";
