@@ -78,8 +78,9 @@ fn joined(mut held: Vec<RecordBatch>) -> Result<RecordBatch> {
     if held.len() == 1 {
         return Ok(held.swap_remove(0));
     }
-    arrow_select::concat::concat_batches(&held[0].schema(), &held)
-        .map_err(|error| Error::internal("batches of a read do not fit together").with_source(error))
+    arrow_select::concat::concat_batches(&held[0].schema(), &held).map_err(|error| {
+        Error::internal("batches of a read do not fit together").with_source(error)
+    })
 }
 
 /// Cuts a batch into slices for the wire; a batch without rows is one slice.

@@ -49,9 +49,9 @@ pub(crate) fn write_command(
             commit: CommitRule::OnEnd,
         }),
         Named::Command(Command::Write(write)) => Ok(write),
-        Named::Command(Command::Read(_) | Command::Search(_)) => {
-            Err(Error::invalid("descriptor of DoPut is a read; a write command or a path is needed"))
-        }
+        Named::Command(Command::Read(_) | Command::Search(_)) => Err(Error::invalid(
+            "descriptor of DoPut is a read; a write command or a path is needed",
+        )),
     }
 }
 

@@ -25,8 +25,9 @@ pub(crate) fn do_action(action: &Action) -> Result<Bytes> {
 /// Nothing runs between GetFlightInfo and DoGet, and a lease ends by itself, so there is nothing to
 /// cancel; an endpoint that is not ours is refused all the same.
 fn cancel_flight_info(body: &[u8]) -> Result<Bytes> {
-    let request = CancelFlightInfoRequest::decode(body)
-        .map_err(|error| Error::invalid(format!("{CANCEL_FLIGHT_INFO} is not protobuf: {error}")))?;
+    let request = CancelFlightInfoRequest::decode(body).map_err(|error| {
+        Error::invalid(format!("{CANCEL_FLIGHT_INFO} is not protobuf: {error}"))
+    })?;
     let info = request
         .info
         .ok_or_else(|| Error::invalid(format!("{CANCEL_FLIGHT_INFO} has no FlightInfo")))?;

@@ -71,9 +71,10 @@ async fn open_request(
     let metadata = MetadataMap::from_headers(parts.headers);
     let call = Call::begin(&service, &metadata, &parts.extensions).await?;
     let mut messages = Streaming::new_request(TicketDecoder, body, None, Some(TICKET_BYTES_MAX));
-    let ticket = messages.message().await?.ok_or_else(|| {
-        call.status(&Error::invalid("DoGet has no ticket"))
-    })?;
+    let ticket = messages
+        .message()
+        .await?
+        .ok_or_else(|| call.status(&Error::invalid("DoGet has no ticket")))?;
     let queue = open(&service, &call, &ticket).await.map_err(|error| call.status(&error))?;
     Ok((call, queue))
 }
@@ -106,7 +107,11 @@ fn lost() -> Item {
 }
 
 /// Opens a ticket and starts the task that fills the queue.
-async fn open(service: &Arc<Service>, call: &Call, ticket: &Ticket) -> Result<mpsc::Receiver<Item>> {
+async fn open(
+    service: &Arc<Service>,
+    call: &Call,
+    ticket: &Ticket,
+) -> Result<mpsc::Receiver<Item>> {
     let (schema, batches) = match ticket::decode(&ticket.ticket)? {
         TicketContents::Part(part) => service.read_part(&call.ctx, *part).await?,
         TicketContents::Read(read) => read_now(service, call, *read).await?,

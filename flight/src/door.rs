@@ -111,8 +111,8 @@ where
             extensions.insert(deadline);
         }
         let received = metrics::counter!("lakebed_flight_bytes_total", "direction" => "in");
-        let request = request
-            .map(|body| tonic::body::Body::new(WatchedBody::new(body, end, received)));
+        let request =
+            request.map(|body| tonic::body::Body::new(WatchedBody::new(body, end, received)));
 
         let door = self.clone();
         let answer = async move {

@@ -130,11 +130,8 @@ impl Encoder {
         let generator = IpcDataGenerator::default();
         let mut dictionaries = DictionaryTracker::new(false);
         let options = IpcWriteOptions::default();
-        let announced = generator.schema_to_bytes_with_dictionary_tracker(
-            &schema,
-            &mut dictionaries,
-            &options,
-        );
+        let announced =
+            generator.schema_to_bytes_with_dictionary_tracker(&schema, &mut dictionaries, &options);
         let is_plain = schema.fields().iter().all(|field| is_plain(field.data_type()));
         let generated = (!is_plain).then(|| Generated {
             generator,
@@ -192,9 +189,8 @@ fn plain_message(batch: &RecordBatch) -> EncodedMessage {
     for column in batch.columns() {
         plain.column(&column.to_data());
     }
-    let mut fbb = FlatBufferBuilder::with_capacity(
-        256 + 16 * (plain.nodes.len() + plain.buffers.len()),
-    );
+    let mut fbb =
+        FlatBufferBuilder::with_capacity(256 + 16 * (plain.nodes.len() + plain.buffers.len()));
     let nodes = fbb.create_vector(&plain.nodes);
     let buffers = fbb.create_vector(&plain.buffers);
     let mut rows = ipc::RecordBatchBuilder::new(&mut fbb);

@@ -22,10 +22,8 @@ pub(crate) async fn list_flights(
         .map_err(|_| Error::invalid("criteria is not text; the beginning of a table's id is"))?
         .to_owned();
     let tables = service.list_tables(&call.ctx, None).await?;
-    let ids = tables
-        .into_iter()
-        .map(|table| table.id)
-        .filter(move |id| id.text().starts_with(&prefix));
+    let ids =
+        tables.into_iter().map(|table| table.id).filter(move |id| id.text().starts_with(&prefix));
     Ok(futures::stream::iter(ids).filter_map(move |id| {
         let (service, call) = (Arc::clone(&service), call.clone());
         async move {

@@ -121,11 +121,7 @@ impl Call {
         let begun = async {
             let database = database(metadata)?;
             let principal = service.authenticate(secret(metadata)?.as_deref()).await?;
-            Ok(RequestContext {
-                principal,
-                request_id: request_id.as_str().to_owned(),
-                database,
-            })
+            Ok(RequestContext { principal, request_id: request_id.as_str().to_owned(), database })
         };
         match begun.await {
             Ok(ctx) => Ok(Call { ctx, deadline: extensions.get::<Deadline>().copied() }),

@@ -129,8 +129,7 @@ impl FlightService for Flight {
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
         let call = self.call(&request).await?;
-        let body =
-            do_action::do_action(request.get_ref()).map_err(|error| call.status(&error))?;
+        let body = do_action::do_action(request.get_ref()).map_err(|error| call.status(&error))?;
         Ok(Response::new(once(arrow_flight::Result { body })))
     }
 

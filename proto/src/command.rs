@@ -256,7 +256,9 @@ mod tests {
         assert!(text.contains("write.mode") && text.contains("replace"), "{text}");
         assert!(refusal(r#"{"read":{"table":"t"}} x"#).contains("trailing"));
         assert!(refusal(r#"{"raed":{}}"#).contains("raed"));
-        assert!(refusal(r#"{"read":{"table":"t","as_of":"2026-01-01T00:00:00"}}"#).contains("as_of"));
+        assert!(
+            refusal(r#"{"read":{"table":"t","as_of":"2026-01-01T00:00:00"}}"#).contains("as_of")
+        );
     }
 
     #[test]

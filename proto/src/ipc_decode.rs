@@ -200,12 +200,8 @@ fn check_flattened(batch: &RecordBatch, limits: &Limits) -> Result<()> {
 /// The bytes that dictionaries and views of an array stand for; plain buffers count as nothing.
 fn shared_bytes(array: &dyn Array) -> u64 {
     match array.data_type() {
-        DataType::Utf8View => {
-            sum_valid(array, array.as_string_view().lengths().map(u64::from))
-        }
-        DataType::BinaryView => {
-            sum_valid(array, array.as_binary_view().lengths().map(u64::from))
-        }
+        DataType::Utf8View => sum_valid(array, array.as_string_view().lengths().map(u64::from)),
+        DataType::BinaryView => sum_valid(array, array.as_binary_view().lengths().map(u64::from)),
         DataType::Dictionary(_, _) => dictionary_bytes(array),
         DataType::List(_) => shared_bytes(array.as_list::<i32>().values()),
         DataType::LargeList(_) => shared_bytes(array.as_list::<i64>().values()),

@@ -297,9 +297,7 @@ fn lz4_expanded_bytes_max(frame: &[u8]) -> Result<usize> {
         let block_max =
             if stored { bytes } else { block_bytes_max.min(bytes.saturating_mul(LZ4_RATIO_MAX)) };
         expanded = expanded.saturating_add(block_max);
-        rest = after
-            .get(bytes + checksum_bytes..)
-            .ok_or_else(|| broken("ends inside a block"))?;
+        rest = after.get(bytes + checksum_bytes..).ok_or_else(|| broken("ends inside a block"))?;
     }
     Ok(expanded)
 }

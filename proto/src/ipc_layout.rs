@@ -105,9 +105,10 @@ impl Walk<'_> {
 
     /// Takes the next buffer and returns its place in the list and its decompressed length.
     fn buffer(&mut self) -> Result<(usize, u64)> {
-        let buffer = self.buffers.next().ok_or_else(|| {
-            Error::invalid("arrow batch has fewer buffers than its schema needs")
-        })?;
+        let buffer = self
+            .buffers
+            .next()
+            .ok_or_else(|| Error::invalid("arrow batch has fewer buffers than its schema needs"))?;
         let at = self.buffer_at;
         self.buffer_at += 1;
         let (offset, length) = (buffer.offset().unsigned_abs(), buffer.length().unsigned_abs());

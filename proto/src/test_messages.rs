@@ -11,9 +11,7 @@ use arrow_array::{
     ArrayRef, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int64Array,
     LargeBinaryArray, NullArray, RecordBatch, StringArray, StructArray, TimestampNanosecondArray,
 };
-use arrow_ipc::writer::{
-    CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions,
-};
+use arrow_ipc::writer::{CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use arrow_ipc::{CompressionType, MetadataVersion};
 use arrow_schema::{DataType, Field};
 use lakebed_core::Limits;
@@ -80,10 +78,7 @@ pub fn every_shape() -> RecordBatch {
     let keys = (0..40).map(|n| (n % 4 != 0).then_some(["red", "green", "blue"][n % 3]));
     let dictionary: DictionaryArray<Int8Type> = keys.collect();
     let structs = StructArray::from(vec![
-        (
-            Arc::new(Field::new("inner", DataType::Utf8, true)),
-            Arc::new(texts.clone()) as ArrayRef,
-        ),
+        (Arc::new(Field::new("inner", DataType::Utf8, true)), Arc::new(texts.clone()) as ArrayRef),
         (
             Arc::new(Field::new("flag", DataType::Boolean, true)),
             Arc::new(BooleanArray::from_iter((0..40).map(|n| (n % 2 == 0).then_some(n > 7)))),
@@ -91,7 +86,11 @@ pub fn every_shape() -> RecordBatch {
     ]);
     let fixed: Vec<[u8; 5]> = (0..40_u8).map(|n| [n; 5]).collect();
     RecordBatch::try_from_iter_with_nullable([
-        ("n", Arc::new(Int64Array::from_iter((0..40).map(|n| (n != 3).then_some(n)))) as ArrayRef, true),
+        (
+            "n",
+            Arc::new(Int64Array::from_iter((0..40).map(|n| (n != 3).then_some(n)))) as ArrayRef,
+            true,
+        ),
         ("text", Arc::new(texts), true),
         ("view", Arc::new(views.finish()), true),
         ("list", Arc::new(lists.finish()), true),

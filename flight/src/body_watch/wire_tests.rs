@@ -19,7 +19,11 @@ use super::*;
 enum Report {
     Data(usize),
     /// The body gave its last frame. Hyper calls some broken ends plain; that is what the watch is for.
-    End { is_plain: bool, is_clean: bool, is_broken: bool },
+    End {
+        is_plain: bool,
+        is_clean: bool,
+        is_broken: bool,
+    },
 }
 
 /// A service that reads its requests to their end and reports what comes.

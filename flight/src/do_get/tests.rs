@@ -49,7 +49,8 @@ const NEVER: Duration = Duration::from_secs(3_600);
 async fn read(mut body: GetBody) -> (Vec<usize>, String) {
     let mut bytes = Vec::new();
     let mut code = None;
-    while let Some(frame) = futures::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await {
+    while let Some(frame) = futures::future::poll_fn(|cx| Pin::new(&mut body).poll_frame(cx)).await
+    {
         assert!(code.is_none(), "something follows the trailers");
         match frame.unwrap().into_data() {
             Ok(data) => bytes.extend_from_slice(&data),

@@ -1,9 +1,10 @@
-use arrow_array::builder::{FixedSizeListBuilder, Float32Builder, Int32Builder, ListBuilder, MapBuilder, StringBuilder};
+use arrow_array::builder::{
+    FixedSizeListBuilder, Float32Builder, Int32Builder, ListBuilder, MapBuilder, StringBuilder,
+};
 use arrow_array::types::Int8Type;
 use arrow_array::{
-    ArrayRef, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray,
-    Int64Array, LargeBinaryArray, LargeStringArray, NullArray, StringArray, StringViewArray,
-    StructArray,
+    ArrayRef, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int64Array,
+    LargeBinaryArray, LargeStringArray, NullArray, StringArray, StringViewArray, StructArray,
 };
 use arrow_schema::Field;
 use lakebed_core::Limits;

@@ -189,29 +189,31 @@ fn broken_headers_are_refused() {
 #[test]
 fn types_that_arrow_cannot_build_are_refused() {
     use flatbuffers::FlatBufferBuilder;
-    let schema_of = |build: &dyn Fn(
-        &mut FlatBufferBuilder<'static>,
-    ) -> (ipc::Type, flatbuffers::WIPOffset<flatbuffers::UnionWIPOffset>)| {
-        let mut fbb = FlatBufferBuilder::new();
-        let (kind, parameters) = build(&mut fbb);
-        let name = fbb.create_string("x");
-        let mut field = ipc::FieldBuilder::new(&mut fbb);
-        field.add_name(name);
-        field.add_type_type(kind);
-        field.add_type_(parameters);
-        let field = field.finish();
-        let fields = fbb.create_vector(&[field]);
-        let mut schema = ipc::SchemaBuilder::new(&mut fbb);
-        schema.add_fields(fields);
-        let schema = schema.finish().as_union_value();
-        let mut message = ipc::MessageBuilder::new(&mut fbb);
-        message.add_version(ipc::MetadataVersion::V5);
-        message.add_header_type(ipc::MessageHeader::Schema);
-        message.add_header(schema);
-        let message = message.finish();
-        fbb.finish(message, None);
-        Encoded { header: fbb.finished_data().to_vec(), body: vec![] }
-    };
+    let schema_of =
+        |build: &dyn Fn(
+            &mut FlatBufferBuilder<'static>,
+        )
+            -> (ipc::Type, flatbuffers::WIPOffset<flatbuffers::UnionWIPOffset>)| {
+            let mut fbb = FlatBufferBuilder::new();
+            let (kind, parameters) = build(&mut fbb);
+            let name = fbb.create_string("x");
+            let mut field = ipc::FieldBuilder::new(&mut fbb);
+            field.add_name(name);
+            field.add_type_type(kind);
+            field.add_type_(parameters);
+            let field = field.finish();
+            let fields = fbb.create_vector(&[field]);
+            let mut schema = ipc::SchemaBuilder::new(&mut fbb);
+            schema.add_fields(fields);
+            let schema = schema.finish().as_union_value();
+            let mut message = ipc::MessageBuilder::new(&mut fbb);
+            message.add_version(ipc::MetadataVersion::V5);
+            message.add_header_type(ipc::MessageHeader::Schema);
+            message.add_header(schema);
+            let message = message.finish();
+            fbb.finish(message, None);
+            Encoded { header: fbb.finished_data().to_vec(), body: vec![] }
+        };
     let int = |bits: i32| {
         schema_of(&move |fbb| {
             let mut int = ipc::IntBuilder::new(fbb);
@@ -236,9 +238,8 @@ fn types_that_arrow_cannot_build_are_refused() {
     assert_refused(&decimal(128, -1, 2), &["decimal precision"]);
     assert_refused(&decimal(128, 10, 300), &["decimal scale"]);
     assert_refused(&decimal(17, 10, 2), &["17 bits"]);
-    let list = schema_of(&|fbb| {
-        (ipc::Type::List, ipc::ListBuilder::new(fbb).finish().as_union_value())
-    });
+    let list =
+        schema_of(&|fbb| (ipc::Type::List, ipc::ListBuilder::new(fbb).finish().as_union_value()));
     assert_refused(&list, &["`x`", "0 child fields"]);
     let fixed = schema_of(&|fbb| {
         let mut fixed = ipc::FixedSizeBinaryBuilder::new(fbb);
@@ -246,8 +247,7 @@ fn types_that_arrow_cannot_build_are_refused() {
         (ipc::Type::FixedSizeBinary, fixed.finish().as_union_value())
     });
     assert_refused(&fixed, &["fixed size"]);
-    let union = schema_of(&|fbb| {
-        (ipc::Type::Union, ipc::UnionBuilder::new(fbb).finish().as_union_value())
-    });
+    let union =
+        schema_of(&|fbb| (ipc::Type::Union, ipc::UnionBuilder::new(fbb).finish().as_union_value()));
     assert_refused(&union, &["`x`", "union", "not accepted"]);
 }
