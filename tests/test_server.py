@@ -362,7 +362,7 @@ def test_a_lake_elsewhere_refuses_until_relocate(
     done = run_binary("relocate", "--data", str(there), "--dry-run")
     assert done.returncode == 0, done.stderr
     fails_to_start(second, "relocate")
-    done = run_binary("relocate", "--data", str(there))
+    done = run_binary("relocate", "--data", str(there), "--yes")
     assert done.returncode == 0, done.stderr
     if how == "copied":
         shutil.rmtree(first.data)
@@ -417,7 +417,7 @@ def test_sigterm_lets_a_running_write_finish_or_refuses_it(own_server: LakebedSe
 
 def test_an_open_stream_does_not_hold_up_the_end(make_server: Make) -> None:
     """A client that neither sends nor ends its stream is cut off at the deadline."""
-    server = make_server(env={"LAKEBED_SHUTDOWN_DEADLINE_MS": "1000"}).start()
+    server = make_server(args=["--shutdown-timeout", "1s"]).start()
     lake = server.lake()
     lake.create("t", numbered(1))
     writer, _ = lake.begin(write_command("t"), numbered(1).schema)
