@@ -169,11 +169,7 @@ impl BlobWriter {
         }
         let nulls = NullBuffer::from(valid);
         let columns: Vec<ArrayRef> = vec![Arc::new(data.finish()), Arc::new(uris.finish())];
-        Ok(Arc::new(StructArray::new(
-            BLOB_V2_LOGICAL_MINIMAL_FIELDS.clone(),
-            columns,
-            Some(nulls),
-        )))
+        Ok(Arc::new(StructArray::new(BLOB_V2_LOGICAL_MINIMAL_FIELDS.clone(), columns, Some(nulls))))
     }
 
     /// Stores large bytes under their digest, once.
@@ -323,7 +319,13 @@ impl Snapshot {
         };
         let taken = Box::pin(self.dataset.take_blobs(&[row_id], column)).await;
         let files = taken.map_err(|error| match from_lance(error) {
-            error if error.kind() == ErrorKind::NotFound => missing().with_source(error),
+            // Lance calls an unknown row id a bad argument.
+            error
+                if error.kind() == ErrorKind::NotFound
+                    || error.message().contains("requested row IDs") =>
+            {
+                missing().with_source(error)
+            }
             error => error,
         })?;
         let Some(file) = files.into_iter().next().ok_or_else(missing)? else { return Ok(None) };

@@ -233,11 +233,7 @@ impl Lake {
     }
 
     /// Enters a dataset at `location` under a name.
-    pub(crate) async fn register(
-        &self,
-        id: &TableId,
-        location: &str,
-    ) -> Result<Arc<Table>> {
+    pub(crate) async fn register(&self, id: &TableId, location: &str) -> Result<Arc<Table>> {
         let entry =
             Entry { location: location.to_owned(), uid: uuid::Uuid::now_v7().simple().to_string() };
         self.catalog.insert(id, entry.clone()).await?;

@@ -4,10 +4,11 @@
 //! stops the work behind it. Errors come as the last item; a plain end means that everything was sent.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt64Array};
-use arrow_schema::SchemaRef;
-use futures::{Stream, StreamExt, TryStreamExt};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use futures::{Stream, StreamExt};
 use lakebed_core::{Error, ErrorKind, Result};
 use lance::dataset::ProjectionRequest;
 use lance::dataset::scanner::{FragmentSlice, Scanner};
@@ -15,6 +16,7 @@ use lance_core::datatypes::BlobHandling;
 use serde::{Deserialize, Serialize};
 
 use crate::lance_error::from_lance;
+use crate::schema::BLOB_METADATA;
 use crate::snapshot::Snapshot;
 
 /// Batches with the error that ended them.
@@ -82,7 +84,30 @@ impl Snapshot {
     pub async fn scan_schema(&self, spec: &ScanSpec) -> Result<SchemaRef> {
         // Rows by id take the same projection as a scan.
         let scanner = self.scanner(spec).await?;
-        Box::pin(scanner.schema()).await.map_err(|error| bad_plan(spec, error))
+        let schema = Box::pin(scanner.schema()).await.map_err(|error| bad_plan(spec, error))?;
+        Ok(self.shown(spec, schema))
+    }
+
+    /// The schema of an answer: a blob column that shows bytes says that it is one, so that the rows can
+    /// be written to another table as they are.
+    fn shown(&self, spec: &ScanSpec, schema: SchemaRef) -> SchemaRef {
+        if !spec.blob_bytes || matches!(spec.projection, Projection::Expressions(_)) {
+            return schema;
+        }
+        let fields: Vec<FieldRef> = schema
+            .fields()
+            .iter()
+            .map(|field| {
+                let is_blob =
+                    self.dataset.schema().field(field.name()).is_some_and(|field| field.is_blob());
+                if !is_blob || field.data_type() != &DataType::LargeBinary {
+                    return field.clone();
+                }
+                let metadata = [(BLOB_METADATA.to_owned(), "true".to_owned())];
+                Arc::new(Field::clone(field).with_metadata(metadata.into()))
+            })
+            .collect();
+        Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
     }
 
     /// Opens a scan.
@@ -97,10 +122,12 @@ impl Snapshot {
         let stream =
             Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
         let schema = lance_io::stream::RecordBatchStream::schema(&stream);
-        let snapshot = self.clone();
-        let batches = stream.map_err(from_lance).inspect_ok(move |_| {
+        let schema = self.shown(spec, schema);
+        let (snapshot, shown) = (self.clone(), schema.clone());
+        let batches = stream.map(move |batch| {
             // Keeps the pin for as long as the stream lives.
             let _ = &snapshot;
+            with_schema(batch.map_err(from_lance)?, &shown)
         });
         Ok((schema, batches.boxed()))
     }
@@ -114,9 +141,7 @@ impl Snapshot {
                 scanner.project(names).map_err(from_lance)?;
             }
             Projection::Expressions(pairs) => {
-                scanner
-                    .project_with_transform(pairs)
-                    .map_err(|error| bad_plan(spec, error))?;
+                scanner.project_with_transform(pairs).map_err(|error| bad_plan(spec, error))?;
             }
         }
         if let Some(filter) = &spec.filter {
@@ -124,9 +149,7 @@ impl Snapshot {
         }
         if spec.limit.is_some() || spec.offset.is_some() {
             let as_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-            scanner
-                .limit(spec.limit.map(as_i64), spec.offset.map(as_i64))
-                .map_err(from_lance)?;
+            scanner.limit(spec.limit.map(as_i64), spec.offset.map(as_i64)).map_err(from_lance)?;
         }
         if let Some(slices) = &spec.slices {
             self.restrict(&mut scanner, slices).await?;
@@ -178,8 +201,8 @@ impl Snapshot {
 
     fn check_columns(&self, names: &[String]) -> Result<()> {
         for name in names {
-            let is_known = lance_core::is_system_column(name)
-                || self.dataset.schema().field(name).is_some();
+            let is_known =
+                lance_core::is_system_column(name) || self.dataset.schema().field(name).is_some();
             if !is_known {
                 return Err(self.unknown_column(name));
             }
@@ -217,9 +240,7 @@ impl Snapshot {
             self.take_with_blob_bytes(spec, row_ids).await?
         } else {
             let projection = match &spec.projection {
-                Projection::All => {
-                    ProjectionRequest::from_schema(self.dataset.schema().clone())
-                }
+                Projection::All => ProjectionRequest::from_schema(self.dataset.schema().clone()),
                 Projection::Names(names) => {
                     self.check_columns(names)?;
                     ProjectionRequest::from_columns(names, self.dataset.schema())
@@ -234,7 +255,8 @@ impl Snapshot {
         if batch.num_rows() != row_ids.len() {
             return Err(self.missing_row(row_ids).await?);
         }
-        Ok(batch)
+        let shown = self.shown(spec, batch.schema());
+        with_schema(batch, &shown)
     }
 
     /// Rows by id with blob bytes: a scan over exactly these rows, put into the order that was asked
@@ -306,6 +328,12 @@ impl Snapshot {
             .collect();
         split_rows(&fragments, parts_max, rows_min)
     }
+}
+
+fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    batch
+        .with_schema(schema.clone())
+        .map_err(|error| Error::internal("show blobs as bytes").with_source(error))
 }
 
 /// An error of planning a scan: which part of the request it is about, and a column that does not exist

@@ -59,7 +59,8 @@ impl SpoolWriter {
                 None => {
                     let file = tempfile::tempfile_in(&self.folder)
                         .map_err(|error| from_io(error, "make a spool file"))?;
-                    StreamWriter::try_new(BufWriter::new(file), &self.schema).map_err(spool_error)?
+                    StreamWriter::try_new(BufWriter::new(file), &self.schema)
+                        .map_err(spool_error)?
                 }
             };
             for held in self.in_memory.drain(..) {

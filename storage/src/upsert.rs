@@ -11,7 +11,6 @@
 //!
 //! Two upserts never run at once on a branch, so two of one new key never make two rows.
 
-
 use arrow_schema::{Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Result, nearest_names};
@@ -74,11 +73,14 @@ impl Table {
         let committed = loop {
             let latest = branch.latest().await?;
             check_unchanged(&conformed_schema, &Schema::from(latest.schema()))?;
-            let mut merge = MergeInsertBuilder::try_new(latest, on.to_vec()).map_err(write_error)?;
+            let mut merge =
+                MergeInsertBuilder::try_new(latest, on.to_vec()).map_err(write_error)?;
             let job = merge
                 .when_matched(WhenMatched::UpdateAll)
                 .when_not_matched(WhenNotMatched::InsertAll)
-                .source_dedupe_behavior(lance::dataset::write::merge_insert::SourceDedupeBehavior::Fail)
+                .source_dedupe_behavior(
+                    lance::dataset::write::merge_insert::SourceDedupeBehavior::Fail,
+                )
                 .skip_auto_cleanup(true)
                 .try_build()
                 .map_err(write_error)?;
@@ -88,7 +90,9 @@ impl Table {
                 branch.commit(merged.transaction, writes.clone(), merged.affected_rows).await;
             match outcome {
                 Ok(committed) => break committed,
-                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => tries += 1,
+                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => {
+                    tries += 1
+                }
                 Err(error) => return Err(error),
             }
         };
@@ -138,8 +142,9 @@ impl Table {
 /// The table may have been overwritten with another schema while the rows came in.
 fn check_unchanged(conformed: &Schema, stored: &Schema) -> Result<()> {
     for field in conformed.fields() {
-        let is_same =
-            stored.field_with_name(field.name()).is_ok_and(|now| now.data_type() == field.data_type());
+        let is_same = stored
+            .field_with_name(field.name())
+            .is_ok_and(|now| now.data_type() == field.data_type());
         if !is_same {
             return Err(Error::new(
                 ErrorKind::Conflict,

@@ -154,7 +154,8 @@ pub(crate) async fn discard(
     use object_store::ObjectStoreExt as _;
     for file in fragments.iter().flat_map(|fragment| &fragment.files) {
         let path = object_store::path::Path::from_iter(
-            base.parts().chain(object_store::path::Path::from(format!("data/{}", file.path)).parts()),
+            base.parts()
+                .chain(object_store::path::Path::from(format!("data/{}", file.path)).parts()),
         );
         if let Err(error) = shared.root.store().delete(&path).await {
             tracing::info!(%error, "a file of an abandoned write stays behind");
