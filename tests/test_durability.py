@@ -64,20 +64,21 @@ def check_durable(
             if call.began > last_write.ended and call.ended < deadline.began
         ]
         assert synced, f"{path} was not synced before {deadline.text[:200]}"
-        arrived = trace.arrival(path)
-        directory = path
+        entry = path
         for _ in range(synced_directories):
-            directory = str(Path(directory).parent)
+            directory = str(Path(entry).parent)
+            arrived = trace.arrival(entry)
             entries = [
                 call
                 for call in trace.syncs(directory)
                 if call.began > arrived.ended and call.ended < sent.began
             ]
-            assert entries, f"the directory {directory} was not synced after {path} came"
+            assert entries, f"the directory {directory} was not synced after {entry} came"
             if path not in manifests:
                 assert any(call.ended < committed.began for call in entries), (
                     f"the directory {directory} was synced only after the commit"
                 )
+            entry = directory
 
 
 def copied_into(made: set[str], manifests: set[str]) -> set[str]:
