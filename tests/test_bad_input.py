@@ -296,7 +296,7 @@ BLOB_URIS = cases(
     ("link-local", "http://169.254.169.254/latest/meta-data/", "denied", []),
     ("bucket", "s3://bucket/key", "denied", []),
     ("memory", "memory://x", "denied", []),
-    ("unknown upload", "upload:0190c7a0-0000-7000-8000-000000000000", "not_found", ["upload"]),
+    ("unknown upload", "upload:0190c7a0000070008000000000000000", "not_found", ["upload"]),
     ("odd upload", "upload:../../x", "invalid_argument", ["upload"]),
     ("no upload", "upload:", "invalid_argument", ["upload"]),
 )  # fmt: skip
