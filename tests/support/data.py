@@ -77,6 +77,22 @@ def bulk(rows: int, row_bytes: int, seed: int = 7) -> pa.Table:
     return pa.table({"id": pa.array(np.arange(rows, dtype=np.int64)), "payload": payload})
 
 
+def same_rows(one: pa.Table, other: pa.Table) -> bool:
+    """Whether two tables hold the same values under the same types.
+
+    pyarrow compares dictionary columns by their indices, which say nothing about the values.
+    """
+    return one.schema.equals(other.schema) and plain(one).equals(plain(other))
+
+
+def plain(rows: pa.Table) -> pa.Table:
+    """The rows with their dictionary columns decoded."""
+    for i, field in enumerate(rows.schema):
+        if pa.types.is_dictionary(field.type):
+            rows = rows.set_column(i, field.name, rows[i].cast(field.type.value_type))
+    return rows
+
+
 # ---- blobs ----------------------------------------------------------------------------------
 
 BLOB_METADATA = {b"lance-encoding:blob": b"true"}
