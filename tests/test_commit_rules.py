@@ -134,8 +134,7 @@ def test_a_deadline_commits_nothing(make_server: Callable[..., LakebedServer], c
     descriptor = write_command("t", commit=commit)
     writer, reader = lake.begin(descriptor, rows.schema, timeout_s=0.5)
     writer.write_batch(rows.to_batches()[0])
-    with pytest.raises(flight.FlightTimedOutError):
-        reader.read()
+    assert reader.read() is None, "the stream of receipts ends without one"
     with pytest.raises(flight.FlightTimedOutError):
         writer.close()
     check_untouched_for_good(server, "t")
@@ -173,8 +172,9 @@ def test_a_broken_stream_commits_nothing(own_server: LakebedServer, ending: str,
     )
     check_untouched_for_good(own_server, "t")
     if mode == "create":
-        with own_server.lake().refuses("not_found"):
-            own_server.lake().read("new")
+        again = own_server.lake()
+        with again.refuses("not_found"):
+            again.read("new")
     # The id of a write that never happened is free.
     receipt = own_server.lake().write(name, numbered(2, start=3), mode, write_id="w", **fields)
     assert receipt["rows"] == 2

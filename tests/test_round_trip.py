@@ -315,7 +315,7 @@ def test_total_records_are_exact(lake: Lake, scores: str) -> None:
 
 def test_a_large_table_has_parallel_endpoints(lake: Lake, table: str) -> None:
     rows = bulk(rows=20_000, row_bytes=4_096)  # 80 MB
-    lake.create(table, rows)
+    lake.create(table, rows.to_batches(max_chunksize=4_000), schema=rows.schema)
     info = lake.info(table)
     assert len(info.endpoints) > 1
     assert info.total_records == 20_000

@@ -86,7 +86,7 @@ def test_blobs_and_uploads(in_bucket: LakebedServer) -> None:
 def test_a_large_table_in_parallel(in_bucket: LakebedServer) -> None:
     lake = in_bucket.lake()
     rows = bulk(20_000, 4_096)
-    lake.create("t", rows)
+    lake.create("t", rows.to_batches(max_chunksize=4_000), schema=rows.schema)
     endpoints = lake.info("t").endpoints
     assert len(endpoints) > 1
     with ThreadPoolExecutor(4) as pool:

@@ -30,7 +30,8 @@ pub(crate) async fn read_blob(
 ) -> Result<Response, ApiError> {
     let at = read_at(&target)?;
     let (column, row_id) = (target.path("column")?, target.path_number("row_id")?);
-    let opened = door.service.open_blob(target.ctx(), &target.table()?, &at, column, row_id).await?;
+    let opened =
+        door.service.open_blob(target.ctx(), &target.table()?, &at, column, row_id).await?;
     match opened {
         Some(blob) => answer(&blob, Some(blob.version()), &method, &headers),
         None => Ok(StatusCode::NO_CONTENT.into_response()),

@@ -83,6 +83,8 @@ impl http_body::Body for SharedBody {
 
 #[cfg(test)]
 mod tests {
+    use http_body::Body as _;
+
     use super::*;
 
     #[tokio::test]

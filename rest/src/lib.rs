@@ -31,6 +31,8 @@ mod routes;
 mod status;
 mod table;
 mod target;
+#[cfg(test)]
+mod tests;
 mod upload;
 
 use std::net::SocketAddr;

@@ -1,6 +1,7 @@
 //! The command line: what can be typed, and which verb it reaches.
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use tokio::runtime::Runtime;
@@ -92,6 +93,9 @@ pub(crate) struct ServeArgs {
     /// How log lines are written [default: text]
     #[arg(long, value_enum)]
     log_format: Option<LogFormat>,
+    /// How long to wait for running requests when stopping, such as 10s [default: 30s]
+    #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+    shutdown_timeout: Option<Duration>,
 }
 
 impl ServeArgs {
@@ -106,6 +110,7 @@ impl ServeArgs {
             allow_anonymous,
             insecure,
             log_format,
+            shutdown_timeout,
         } = self;
         let layer = Layer {
             data,
@@ -117,6 +122,8 @@ impl ServeArgs {
             allow_anonymous: allow_anonymous.then_some(true),
             insecure: insecure.then_some(true),
             log_format,
+            shutdown_timeout_ms: shutdown_timeout
+                .map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
             ..Layer::default()
         };
         Flags { layer, config }

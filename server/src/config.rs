@@ -53,11 +53,15 @@ pub(crate) struct Config {
     /// Which log lines are written.
     pub(crate) log_filter: String,
     /// How long shutdown waits for what runs.
-    pub(crate) shutdown_deadline: Duration,
+    pub(crate) shutdown_timeout: Duration,
     /// Connections on each port.
     pub(crate) connections_max: usize,
     /// How long a connection may take to say what it wants.
     pub(crate) header_wait: Duration,
+    /// Memory for pages of indexes.
+    pub(crate) index_cache_bytes: usize,
+    /// Memory for manifests and the metadata of files.
+    pub(crate) metadata_cache_bytes: usize,
     /// The home directory, below which the admin key lies by default.
     pub(crate) home: Option<PathBuf>,
     /// The limits of the service.
@@ -116,9 +120,11 @@ impl Config {
             allow_anonymous,
             insecure,
             log_format,
-            shutdown_deadline_ms,
+            shutdown_timeout_ms,
             connections_max,
             header_wait_ms_max,
+            index_cache_bytes,
+            metadata_cache_bytes,
             limits,
         } = layer;
         Ok(Config {
@@ -132,9 +138,11 @@ impl Config {
             insecure: insecure.unwrap_or(false),
             log_format: log_format.unwrap_or(LogFormat::Text),
             log_filter: variable(RUST_LOG).unwrap_or_else(|| DEFAULT_LOG_FILTER.to_owned()),
-            shutdown_deadline: Duration::from_millis(shutdown_deadline_ms.unwrap_or(30_000)),
+            shutdown_timeout: Duration::from_millis(shutdown_timeout_ms.unwrap_or(30_000)),
             connections_max: connections_max.unwrap_or(1_024).max(1),
             header_wait: Duration::from_millis(header_wait_ms_max.unwrap_or(60_000).max(1)),
+            index_cache_bytes: index_cache_bytes.unwrap_or(256 << 20),
+            metadata_cache_bytes: metadata_cache_bytes.unwrap_or(128 << 20),
             home: variable("HOME").map(PathBuf::from),
             limits: limits.apply()?,
         })
@@ -302,11 +310,13 @@ mod tests {
         let (_file, flags) = file(
             "data = 'd'\nhttp_addr = 'a'\nflight_addr = 'b'\nready_file = 'r'\n\
              api_key_file = 'k'\nallow_anonymous = true\ninsecure = true\nlog_format = 'json'\n\
-             shutdown_deadline_ms = 5\nconnections_max = 6\nheader_wait_ms_max = 7\n",
+             shutdown_timeout_ms = 5\nconnections_max = 6\nheader_wait_ms_max = 7\n\
+             index_cache_bytes = 8\nmetadata_cache_bytes = 9\n",
         );
         let config = Config::load(flags, &Environment::new()).unwrap();
         assert_eq!(config.log_format, LogFormat::Json);
-        assert_eq!(config.shutdown_deadline, Duration::from_millis(5));
+        assert_eq!(config.shutdown_timeout, Duration::from_millis(5));
         assert_eq!(config.header_wait, Duration::from_millis(7));
+        assert_eq!((config.index_cache_bytes, config.metadata_cache_bytes), (8, 9));
     }
 }

@@ -7,7 +7,6 @@ use std::time::Duration;
 use futures::Stream;
 use lakebed_service::Service;
 use tokio_util::sync::CancellationToken;
-use tonic::service::Routes;
 use tonic::transport::Server;
 
 use crate::accept::Connection;
@@ -23,18 +22,13 @@ const STREAMS_MAX: u32 = 1_024;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// The Flight door over `service`.
-pub(crate) fn routes(service: &Arc<Service>) -> Routes {
-    Routes::new(lakebed_flight::flight_service(Arc::clone(service)))
-}
-
-/// Serves `routes` until `stop` is cancelled, then lets what runs finish.
+/// Serves the Flight door over `service` until `stop` is cancelled, then lets what runs finish.
 ///
 /// # Errors
 /// When the transport fails as a whole, which single connections cannot make it do.
 pub(crate) async fn serve(
     incoming: impl Stream<Item = io::Result<Connection>>,
-    routes: Routes,
+    service: Arc<Service>,
     stop: CancellationToken,
 ) -> Result<(), tonic::transport::Error> {
     Server::builder()
@@ -45,7 +39,7 @@ pub(crate) async fn serve(
         .http2_max_header_list_size(HEAD_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_routes(routes)
+        .add_service(lakebed_flight::flight_service(service))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
 }

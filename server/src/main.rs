@@ -14,6 +14,7 @@ mod cli;
 mod client;
 mod command;
 mod config;
+mod confirm;
 mod exit;
 mod grpc;
 mod http_server;

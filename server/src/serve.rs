@@ -47,25 +47,32 @@ pub(crate) fn run(config: Config) -> Result<(), Exit> {
     result
 }
 
-/// How the settings open a lake.
-pub(crate) fn lake_options(config: &Config) -> LakeOptions {
-    LakeOptions { limits: config.limits.clone(), ..LakeOptions::at(config.data.clone()) }
-}
-
 /// Opens the lake and the service over it.
 ///
 /// # Errors
 /// What storage says: a lake that another server has open, a newer format, a root that cannot be
 /// reached.
 pub(crate) async fn open_service(config: &Config) -> Result<Arc<Service>, Exit> {
-    let lake = Lake::open(lake_options(config)).await?;
+    let options = lake_options(config);
+    let clock = Arc::clone(&options.clock);
     let options = ServiceOptions {
-        lake,
+        lake: Lake::open(options).await?,
         limits: config.limits.clone(),
-        clock: Arc::new(SystemClock),
+        clock,
         allow_anonymous: config.allow_anonymous,
     };
     Ok(Service::open(options).await?)
+}
+
+/// How the settings open a lake.
+pub(crate) fn lake_options(config: &Config) -> LakeOptions {
+    LakeOptions {
+        index_cache_bytes: config.index_cache_bytes,
+        metadata_cache_bytes: config.metadata_cache_bytes,
+        limits: config.limits.clone(),
+        clock: Arc::new(SystemClock),
+        ..LakeOptions::at(config.data.clone())
+    }
 }
 
 async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
@@ -76,7 +83,7 @@ async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
         Ok(server) => server,
         Err(exit) => {
             // What was recorded while starting, the key above all, still belongs into the audit log.
-            service.shutdown(Instant::now() + config.shutdown_deadline).await;
+            service.shutdown(Instant::now() + config.shutdown_timeout).await;
             return Err(exit);
         }
     };
@@ -86,7 +93,7 @@ async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
         tracing::warn!(signal = name, "a second signal: leaving at once");
         std::process::exit(1);
     });
-    server.stop(&service, Instant::now() + config.shutdown_deadline).await;
+    server.stop(&service, Instant::now() + config.shutdown_timeout).await;
     match failure {
         None => Ok(()),
         Some(exit) => Err(exit),
@@ -163,7 +170,7 @@ fn open_doors(
     let router = lakebed_rest::router(Arc::clone(service), options);
     let http =
         http_server::serve(connections(http, rules), router, config.header_wait, stop.clone());
-    let flight = grpc::serve(connections(flight, rules), grpc::routes(service), stop.clone());
+    let flight = grpc::serve(connections(flight, rules), Arc::clone(service), stop.clone());
     // A door that ends before it was told to is a failure of the server, not a quiet half of one.
     let (http_broken, flight_broken) = (broken.clone(), broken.clone());
     let http = tokio::spawn(async move {

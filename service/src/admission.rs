@@ -184,6 +184,6 @@ mod tests {
         });
         tokio::task::yield_now().await;
         drop(whole);
-        waiting.await.unwrap().unwrap();
+        drop(waiting.await.unwrap().unwrap());
     }
 }

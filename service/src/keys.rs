@@ -20,6 +20,9 @@ use crate::Service;
 use crate::audit::AuditLine;
 use crate::authenticate::require;
 
+#[cfg(test)]
+mod life_cycle;
+
 /// The id of the operator's key.
 pub const ADMIN_KEY_ID: &str = "admin";
 

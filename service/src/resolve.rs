@@ -36,6 +36,9 @@ impl Service {
     pub(crate) async fn snapshot_of(&self, id: &TableId, at: &ReadCommand) -> Result<Snapshot> {
         let place = at_of(at)?;
         let table = self.lake.table(id).await?;
-        table.snapshot(at.branch.as_deref(), &place).await
+        table
+            .snapshot(at.branch.as_deref(), &place)
+            .await
+            .map_err(|error| error.context(format!("table `{}`", id.text())))
     }
 }

@@ -108,9 +108,6 @@ impl Service {
                 "`write_id` has {} bytes; the limit write_id_bytes_max is {bytes_max}",
                 id.len()
             ))),
-            Some(id) if id.contains(char::is_control) => {
-                Err(Error::invalid("`write_id` contains a control character"))
-            }
             _ => Ok(()),
         }
     }

@@ -106,7 +106,7 @@ impl BlobWriter {
                 }
                 Cell::Bytes(bytes) => is_plain &= bytes.len() as u64 <= BLOB_IN_TABLE_BYTES_MAX,
                 Cell::Uri(_) => is_plain = false,
-                Cell::Both => {
+                Cell::Both | Cell::Neither => {
                     return Err(Error::invalid(format!(
                         "{}: exactly one of `data` and `uri` must be set",
                         at()
@@ -149,7 +149,7 @@ impl BlobWriter {
                         first_row + row as u64
                     ))
                 })?,
-                Cell::Null | Cell::Both | Cell::Range => Stored::Null,
+                Cell::Null | Cell::Both | Cell::Neither | Cell::Range => Stored::Null,
             };
             valid.push(!matches!(stored, Stored::Null));
             match stored {
@@ -195,10 +195,13 @@ impl BlobWriter {
         let Some(id) = uri.strip_prefix(UPLOAD_SCHEME) else {
             let scheme = uri.split(':').next().unwrap_or_default();
             let scheme: String = scheme.chars().take(20).flat_map(char::escape_debug).collect();
-            return Err(Error::invalid(format!(
-                "a blob may only refer to an upload (`upload:ID`); locations of scheme `{scheme}` are \
-                 refused"
-            )));
+            return Err(Error::new(
+                ErrorKind::Denied,
+                format!(
+                    "a blob may only refer to an upload (`upload:ID`); locations of scheme `{scheme}` \
+                     are refused"
+                ),
+            ));
         };
         let upload = self.uploads.finished(id).await?;
         if upload.size <= BLOB_IN_TABLE_BYTES_MAX {
@@ -220,6 +223,7 @@ enum Cell<'a> {
     Bytes(&'a [u8]),
     Uri(&'a str),
     Both,
+    Neither,
     Range,
 }
 
@@ -229,6 +233,7 @@ struct BlobInput {
     uri: StringArray,
     ranges: Vec<ArrayRef>,
     nulls: Option<NullBuffer>,
+    is_struct: bool,
 }
 
 impl BlobInput {
@@ -260,6 +265,7 @@ impl BlobInput {
             uri: uri.as_string::<i32>().clone(),
             ranges,
             nulls,
+            is_struct: matches!(column.data_type(), DataType::Struct(_)),
         })
     }
 
@@ -274,7 +280,7 @@ impl BlobInput {
             (true, false) => Cell::Bytes(self.data.value(row)),
             (false, true) => Cell::Uri(self.uri.value(row)),
             (true, true) => Cell::Both,
-            // A struct that is there with nothing in it says the same as null.
+            (false, false) if self.is_struct => Cell::Neither,
             (false, false) => Cell::Null,
         }
     }

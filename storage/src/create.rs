@@ -94,13 +94,27 @@ impl Lake {
             .map_err(|error| Error::internal("the commit task failed").with_source(error))?;
         if let Err(error) = committed {
             let error = write_error(error);
-            if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::AlreadyExists) {
+            // With no retries lance looks for our read version, 0, in the other one's table.
+            if matches!(
+                error.kind(),
+                ErrorKind::Conflict | ErrorKind::AlreadyExists | ErrorKind::NotFound
+            ) {
                 discard(shared, &base, &fragments).await?;
                 return Err(taken(id));
             }
             return Err(error);
         }
-        self.register(id, &location).await?;
+        match self.register(id, &location).await {
+            Ok(_) => {}
+            // Somebody asked for the name between commit and here, and adopted what we made.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                let entry = self.catalog.get(id).await?;
+                if entry.is_none_or(|entry| entry.location != location) {
+                    return Err(taken(id));
+                }
+            }
+            Err(error) => return Err(error),
+        }
         Ok(CommitReceipt {
             version: 1,
             rows: counted.rows(),

@@ -24,9 +24,7 @@ impl Table {
             let deletion = Box::pin(DeleteBuilder::new(latest.clone(), filter).execute_uncommitted())
                 .await
                 .map_err(|error| match from_lance(error) {
-                    error if error.kind() == ErrorKind::NotFound => {
-                        lakebed_core::Error::invalid(error.message()).context("filter")
-                    }
+                    error if error.kind() == ErrorKind::InvalidArgument => error.context("filter"),
                     error => error,
                 })?;
             if deletion.num_deleted_rows == 0 {

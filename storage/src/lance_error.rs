@@ -86,26 +86,37 @@ fn kind_of(error: &lance::Error) -> ErrorKind {
 
 /// An error of ours that travelled through one of lance's streams comes back as it was.
 fn own_error(error: &lance::Error) -> Option<Error> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(cause) = next {
-        if let Some(own) = cause.downcast_ref::<StreamError>() {
-            return Some(own.to_error());
-        }
-        if let Some(datafusion::error::DataFusionError::External(inner)) =
-            cause.downcast_ref::<datafusion::error::DataFusionError>()
-            && let Some(own) = inner.downcast_ref::<StreamError>()
-        {
-            return Some(own.to_error());
-        }
-        if let Some(arrow_schema::ArrowError::ExternalError(inner)) =
-            cause.downcast_ref::<arrow_schema::ArrowError>()
-            && let Some(own) = inner.downcast_ref::<StreamError>()
-        {
-            return Some(own.to_error());
-        }
-        next = cause.source();
+    // A transparent variant says the source of what it holds, not what it holds itself.
+    if let Some(held) = error.external_source()
+        && let Some(own) = find_own(held.as_ref())
+    {
+        return Some(own);
     }
-    None
+    find_own(error)
+}
+
+fn find_own(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    use arrow_schema::ArrowError;
+    use datafusion::error::DataFusionError;
+
+    if let Some(own) = error.downcast_ref::<StreamError>() {
+        return Some(own.to_error());
+    }
+    // Boxed errors hide behind wrappers that do not show them as their source.
+    let held: Option<&(dyn std::error::Error + 'static)> = match error.downcast_ref() {
+        Some(DataFusionError::External(inner)) => Some(inner.as_ref()),
+        Some(DataFusionError::ArrowError(inner, _)) => Some(inner.as_ref()),
+        Some(DataFusionError::Context(_, inner)) => Some(inner.as_ref()),
+        Some(DataFusionError::Shared(inner)) => Some(inner.as_ref()),
+        _ => match error.downcast_ref() {
+            Some(ArrowError::ExternalError(inner)) => Some(inner.as_ref()),
+            _ => match error.downcast_ref::<lance::Error>() {
+                Some(inner) => inner.external_source().map(|inner| inner.as_ref() as _),
+                None => None,
+            },
+        },
+    };
+    held.and_then(find_own).or_else(|| error.source().and_then(find_own))
 }
 
 fn is_disk_full(error: &lance::Error) -> bool {

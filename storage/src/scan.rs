@@ -82,7 +82,7 @@ impl Snapshot {
     pub async fn scan_schema(&self, spec: &ScanSpec) -> Result<SchemaRef> {
         // Rows by id take the same projection as a scan.
         let scanner = self.scanner(spec).await?;
-        Box::pin(scanner.schema()).await.map_err(from_lance)
+        Box::pin(scanner.schema()).await.map_err(|error| bad_plan(spec, error))
     }
 
     /// Opens a scan.
@@ -94,7 +94,8 @@ impl Snapshot {
             return self.take(spec, row_ids.clone()).await;
         }
         let scanner = self.scanner(spec).await?;
-        let stream = Box::pin(scanner.try_into_stream()).await.map_err(from_lance)?;
+        let stream =
+            Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
         let schema = lance_io::stream::RecordBatchStream::schema(&stream);
         let snapshot = self.clone();
         let batches = stream.map_err(from_lance).inspect_ok(move |_| {
@@ -113,11 +114,13 @@ impl Snapshot {
                 scanner.project(names).map_err(from_lance)?;
             }
             Projection::Expressions(pairs) => {
-                scanner.project_with_transform(pairs).map_err(from_lance)?;
+                scanner
+                    .project_with_transform(pairs)
+                    .map_err(|error| bad_plan(spec, error))?;
             }
         }
         if let Some(filter) = &spec.filter {
-            scanner.filter(filter).map_err(|error| self.bad_filter(error))?;
+            scanner.filter(filter).map_err(|error| bad_plan(spec, error))?;
         }
         if spec.limit.is_some() || spec.offset.is_some() {
             let as_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
@@ -182,14 +185,6 @@ impl Snapshot {
             }
         }
         Ok(())
-    }
-
-    fn bad_filter(&self, error: lance::Error) -> Error {
-        let error = from_lance(error);
-        match error.kind() {
-            ErrorKind::NotFound => Error::invalid(error.message().to_owned()).context("filter"),
-            _ => error.context("filter"),
-        }
     }
 
     /// Rows by id in the order of the ids, a few thousand at a time.
@@ -293,10 +288,10 @@ impl Snapshot {
     /// # Errors
     /// `InvalidArgument` for a filter that does not parse.
     pub async fn count_matching(&self, filter: &str) -> Result<u64> {
+        let spec = ScanSpec { filter: Some(filter.to_owned()), ..ScanSpec::default() };
         let mut scanner = self.dataset.scan();
-        scanner.filter(filter).map_err(|error| self.bad_filter(error))?;
-        let rows = Box::pin(scanner.count_rows()).await.map_err(|e| self.bad_filter(e))?;
-        Ok(rows)
+        scanner.filter(filter).map_err(|error| bad_plan(&spec, error))?;
+        Box::pin(scanner.count_rows()).await.map_err(|error| bad_plan(&spec, error))
     }
 
     /// Cuts the version into at most `parts_max` runs of about equal rows, in stored order, none of them
@@ -311,6 +306,27 @@ impl Snapshot {
             .collect();
         split_rows(&fragments, parts_max, rows_min)
     }
+}
+
+/// An error of planning a scan: which part of the request it is about, and a column that does not exist
+/// told apart from an expression that does not parse.
+fn bad_plan(spec: &ScanSpec, error: lance::Error) -> Error {
+    let error = from_lance(error);
+    if !matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::NotFound) {
+        return error;
+    }
+    let part = match &spec.projection {
+        // The filter is parsed by its own statement, the expressions as they are.
+        Projection::Expressions(_) if !error.message().contains(" FROM t WHERE ") => "columns",
+        _ if spec.filter.is_some() => "filter",
+        _ => return error,
+    };
+    let kind = match error.message().contains("No field named") {
+        true => ErrorKind::NotFound,
+        false => ErrorKind::InvalidArgument,
+    };
+    let message = format!("{part}: {}", error.message());
+    Error::new(kind, message).with_source(error)
 }
 
 fn row_id_column(batch: &RecordBatch) -> Result<&UInt64Array> {

@@ -45,6 +45,9 @@ pub fn stored_schema(sent: &Schema, limits: &Limits) -> Result<SchemaRef> {
 }
 
 fn check_names(sent: &Schema, limits: &Limits) -> Result<()> {
+    if sent.fields().is_empty() {
+        return Err(Error::invalid("the schema has no column"));
+    }
     let columns = sent.flattened_fields().len();
     if columns > limits.columns_max {
         return Err(Error::invalid(format!(

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
 use chrono::{DateTime, Utc};
-use lakebed_core::{Error, ErrorKind, Result, nearest_names};
+use lakebed_core::{Error, ErrorKind, Result, Subject, nearest_names};
 use lance::Dataset;
 
 use crate::lance_error::from_lance;
@@ -102,7 +102,7 @@ async fn unknown_version(latest: &Dataset, number: u64, error: lance::Error) -> 
         }
         Err(_) => format!("version {number} does not exist; the newest is {newest}"),
     };
-    Error::not_found(message)
+    Error::not_found(message).about(Subject::Version)
 }
 
 impl Snapshot {
@@ -160,7 +160,7 @@ impl Snapshot {
         let names: Vec<&str> =
             self.dataset.schema().fields.iter().map(|field| field.name.as_str()).collect();
         let near = nearest_names(wanted, names);
-        Error::not_found(format!("column `{wanted}` does not exist{near}"))
+        Error::not_found(format!("column `{wanted}` does not exist{near}")).about(Subject::Column)
     }
 
     /// The size of the version's manifest in bytes, where it is known.

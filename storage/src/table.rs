@@ -8,7 +8,7 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lakebed_core::{Error, ErrorKind, Result, nearest_names};
+use lakebed_core::{Error, ErrorKind, Result, Subject, nearest_names};
 use lance::Dataset;
 use tokio::sync::{Mutex, OnceCell, RwLock};
 
@@ -104,7 +104,7 @@ impl Table {
             Err(_) => HashMap::new(),
         };
         let near = nearest_names(wanted, known.keys().map(String::as_str));
-        Error::not_found(format!("branch `{wanted}` does not exist{near}"))
+        Error::not_found(format!("branch `{wanted}` does not exist{near}")).about(Subject::Branch)
     }
 
     /// Writes what is only in memory.

@@ -1,6 +1,6 @@
 //! Tags: names for versions, kept by lance beside the table and global to it across branches.
 
-use lakebed_core::{Error, ErrorKind, Result, TagName, nearest_names};
+use lakebed_core::{Error, ErrorKind, Result, Subject, TagName, nearest_names};
 use lance::dataset::refs::Ref;
 
 use crate::lance_error::from_lance;
@@ -39,6 +39,7 @@ impl Table {
             .map_err(|error| match from_lance(error) {
                 error if error.kind() == ErrorKind::AlreadyExists => {
                     Error::new(ErrorKind::AlreadyExists, format!("tag `{tag}` exists"))
+                        .about(Subject::Tag)
                 }
                 error => no_such_version(error, version),
             })
@@ -113,7 +114,8 @@ impl Table {
                 }
                 let known = self.list_tags().await?;
                 let near = nearest_names(tag, known.iter().map(|tag| tag.name.as_str()));
-                Err(Error::not_found(format!("tag `{tag}` does not exist{near}")))
+                let message = format!("tag `{tag}` does not exist{near}");
+                Err(Error::not_found(message).about(Subject::Tag))
             }
         }
     }
@@ -134,7 +136,9 @@ impl Table {
 
 fn no_such_version(error: Error, version: u64) -> Error {
     match error.kind() {
-        ErrorKind::NotFound => Error::not_found(format!("version {version} does not exist")),
+        ErrorKind::NotFound => {
+            Error::not_found(format!("version {version} does not exist")).about(Subject::Version)
+        }
         _ => error,
     }
 }

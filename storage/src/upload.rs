@@ -79,7 +79,7 @@ impl Uploads {
         let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
         match is_id {
             true => Ok(format!("uploads/{id}")),
-            false => Err(unknown(id)),
+            false => Err(Error::invalid(format!("`{}` is no upload id", shown(id)))),
         }
     }
 
@@ -185,7 +185,10 @@ impl Uploads {
         let stored = self.offset(id).await?;
         let folder = self.folder(id)?;
         if self.read_finished(id, &folder).await?.is_some() {
-            return Err(Error::invalid(format!("upload `{id}` is complete")));
+            return Err(Error::new(
+                ErrorKind::AlreadyExists,
+                format!("upload `{id}` is complete and takes no more"),
+            ));
         }
         if offset != stored {
             return Err(Error::new(
@@ -250,7 +253,7 @@ impl Uploads {
         let stored = parts.last().map_or(0, |(offset, size)| offset + size);
         if stored != size {
             return Err(Error::invalid(format!(
-                "upload `{id}` has {stored} bytes, not {size}; nothing was completed"
+                "`size` is {size}, and upload `{id}` has {stored} bytes; nothing was completed"
             )));
         }
         let mut hasher = Sha256::new();
@@ -268,7 +271,7 @@ impl Uploads {
         if actual != wanted.sha256 {
             writer.abort().await;
             return Err(Error::invalid(format!(
-                "upload `{id}` has the SHA-256 {actual}, not {}; nothing was completed",
+                "`sha256` is {}, and upload `{id}` has {actual}; nothing was completed",
                 wanted.sha256
             )));
         }
@@ -401,8 +404,11 @@ fn link(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
 }
 
 fn unknown(id: &str) -> Error {
-    let shown: String = id.chars().take(64).flat_map(char::escape_debug).collect();
-    Error::not_found(format!("upload `{shown}` does not exist"))
+    Error::not_found(format!("upload `{}` does not exist", shown(id)))
+}
+
+fn shown(id: &str) -> String {
+    id.chars().take(64).flat_map(char::escape_debug).collect()
 }
 
 fn check_same(finished: &Finished, wanted: &Finished) -> Result<()> {

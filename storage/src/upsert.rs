@@ -14,7 +14,7 @@
 
 use arrow_schema::{Schema, SchemaRef};
 use futures::StreamExt;
-use lakebed_core::{Error, ErrorKind, Result};
+use lakebed_core::{Error, ErrorKind, Result, nearest_names};
 use lance::dataset::{MergeInsertBuilder, WhenMatched, WhenNotMatched};
 
 use crate::append::Start;
@@ -109,6 +109,11 @@ impl Table {
         counted: &Counted,
     ) -> Result<(Spool, SchemaRef)> {
         let stored = Schema::from(branch.latest().await?.schema());
+        if let Some(unknown) = on.iter().find(|key| stored.field_with_name(key).is_err()) {
+            let names = stored.fields().iter().map(|field| field.name().as_str());
+            let near = nearest_names(unknown, names);
+            return Err(Error::not_found(format!("key column `{unknown}` does not exist{near}")));
+        }
         let blobs = BlobWriter::new(self.shared.clone());
         let conform = Conform::new(&stored, &sent, true, &self.shared.limits, blobs)?;
         let schema = conform.schema().clone();

@@ -5,7 +5,7 @@
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
-use lakebed_core::{Error, Result};
+use lakebed_core::{Error, Result, Subject};
 use lance::Dataset;
 
 use crate::lance_error::from_lance;
@@ -99,7 +99,8 @@ pub(crate) async fn version_at(latest: &Dataset, time: DateTime<Utc>) -> Result<
                 "no version is as old as {}; the oldest is of {}",
                 time.to_rfc3339(),
                 oldest.to_rfc3339()
-            )))
+            ))
+            .about(Subject::Version))
         }
     }
 }

@@ -58,8 +58,8 @@ COLUMNS: dict[str, pa.Array] = {
 def numbered(rows: int, start: int = 0, **more: pa.Array) -> pa.Table:
     """Rows with an `id` that counts from `start` and a `name` made from it."""
     ids = range(start, start + rows)
-    names = [f"name {i}" for i in ids]
-    return pa.table({"id": pa.array(ids, pa.int64()), "name": pa.array(names), **more})
+    names = pa.array([f"name {i}" for i in ids], pa.string())
+    return pa.table({"id": pa.array(ids, pa.int64()), "name": names, **more})
 
 
 def wide(columns: int, rows: int = 3) -> pa.Table:

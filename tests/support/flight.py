@@ -27,6 +27,23 @@ GRPC_CODES = {
     "unauthenticated": (16, "UNAUTHENTICATED"),
 }
 
+# How pyarrow words a status where it does not name it.
+STATUS_WORDS = {
+    "aborted": "ABORTED",
+    "already exists": "ALREADY_EXISTS",
+    "cancelled": "CANCELLED",
+    "data loss": "DATA_LOSS",
+    "internal": "INTERNAL",
+    "invalid argument": "INVALID_ARGUMENT",
+    "not found": "NOT_FOUND",
+    "resource exhausted": "RESOURCE_EXHAUSTED",
+    "timeout": "DEADLINE_EXCEEDED",
+    "unauthenticated": "UNAUTHENTICATED",
+    "unauthorized": "PERMISSION_DENIED",
+    "unavailable": "UNAVAILABLE",
+    "unimplemented": "UNIMPLEMENTED",
+}
+
 Failure = (flight.FlightError, pa.ArrowException, pa.ArrowInvalid, KeyError, NotImplementedError)
 Rows = pa.Table | pa.RecordBatch | Iterable[pa.RecordBatch]
 
@@ -194,8 +211,12 @@ class Lake:
 
 def status_name(error: BaseException) -> str | None:
     """The name of gRPC's status behind an error of pyarrow, which it tells only in the text."""
-    found = re.search(r"gRPC client debug context: ([A-Z_]+):", str(error))
-    return found.group(1) if found else None
+    text = str(error)
+    if found := re.search(r"gRPC client debug context: ([A-Z_]+):", text):
+        return found.group(1)
+    # A read that is refused has no such context; its first words say the same.
+    found = re.search(r"returned ([a-z ]+) error, with message", text)
+    return STATUS_WORDS.get(found.group(1)) if found else None
 
 
 def check_refusal(

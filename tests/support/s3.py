@@ -57,6 +57,7 @@ class S3Server:
             *(f"-master.port={master}", f"-volume.port={volume}"),
             *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={self.port}"),
             *(f"-s3.config={keys}", "-s3.iam=false", "-s3.port.iceberg=0"),
+            "-s3.port.lance=0",
             *("-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
         ]
         with (self.work / "s3.log").open("wb") as log:

@@ -82,12 +82,13 @@ class LakebedServer:
 
     def command(self) -> list[str]:
         """The command line of the next start."""
+        address = [] if "--http-addr" in self.args else ["--http-addr", "127.0.0.1:0"]
         return [
             *self.wrapper,
             str(built_binary()),
             "serve",
             *("--data", str(self.data)),
-            *("--http-addr", "127.0.0.1:0"),
+            *address,
             *("--ready-file", str(self.ready_path)),
             *("--log-format", "json"),
             *self.args,
@@ -227,6 +228,11 @@ class LakebedServer:
             for path in sorted((root / below).rglob("*"))
             if path.is_file()
         }
+
+    def stored_bytes(self) -> int:
+        """What the lake's files take together; a file with several names counts once."""
+        found = (path.stat() for path in Path(self.data).rglob("*") if path.is_file())
+        return sum({(file.st_dev, file.st_ino): file.st_size for file in found}.values())
 
     # ---- log ----------------------------------------------------------------------------------
 

@@ -35,7 +35,7 @@ pub(crate) fn run(verb: KeysReset, environment: &Environment) -> Result<(), Exit
         let service = open_service(&config).await?;
         let file = KeyFile::of(&config, service.lake_id())?;
         let result = admin_key::replace(&service, &file).await;
-        service.shutdown(tokio::time::Instant::now() + config.shutdown_deadline).await;
+        service.shutdown(tokio::time::Instant::now() + config.shutdown_timeout).await;
         result?;
         print(&format!("the new admin key is in {}", file.path().display()))
     })

@@ -103,13 +103,17 @@ settings! {
         "Allows listening beyond loopback without TLS: keys and data cross the network readably.";
     log_format: LogFormat, true, "`text`",
         "How log lines on standard error are written: `text` or `json`. Which ones, `RUST_LOG` says.";
-    shutdown_deadline_ms: u64, false, "`30000`",
+    shutdown_timeout_ms: u64, true, "`30000`",
         "How long shutdown waits for requests that run before it cuts them off. Orchestrators commonly \
          kill after 30 s.";
     connections_max: usize, false, "`1024`",
         "Open connections on each port. Further ones wait to be accepted.";
     header_wait_ms_max: u64, false, "`60000`",
         "How long a connection may take to send the head of a request, and may stay idle between two.";
+    index_cache_bytes: usize, false, "`268435456`",
+        "Memory for pages of indexes, over all tables.";
+    metadata_cache_bytes: usize, false, "`134217728`",
+        "Memory for manifests and the metadata of files, over all tables.";
 }
 
 fn wrong(text: &str, wanted: &str) -> Error {

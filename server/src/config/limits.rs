@@ -101,8 +101,9 @@ limits! {
     admission_wait_ms_max: u64, 0, DAY_MS,
         "How long a request waits for admission before it is told to come back.";
     concurrent_requests_max: usize, 1, 1 << 20, "Requests that run at one time, over both ports.";
-    upsert_rows_max: usize, 1, 1 << 26, "Rows of one upsert: a hash of each key is held while it runs.";
     row_ids_max: usize, 1, 1 << 30, "Rows that one read may ask for by row id.";
+    upsert_rows_max: usize, 1, 1 << 26,
+        "Rows of one upsert: a hash of each key is held while it runs.";
     sql_bytes_max: usize, 1, 16 * MIB, "Bytes of a filter or expression in SQL.";
     write_id_bytes_max: usize, 1, 64 * KIB, "Bytes of a write id.";
     ticket_ttl_ms: i64, 1_000, 30 * DAY_MS,

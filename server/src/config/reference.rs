@@ -19,7 +19,8 @@ Generated from the settings table in `server/src/config/`; a test compares the t
 
 A setting comes from, in this order: a flag, an environment variable, the file that `--config` or
 `LAKEBED_CONFIG` names (TOML), the default. A key or a `LAKEBED_` variable that is not known is an
-error. Sizes are in bytes and times in milliseconds, as the names say.
+error. Sizes are in bytes and times in milliseconds, as the names say; a flag for a time takes its
+unit, as in `30s`.
 
 `LAKEBED_ADMIN_KEY` sets the admin key instead of the key file; `RUST_LOG` chooses the log lines.
 Client verbs read `LAKEBED_URL`, `LAKEBED_API_KEY` and `LAKEBED_DATABASE`.
@@ -44,7 +45,7 @@ fn page() -> String {
     for setting in SETTINGS {
         let (key, upper) = (setting.key, setting.key.to_ascii_uppercase());
         let flag = match setting.has_flag {
-            true => format!("`--{}`", key.replace('_', "-")),
+            true => format!("`--{}`", key.trim_end_matches("_ms").replace('_', "-")),
             false => "none".to_owned(),
         };
         let (default, text) = (setting.default, setting.text);
