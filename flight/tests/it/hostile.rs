@@ -24,7 +24,7 @@ async fn refused(server: &Harness, messages: Vec<FlightData>, words: &[&str]) {
     }
 }
 
-/// An append whose only batch is compressed.
+/// A put into the new table `bomb`, whose only batch is compressed.
 fn compressed(codec: CompressionType) -> Vec<FlightData> {
     let values: ArrayRef = Arc::new(Int64Array::from(vec![7; 200]));
     let batch = RecordBatch::try_from_iter([("id", values)]).unwrap();
@@ -41,7 +41,8 @@ fn compressed(codec: CompressionType) -> Vec<FlightData> {
         )
         .unwrap();
     let schema: FlightData = SchemaAsIpc::new(&batch.schema(), &options).into();
-    vec![schema.with_descriptor(FlightDescriptor::new_cmd(APPEND)), rows.into()]
+    let create = r#"{"write":{"table":"bomb","mode":"create"}}"#;
+    vec![schema.with_descriptor(FlightDescriptor::new_cmd(create)), rows.into()]
 }
 
 #[tokio::test]
@@ -59,6 +60,8 @@ async fn a_small_message_that_claims_terabytes_is_refused() {
             refused(&server, all, &["message 2", "buffer", &claim.to_string()]).await;
         }
     }
+    assert_eq!(server.state("bomb").await, None);
+    assert!(send(&mut server.client().await, compressed(CompressionType::ZSTD)).await.is_ok());
     server.assert_untouched("t", before).await;
 }
 
