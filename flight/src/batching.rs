@@ -1,7 +1,8 @@
-//! Brings batches to the size they should have on the wire, 1 to 4 MiB.
+//! Brings batches to the size they should have on the wire, 1 to 3 MiB.
 //!
 //! Small messages cost a frame and a header each; large ones keep their memory until the slowest client
-//! has taken them. A row is never split, so one row with a large cell is a message of its own.
+//! has taken them, and many clients take no message above 4 MiB unless they are told to. A row is never
+//! split, so one row with a large cell is a message of its own.
 
 use std::time::Duration;
 
@@ -13,7 +14,8 @@ use futures::StreamExt;
 use lakebed_core::{Error, Result};
 use lakebed_service::BatchStream;
 
-const WIRE_BYTES_MAX: usize = 4 << 20;
+/// Leaves a quarter of the 4 MiB that clients take by default to headers and padding.
+const WIRE_BYTES_MAX: usize = 3 << 20;
 const WIRE_BYTES_TARGET: usize = 2 << 20;
 const WIRE_BYTES_MIN: usize = 1 << 20;
 /// How long small batches wait for company before they are sent as they are.

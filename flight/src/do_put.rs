@@ -124,8 +124,11 @@ where
         (Err(error), Some(_)) => Err(error),
         (Err(error), None) => {
             feed.fail(Error::new(error.kind(), error.message())).await;
-            // The write lets go of what it holds before the client may try again.
-            let _ = write.await;
+            // The write lets go of what it holds before the client may try again. Past a deadline there
+            // is nobody to wait for, and the transport would answer in our place.
+            if error.kind() != ErrorKind::DeadlineExceeded {
+                let _ = write.await;
+            }
             Err(error)
         }
     }
@@ -149,6 +152,7 @@ async fn pump<S>(
 where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
 {
+    feed.wanted().await;
     let mut decoder = Some(decoder);
     while let Some(data) = messages.next().await? {
         let at = messages.count;

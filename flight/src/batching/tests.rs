@@ -53,7 +53,7 @@ fn slices_are_of_the_stated_size() {
 fn small_batches_are_left_as_they_are() {
     assert_eq!(slices(&numbers(0)).len(), 1);
     assert_eq!(slices(&numbers(1)).len(), 1);
-    assert_eq!(slices(&numbers(500_000)).len(), 1);
+    assert_eq!(slices(&numbers(390_000)).len(), 1);
 }
 
 #[test]

@@ -94,7 +94,10 @@ where
     async fn run(self) -> (Result<Receipt>, Seen) {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let writer = Arc::clone(&seen);
+        // Dropped with the write, whether that ran or not: some puts do not wait for their writes.
+        let (running, over) = oneshot::channel::<()>();
         let write = move |_: WriteCommand, _: SchemaRef, mut batches: BatchStream| async move {
+            let _running = running;
             while let Some(item) = batches.next().await {
                 match item {
                     Ok(batch) => writer.lock().unwrap().rows += batch.num_rows() as u64,
@@ -109,6 +112,7 @@ where
             Ok(Receipt { version: 2, rows, bytes: 0, write_id: None })
         };
         let result = self.run_with(write).await;
+        over.await.unwrap_err();
         let seen = std::mem::take(&mut *seen.lock().unwrap());
         (result, seen)
     }
