@@ -318,12 +318,9 @@ impl Snapshot {
             ))
         };
         let taken = Box::pin(self.dataset.take_blobs(&[row_id], column)).await;
+        // The column was looked at above, so what lance calls invalid can only be the row id.
         let files = taken.map_err(|error| match from_lance(error) {
-            // Lance calls an unknown row id a bad argument.
-            error
-                if error.kind() == ErrorKind::NotFound
-                    || error.message().contains("requested row IDs") =>
-            {
+            error if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidArgument) => {
                 missing().with_source(error)
             }
             error => error,

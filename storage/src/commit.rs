@@ -148,7 +148,10 @@ impl Branch {
     async fn sync(&self, transaction: &Transaction) -> Result<()> {
         let dataset = self.current().await;
         match self.shared.root.folder_of(&dataset.branch_location().path)? {
-            Some(folder) => sync_transaction(transaction, &folder).await,
+            Some(folder) => {
+                let root = self.shared.root.local().unwrap_or(&folder);
+                sync_transaction(transaction, &folder, root).await
+            }
             None => Ok(()),
         }
     }

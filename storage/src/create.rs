@@ -65,7 +65,8 @@ impl Lake {
         }
         let base = shared.root.path(&location);
         if let Some(folder) = shared.root.folder_of(&base)? {
-            sync_transaction(&transaction, &folder).await?;
+            let root = shared.root.local().unwrap_or(&folder);
+            sync_transaction(&transaction, &folder, root).await?;
         }
         let fragments = match &transaction.operation {
             Operation::Overwrite { fragments, .. } => fragments.clone(),

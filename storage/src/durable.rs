@@ -199,20 +199,29 @@ impl Paths<'_> {
 }
 
 /// Syncs every file that `transaction` adds to the table in the local `folder`, then the folders that
-/// hold them, up to the folder itself. Files already synced by an earlier commit are synced again,
+/// hold them, up to the lake's `root`. Files already synced by an earlier commit are synced again,
 /// which costs a system call each and writes nothing.
 ///
 /// # Errors
 /// `Unavailable` when a file cannot be synced: the transaction must then not be committed.
-pub(crate) async fn sync_transaction(transaction: &Transaction, folder: &Path) -> Result<()> {
+pub(crate) async fn sync_transaction(
+    transaction: &Transaction,
+    folder: &Path,
+    root: &Path,
+) -> Result<()> {
     let Paths { files, trees, .. } = paths_of(transaction, folder);
-    let folder = folder.to_path_buf();
-    tokio::task::spawn_blocking(move || sync_paths(&folder, files, trees))
+    let (folder, root) = (folder.to_path_buf(), root.to_path_buf());
+    tokio::task::spawn_blocking(move || sync_paths(&folder, &root, files, trees))
         .await
         .map_err(|error| Error::internal("sync task failed").with_source(error))?
 }
 
-fn sync_paths(folder: &Path, files: BTreeSet<PathBuf>, trees: BTreeSet<PathBuf>) -> Result<()> {
+fn sync_paths(
+    folder: &Path,
+    root: &Path,
+    files: BTreeSet<PathBuf>,
+    trees: BTreeSet<PathBuf>,
+) -> Result<()> {
     let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
     for file in files {
         sync_file(&file)?;
@@ -227,8 +236,9 @@ fn sync_paths(folder: &Path, files: BTreeSet<PathBuf>, trees: BTreeSet<PathBuf>)
         folders.extend(tree.parent().map(Path::to_path_buf));
         folders.insert(tree);
     }
-    folders.insert(folder.to_path_buf());
-    folders.extend(folder.parent().map(Path::to_path_buf));
+    // Up to the root: the folders of a new database or namespace are entries that must last, too.
+    let up = folder.ancestors().take_while(|above| above.starts_with(root));
+    folders.extend(up.map(Path::to_path_buf));
     // Deepest first: an entry is only worth keeping once what it names is on disk.
     for folder in folders.iter().rev() {
         if folder.is_dir() {

@@ -25,12 +25,14 @@ pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
 /// Rows and bytes of one batch of a scan.
 const BATCH_ROWS: usize = 65_536;
 const BATCH_BYTES: u64 = 4 << 20;
+/// Batches that are decoded ahead of the one that is sent.
+const BATCH_READAHEAD: usize = 2;
 /// Bytes that one scan may read ahead of its client, for columns and for blobs.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
 /// Rows that are fetched at a time when rows are asked for by id.
 const TAKE_ROWS: usize = 4_096;
 /// Rows per batch when blobs are read as bytes: their sizes are not known when batches are cut.
-const BLOB_BATCH_ROWS: usize = 64;
+const BLOB_BATCH_ROWS: usize = 8;
 
 /// The columns of a scan, in the order of the answer.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -162,7 +164,12 @@ impl Snapshot {
                 .batch_readahead(1)
                 .materialization_readahead_bytes(READ_AHEAD_BYTES);
         } else {
-            scanner.batch_size(BATCH_ROWS).batch_size_bytes(BATCH_BYTES);
+            // Batches are cut by rows before their bytes are known, and several are decoded at once.
+            scanner
+                .batch_size(self.batch_rows())
+                .batch_size_bytes(BATCH_BYTES)
+                .batch_readahead(BATCH_READAHEAD)
+                .fragment_readahead(1);
         }
         Ok(scanner)
     }
@@ -192,6 +199,15 @@ impl Snapshot {
             .collect();
         scanner.with_fragment_slices(&slices).await.map_err(from_lance)?;
         Ok(())
+    }
+
+    /// Rows that make about one batch's bytes, by the average row of the version.
+    fn batch_rows(&self) -> usize {
+        let fragments = self.dataset.fragments();
+        let rows: usize = fragments.iter().filter_map(|fragment| fragment.physical_rows).sum();
+        let bytes = self.data_bytes().unwrap_or(0).max(1);
+        let row_bytes = (bytes / rows.max(1) as u64).max(1);
+        usize::try_from(BATCH_BYTES / row_bytes).unwrap_or(BATCH_ROWS).clamp(256, BATCH_ROWS)
     }
 
     /// Whether a top-level column is a blob column.

@@ -73,11 +73,19 @@ impl Table {
         let committed = loop {
             let latest = branch.latest().await?;
             check_unchanged(&conformed_schema, &Schema::from(latest.schema()))?;
+            let stored = Schema::from(latest.schema());
+            // A new key needs every column that does not allow null; a known one does not.
+            let required_but_absent = stored.fields().iter().find(|field| {
+                !field.is_nullable() && conformed_schema.field_with_name(field.name()).is_err()
+            });
             let mut merge =
                 MergeInsertBuilder::try_new(latest, on.to_vec()).map_err(write_error)?;
             let job = merge
                 .when_matched(WhenMatched::UpdateAll)
-                .when_not_matched(WhenNotMatched::InsertAll)
+                .when_not_matched(match required_but_absent {
+                    None => WhenNotMatched::InsertAll,
+                    Some(_) => WhenNotMatched::DoNothing,
+                })
                 .source_dedupe_behavior(
                     lance::dataset::write::merge_insert::SourceDedupeBehavior::Fail,
                 )
@@ -86,6 +94,15 @@ impl Table {
                 .map_err(write_error)?;
             let merged =
                 Box::pin(job.execute_uncommitted(spool.source())).await.map_err(write_error)?;
+            if let Some(field) = required_but_absent
+                && merged.stats.num_updated_rows < counted.rows()
+            {
+                return Err(Error::invalid(format!(
+                    "{} of the keys are new, and column `{}`, which does not allow null, was not sent",
+                    counted.rows() - merged.stats.num_updated_rows,
+                    field.name()
+                )));
+            }
             let outcome =
                 branch.commit(merged.transaction, writes.clone(), merged.affected_rows).await;
             match outcome {
