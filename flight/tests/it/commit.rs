@@ -118,10 +118,7 @@ impl RawPut {
             let _ = connection.await;
         });
         let mut client = client.ready().await.unwrap();
-        let uri = format!(
-            "http://{}/arrow.flight.protocol.FlightService/DoPut",
-            server.address
-        );
+        let uri = format!("http://{}/arrow.flight.protocol.FlightService/DoPut", server.address);
         let mut request = HttpRequest::post(uri)
             .header("content-type", "application/grpc")
             .header("te", "trailers");
