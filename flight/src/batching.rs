@@ -9,7 +9,7 @@ use std::time::Duration;
 use arrow_array::RecordBatch;
 use arrow_buffer::ArrowNativeType;
 use arrow_data::ArrayData;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Schema};
 use futures::StreamExt;
 use lakebed_core::{Error, Result};
 use lakebed_service::BatchStream;
@@ -24,13 +24,19 @@ const GATHER_WAIT: Duration = Duration::from_millis(20);
 /// Gathers small batches of a stream into larger ones.
 pub(crate) struct Gathered {
     batches: BatchStream,
+    /// Whether batches may be joined.
+    joins: bool,
     /// What the stream gave and did not fit any more.
     next: Option<Result<RecordBatch>>,
 }
 
 impl Gathered {
-    pub(crate) fn new(batches: BatchStream) -> Self {
-        Gathered { batches, next: None }
+    /// Gathers `batches` of `schema`. Dictionaries are left as they are: joining batches would make one
+    /// of all of theirs, with values that repeat.
+    pub(crate) fn new(schema: &Schema, batches: BatchStream) -> Self {
+        let is_dictionary = |data_type: &DataType| matches!(data_type, DataType::Dictionary(_, _));
+        let joins = !schema.flattened_fields().iter().any(|f| is_dictionary(f.data_type()));
+        Gathered { batches, joins, next: None }
     }
 
     /// The next batch, of at least 1 MiB unless the stream ended, paused or gave a large one. May be
@@ -48,7 +54,7 @@ impl Gathered {
             Err(error) => return Some(Err(error)),
         };
         let mut bytes = wire_bytes(&first);
-        if bytes >= WIRE_BYTES_MIN {
+        if bytes >= WIRE_BYTES_MIN || !self.joins {
             return Some(Ok(first));
         }
         let mut held = vec![first];

@@ -92,9 +92,13 @@ where
     let command = write_command(&call.ctx.database, descriptor)?;
     let mut decoder = IpcDecoder::new(limits);
     let mut marker = MarkerCheck::new(command.commit);
+    let no_schema = || Error::invalid("the first message of DoPut has no schema");
+    if first.data_header.is_empty() {
+        return Err(no_schema());
+    }
     let schema = match decoder.decode(&first.data_header, first.data_body) {
         Ok(Decoded::Schema(schema)) => schema,
-        Ok(_) => return Err(Error::invalid("the first message of DoPut has no schema")),
+        Ok(_) => return Err(no_schema()),
         Err(error) => return Err(error.context("message 1")),
     };
     marker.message(&first.app_metadata, 0)?;

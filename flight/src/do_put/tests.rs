@@ -215,6 +215,8 @@ async fn first_messages_that_say_nothing_are_refused() {
     let mut no_descriptor = messages(ON_END, &[3]);
     drop(no_descriptor.remove(0));
     refused(no_descriptor, "no descriptor").await;
+    let bare = FlightData::new().with_descriptor(FlightDescriptor::new_cmd(ON_END));
+    refused(vec![Ok(bare)], "no schema").await;
     let mut no_schema = messages(ON_END, &[3]);
     let batch = no_schema.remove(1).unwrap();
     refused(
