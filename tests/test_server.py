@@ -422,6 +422,8 @@ def test_an_open_stream_does_not_hold_up_the_end(make_server: Make) -> None:
     lake.create("t", numbered(1))
     writer, _ = lake.begin(write_command("t"), numbered(1).schema)
     writer.write_table(numbered(1, start=1))
+    server.expect_log("connections were cut off at the deadline")
+    server.expect_log("requests were still running at the shutdown deadline")
     assert server.terminate(30) == 0
     with pytest.raises(Failure):
         writer.close()

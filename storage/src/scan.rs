@@ -6,7 +6,7 @@
 use std::pin::Pin;
 use std::sync::Arc;
 
-use arrow_array::{RecordBatch, UInt64Array};
+use arrow_array::{RecordBatch, RecordBatchOptions, UInt64Array};
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use futures::{Stream, StreamExt};
 use lakebed_core::{Error, ErrorKind, Result};
@@ -347,8 +347,9 @@ impl Snapshot {
 }
 
 fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    batch
-        .with_schema(schema.clone())
+    // Not `RecordBatch::with_schema`: it refuses metadata that differs.
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
         .map_err(|error| Error::internal("show blobs as bytes").with_source(error))
 }
 
