@@ -29,13 +29,11 @@ arrows: setup ## Check the rules of the source tree; takes a second
 
 test: arrows test-rust test-python ## Everything that has to pass before a change lands
 
-# The crate without heavy dependencies goes first, so that a slip there shows in seconds. The rest is
-# one cargo selection: testing crates one by one would unify features differently and compile
-# shared dependencies again.
+# One selection of crates for every cargo command: testing crates one by one would unify features
+# differently and compile shared dependencies again.
 test-rust: arrows ## The tests written in Rust
-	cargo test --locked -p lakebed-core
-	cargo test --locked --workspace --exclude lakebed-core
-	cargo build --locked -p lakebed
+	cargo test --locked --workspace
+	cargo build --locked --workspace
 
 test-python: test-rust ## The tests that drive the built server through real clients
 	LAKEBED_BIN=$(BINARY) $(PYTHON) -m pytest tests $(PYTEST_ARGS)
