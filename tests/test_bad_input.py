@@ -220,8 +220,6 @@ def test_an_unknown_action_and_an_exchange(intact: Lake) -> None:
 # ---- writes that pyarrow can send -----------------------------------------------------------
 
 MANY = pa.table({f"c{i}": [1] for i in range(4_097)})
-VIEW = pa.table({"v": pa.array(["x"], pa.string_view())})
-MAP = pa.table({"v": pa.array([[("a", 1)]], pa.map_(pa.string(), pa.int32()))})
 INTERVAL = pa.table({"v": pa.array([(1, 2, 3)], pa.month_day_nano_interval())})
 SMALL_DECIMAL = pa.table({"v": pa.array([1], pa.decimal32(5, 0))})
 TWICE = pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"])
@@ -251,8 +249,6 @@ WRITES = cases(
     ("no columns", ("new", "create", pa.table({}), {}), "invalid_argument", ["column"]),
     ("too many columns", ("new", "create", MANY, {}), "invalid_argument", ["columns_max"]),
     ("system column", ("new", "create", SYSTEM, {}), "invalid_argument", ["_rowid"]),
-    ("map", ("new", "create", MAP, {}), "invalid_argument", ["v", "map"]),
-    ("view", ("new", "create", VIEW, {}), "invalid_argument", ["v", "view"]),
     ("interval", ("new", "create", INTERVAL, {}), "invalid_argument", ["v", "interval"]),
     ("decimal32", ("new", "create", SMALL_DECIMAL, {}), "invalid_argument", ["v", "decimal32"]),
     ("text for a blob", ("media", "append", pa.table({"id": [1], "data": [7]}), {}),
@@ -300,7 +296,7 @@ BLOB_URIS = cases(
     ("link-local", "http://169.254.169.254/latest/meta-data/", "denied", []),
     ("bucket", "s3://bucket/key", "denied", []),
     ("memory", "memory://x", "denied", []),
-    ("unknown upload", "upload:0190c7a0-0000-7000-8000-000000000000", "not_found", ["upload"]),
+    ("unknown upload", "upload:0190c7a0000070008000000000000000", "not_found", ["upload"]),
     ("odd upload", "upload:../../x", "invalid_argument", ["upload"]),
     ("no upload", "upload:", "invalid_argument", ["upload"]),
 )  # fmt: skip
@@ -393,7 +389,7 @@ MESSAGES = cases(
     ("a negative claim", [to_new(INT_SCHEMA), hostile.compressed_claim(-5)], "invalid_argument"),
     ("a claim that is too small", [to_new(INT_SCHEMA), hostile.compressed_claim(8)],
      "invalid_argument"),
-    ("a real bomb", [to_new(INT_SCHEMA), hostile.honest_bomb(300)],
+    ("a real bomb", [to_new(pa.schema([("id", hostile.BOMB_TYPE)])), hostile.honest_bomb(300)],
      "invalid_argument", ["batch_bytes_max"]),
     ("offsets beyond the text", text_with(offsets(0, 2, 4), offsets(0, 2, 900)),
      "invalid_argument", ["id"]),

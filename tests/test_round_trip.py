@@ -105,6 +105,20 @@ def test_all_types_in_one_table_many_batches(lake: Lake, table: str) -> None:
     assert same_rows(answer.slice(150), one)
 
 
+def test_views_are_stored_as_plain_types(lake: Lake, table: str) -> None:
+    """A table with view types is shut to the LanceDB SDKs; polars sends nothing else."""
+    views = {"text": pa.array(["x", None], pa.string_view()), "bytes": [b"y", b""]}
+    rows = pa.table(views).cast(
+        pa.schema([("text", pa.string_view()), ("bytes", pa.binary_view())])
+    )
+    lake.create(table, rows)
+    answer = lake.read(table)
+    assert answer.schema.types == [pa.string(), pa.binary()]
+    assert answer.to_pylist() == rows.to_pylist()
+    lake.write(table, rows)
+    assert lake.read(table).to_pylist() == rows.to_pylist() * 2
+
+
 def test_metadata_and_nullability_survive(lake: Lake, table: str) -> None:
     field = pa.field("id", pa.int64(), nullable=False, metadata={b"unit": b"m"})
     schema = pa.schema([field], metadata={b"source": b"camera 7"})

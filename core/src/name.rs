@@ -273,8 +273,23 @@ mod tests {
     fn hostile_names_are_refused() {
         let db = DatabaseName::default_database();
         for bad in [
-            "", ".", "..", "a/b", "../x", "a\0b", "a\nb", "a b", "ä", "a\\b", "_lakebed.x", "%2e%2e",
-            "a$..", "..$a", "$a", "a$", "a\u{202e}b",
+            "",
+            ".",
+            "..",
+            "a/b",
+            "../x",
+            "a\0b",
+            "a\nb",
+            "a b",
+            "ä",
+            "a\\b",
+            "_lakebed.x",
+            "%2e%2e",
+            "a$..",
+            "..$a",
+            "$a",
+            "a$",
+            "a\u{202e}b",
         ] {
             assert!(TableId::parse(&db, bad).is_err(), "{bad:?} was taken");
         }

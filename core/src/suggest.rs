@@ -10,7 +10,9 @@ pub fn nearest_names<'a>(wanted: &str, candidates: impl IntoIterator<Item = &'a 
     let mut scored: Vec<(usize, &str)> = candidates
         .into_iter()
         .take(CANDIDATES_MAX)
-        .map(|name| (strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.to_lowercase()), name))
+        .map(|name| {
+            (strsim::damerau_levenshtein(&wanted.to_lowercase(), &name.to_lowercase()), name)
+        })
         .filter(|(distance, name)| *distance <= wanted.len().max(name.len()) / 2)
         .collect();
     scored.sort();

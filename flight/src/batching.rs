@@ -1,19 +1,21 @@
-//! Brings batches to the size they should have on the wire, 1 to 4 MiB.
+//! Brings batches to the size they should have on the wire, 1 to 3 MiB.
 //!
 //! Small messages cost a frame and a header each; large ones keep their memory until the slowest client
-//! has taken them. A row is never split, so one row with a large cell is a message of its own.
+//! has taken them, and many clients take no message above 4 MiB unless they are told to. A row is never
+//! split, so one row with a large cell is a message of its own.
 
 use std::time::Duration;
 
 use arrow_array::RecordBatch;
 use arrow_buffer::ArrowNativeType;
 use arrow_data::ArrayData;
-use arrow_schema::DataType;
+use arrow_schema::{DataType, Schema};
 use futures::StreamExt;
 use lakebed_core::{Error, Result};
 use lakebed_service::BatchStream;
 
-const WIRE_BYTES_MAX: usize = 4 << 20;
+/// Leaves a quarter of the 4 MiB that clients take by default to headers and padding.
+const WIRE_BYTES_MAX: usize = 3 << 20;
 const WIRE_BYTES_TARGET: usize = 2 << 20;
 const WIRE_BYTES_MIN: usize = 1 << 20;
 /// How long small batches wait for company before they are sent as they are.
@@ -22,13 +24,19 @@ const GATHER_WAIT: Duration = Duration::from_millis(20);
 /// Gathers small batches of a stream into larger ones.
 pub(crate) struct Gathered {
     batches: BatchStream,
+    /// Whether batches may be joined.
+    joins: bool,
     /// What the stream gave and did not fit any more.
     next: Option<Result<RecordBatch>>,
 }
 
 impl Gathered {
-    pub(crate) fn new(batches: BatchStream) -> Self {
-        Gathered { batches, next: None }
+    /// Gathers `batches` of `schema`. Dictionaries are left as they are: joining batches would make one
+    /// of all of theirs, with values that repeat.
+    pub(crate) fn new(schema: &Schema, batches: BatchStream) -> Self {
+        let is_dictionary = |data_type: &DataType| matches!(data_type, DataType::Dictionary(_, _));
+        let joins = !schema.flattened_fields().iter().any(|f| is_dictionary(f.data_type()));
+        Gathered { batches, joins, next: None }
     }
 
     /// The next batch, of at least 1 MiB unless the stream ended, paused or gave a large one. May be
@@ -46,7 +54,7 @@ impl Gathered {
             Err(error) => return Some(Err(error)),
         };
         let mut bytes = wire_bytes(&first);
-        if bytes >= WIRE_BYTES_MIN {
+        if bytes >= WIRE_BYTES_MIN || !self.joins {
             return Some(Ok(first));
         }
         let mut held = vec![first];

@@ -161,9 +161,9 @@ impl Producer {
     }
 
     async fn produce(&self, schema: SchemaRef, batches: BatchStream) -> Result<()> {
+        let mut batches = Gathered::new(&schema, batches);
         let (mut encoder, announced) = Encoder::new(schema);
         self.send(announced).await?;
-        let mut batches = Gathered::new(batches);
         while let Some(batch) = batches.next().await {
             for slice in slices(&batch?) {
                 for message in encoder.encode(&slice)? {

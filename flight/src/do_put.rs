@@ -92,9 +92,13 @@ where
     let command = write_command(&call.ctx.database, descriptor)?;
     let mut decoder = IpcDecoder::new(limits);
     let mut marker = MarkerCheck::new(command.commit);
+    let no_schema = || Error::invalid("the first message of DoPut has no schema");
+    if first.data_header.is_empty() {
+        return Err(no_schema());
+    }
     let schema = match decoder.decode(&first.data_header, first.data_body) {
         Ok(Decoded::Schema(schema)) => schema,
-        Ok(_) => return Err(Error::invalid("the first message of DoPut has no schema")),
+        Ok(_) => return Err(no_schema()),
         Err(error) => return Err(error.context("message 1")),
     };
     marker.message(&first.app_metadata, 0)?;
@@ -124,8 +128,11 @@ where
         (Err(error), Some(_)) => Err(error),
         (Err(error), None) => {
             feed.fail(Error::new(error.kind(), error.message())).await;
-            // The write lets go of what it holds before the client may try again.
-            let _ = write.await;
+            // The write lets go of what it holds before the client may try again. Past a deadline there
+            // is nobody to wait for, and the transport would answer in our place.
+            if error.kind() != ErrorKind::DeadlineExceeded {
+                let _ = write.await;
+            }
             Err(error)
         }
     }
@@ -149,6 +156,7 @@ async fn pump<S>(
 where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
 {
+    feed.wanted().await;
     let mut decoder = Some(decoder);
     while let Some(data) = messages.next().await? {
         let at = messages.count;

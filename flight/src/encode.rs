@@ -51,7 +51,8 @@ impl EncodedMessage {
     /// The message as the bytes of one gRPC frame that holds a `FlightData`.
     ///
     /// # Errors
-    /// `Internal` for a message of more than 4 GiB, which gRPC cannot carry.
+    /// `InvalidArgument` for a message of more than 4 GiB, which gRPC cannot carry: its only row was
+    /// asked for with its blobs.
     pub(crate) fn into_frame(self) -> Result<Vec<Bytes>> {
         // Fields of FlightData, in the order of their numbers: 2 data_header, 1000 data_body.
         const HEADER_TAG: u64 = (2 << 3) | 2;
@@ -67,7 +68,9 @@ impl EncodedMessage {
         }
         let message_bytes = fields.len() - GRPC_PREFIX_BYTES + self.body_bytes;
         let length = u32::try_from(message_bytes).map_err(|_| {
-            Error::internal(format!("a message of {message_bytes} bytes is too long for gRPC"))
+            Error::invalid(format!(
+                "a row of {message_bytes} bytes is too long for one message; read its blobs in ranges"
+            ))
         })?;
         fields[1..GRPC_PREFIX_BYTES].copy_from_slice(&length.to_be_bytes());
 

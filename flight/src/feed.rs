@@ -5,7 +5,8 @@
 //! only after [`Feed::complete`], and only if the feed is still there when the write gets that far.
 //! Once the stream has ended plainly the write no longer depends on the handler.
 //!
-//! What waits in between is bounded by bytes: a batch may be 256 MiB or 200 rows.
+//! What waits in between is bounded by bytes: a batch may be 256 MiB or 200 rows. Nothing is to be read
+//! before the write asks for it ([`Feed::wanted`]): a write that waits for admission holds no memory.
 
 use std::sync::{Arc, Weak};
 
@@ -13,7 +14,7 @@ use arrow_array::RecordBatch;
 use futures::Stream;
 use lakebed_core::{Error, Result};
 use lakebed_service::BatchStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::Instant;
 
 use crate::batching::wire_bytes;
@@ -30,6 +31,7 @@ const WAITING_BATCHES_MAX: usize = 64;
 pub(crate) struct Feed {
     items: mpsc::Sender<Item>,
     room: Arc<Semaphore>,
+    wanted: Arc<Notify>,
     _alive: Arc<()>,
 }
 
@@ -42,12 +44,24 @@ enum Item {
 pub(crate) fn feed(deadline: Option<Deadline>) -> (Feed, BatchStream) {
     let (items, receiver) = mpsc::channel(WAITING_BATCHES_MAX);
     let alive = Arc::new(());
-    let fed = Fed { items: receiver, feed: Arc::downgrade(&alive), deadline, failure: None };
+    let wanted = Arc::new(Notify::new());
+    let fed = Fed {
+        items: receiver,
+        wanted: Wanted(Arc::clone(&wanted)),
+        feed: Arc::downgrade(&alive),
+        deadline,
+        failure: None,
+    };
     let room = Arc::new(Semaphore::new(WAITING_BYTES_MAX / PERMIT_BYTES));
-    (Feed { items, room, _alive: alive }, Box::pin(fed.into_stream()))
+    (Feed { items, room, wanted, _alive: alive }, Box::pin(fed.into_stream()))
 }
 
 impl Feed {
+    /// Waits until the write asks for its first batch or is over. To be called once.
+    pub(crate) async fn wanted(&self) {
+        self.wanted.notified().await;
+    }
+
     /// Hands a batch on, once there is room for it. A write that is over takes nothing more.
     pub(crate) async fn batch(&self, batch: RecordBatch) {
         let bytes = wire_bytes(&batch).clamp(PERMIT_BYTES, WAITING_BYTES_MAX);
@@ -77,9 +91,19 @@ impl Feed {
 /// The write's end.
 struct Fed {
     items: mpsc::Receiver<Item>,
+    wanted: Wanted,
     feed: Weak<()>,
     deadline: Option<Deadline>,
     failure: Option<Error>,
+}
+
+/// Wakes the feed when the write asks, and when its stream is dropped.
+struct Wanted(Arc<Notify>);
+
+impl Drop for Wanted {
+    fn drop(&mut self) {
+        self.0.notify_one();
+    }
 }
 
 impl Fed {
@@ -98,6 +122,7 @@ impl Fed {
         if let Some(failure) = &self.failure {
             return Some(Err(Error::new(failure.kind(), failure.message())));
         }
+        self.wanted.0.notify_one();
         match self.items.recv().await {
             Some(Item::Batch(batch, _room)) => Some(Ok(batch)),
             Some(Item::End(Err(error))) => Some(Err(error)),
@@ -183,6 +208,17 @@ mod tests {
         let (late, stream) = feed(Some(Deadline(now + Duration::from_secs(3_600))));
         late.complete().await;
         assert_eq!(kinds(stream, 1).await, []);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_wanted_before_the_write_asks() {
+        let (asked, mut stream) = feed(None);
+        assert!(asked.wanted().now_or_never().is_none());
+        assert!(stream.next().now_or_never().is_none());
+        assert!(asked.wanted().now_or_never().is_some());
+        let (over, stream) = feed(None);
+        drop(stream);
+        assert!(over.wanted().now_or_never().is_some());
     }
 
     #[tokio::test]

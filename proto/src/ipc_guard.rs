@@ -119,12 +119,6 @@ fn check_batch(batch: ipc::RecordBatch<'_>, body: &[u8], limits: &Limits) -> Res
     if rows < 0 {
         return Err(Error::invalid(format!("arrow batch claims {rows} rows")));
     }
-    if rows > as_i64(limits.batch_rows_max) {
-        return Err(Error::invalid(format!(
-            "arrow batch has {rows} rows; the limit batch_rows_max is {}",
-            limits.batch_rows_max
-        )));
-    }
     check_nodes(batch, limits)?;
 
     let codec = codec(batch)?;
@@ -164,6 +158,12 @@ fn check_batch(batch: ipc::RecordBatch<'_>, body: &[u8], limits: &Limits) -> Res
         if decoded_bytes > limits.batch_bytes_max as u64 {
             return Err(over_limit(decoded_bytes));
         }
+    }
+    if rows > as_i64(limits.batch_rows_max) {
+        return Err(Error::invalid(format!(
+            "arrow batch has {rows} rows; the limit batch_rows_max is {}",
+            limits.batch_rows_max
+        )));
     }
     for count in batch.variadicBufferCounts().into_iter().flatten() {
         if count < 0 || count > as_i64(buffers.len()) {

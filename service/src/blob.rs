@@ -6,9 +6,9 @@ use lakebed_core::{RequestContext, Result, Role, TableId};
 use lakebed_proto::command::ReadCommand;
 use lakebed_storage::OpenBlob;
 
+use crate::Service;
 use crate::authenticate::require;
 use crate::uploads::ByteStream;
-use crate::Service;
 
 /// Bytes that are enough to tell a medium.
 const SNIFF_BYTES: u64 = 512;
@@ -87,8 +87,8 @@ impl Service {
         while let Some(chunk) = chunks.next().await {
             head.extend_from_slice(&chunk?);
         }
-        let media_type = infer::get(&head)
-            .map_or("application/octet-stream", |kind| kind.mime_type());
+        let media_type =
+            infer::get(&head).map_or("application/octet-stream", |kind| kind.mime_type());
         let held = std::sync::Arc::new(Held { _guard: guard, _request: request, _memory: memory });
         Ok(Some(Blob { blob, media_type, held }))
     }

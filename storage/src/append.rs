@@ -10,9 +10,7 @@ use crate::blob::BlobWriter;
 use crate::scan::BatchStream;
 use crate::schema::Conform;
 use crate::table::{Branch, Table};
-use crate::write::{
-    CommitReceipt, Counted, WriteOptions, conformed, write_error, write_params,
-};
+use crate::write::{CommitReceipt, Counted, WriteOptions, conformed, write_error, write_params};
 use crate::write_id::{Begun, Reservation};
 
 /// What reserving a write id found.
@@ -30,7 +28,9 @@ impl Branch {
         let ids = self.write_ids().await?;
         ids.catch_up(&*self.latest().await?).await?;
         let now_ms = self.shared.clock.now_ms();
-        Ok(match ids.begin(write_id, &options.mode, &options.schema_digest, now_ms)? {
+        let begun =
+            ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
+        Ok(match begun {
             Begun::Known(known) => Start::Repeat(CommitReceipt::of_known(known)),
             Begun::Fresh(reservation) => Start::Go(Some(reservation)),
         })

@@ -169,11 +169,7 @@ impl BlobWriter {
         }
         let nulls = NullBuffer::from(valid);
         let columns: Vec<ArrayRef> = vec![Arc::new(data.finish()), Arc::new(uris.finish())];
-        Ok(Arc::new(StructArray::new(
-            BLOB_V2_LOGICAL_MINIMAL_FIELDS.clone(),
-            columns,
-            Some(nulls),
-        )))
+        Ok(Arc::new(StructArray::new(BLOB_V2_LOGICAL_MINIMAL_FIELDS.clone(), columns, Some(nulls))))
     }
 
     /// Stores large bytes under their digest, once.

@@ -92,6 +92,17 @@ impl Catalog {
             || current.state.tables.values().any(|entry| entry.location == location))
     }
 
+    /// Whether a location belongs to a table of any database, dropped ones included. The folders of
+    /// database `team/cars` and of namespace `cars` in database `team` are the same.
+    pub(crate) async fn is_taken_anywhere(&self, location: &str) -> Result<bool> {
+        for database in self.databases().await? {
+            if self.is_taken(&database, location).await? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     /// The tables of a database in the order of their text ids, with what they are.
     pub(crate) async fn list(&self, database: &DatabaseName) -> Result<Vec<(TableId, Entry)>> {
         let mut loaded = self.loaded.lock().await;

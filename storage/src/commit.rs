@@ -25,7 +25,7 @@ use lance::dataset::transaction::{Operation, Transaction};
 use lance_table::format::Fragment;
 use tokio::sync::oneshot;
 
-use crate::durable::sync_transaction;
+use crate::durable::{DurableCommitHandler, sync_transaction};
 use crate::lance_error::from_lance;
 use crate::table::Branch;
 use crate::write_id::{WriteRecord, to_properties};
@@ -148,7 +148,10 @@ impl Branch {
     async fn sync(&self, transaction: &Transaction) -> Result<()> {
         let dataset = self.current().await;
         match self.shared.root.folder_of(&dataset.branch_location().path)? {
-            Some(folder) => sync_transaction(transaction, &folder).await,
+            Some(folder) => {
+                let root = self.shared.root.local().unwrap_or(&folder);
+                sync_transaction(transaction, &folder, root).await
+            }
             None => Ok(()),
         }
     }
@@ -168,7 +171,9 @@ impl Branch {
         let started = std::time::Instant::now();
         let dataset = self.current().await;
         self.wait_for_rising_time(&dataset).await;
-        let mut builder = CommitBuilder::new(dataset.clone()).with_skip_auto_cleanup(true);
+        let mut builder = CommitBuilder::new(dataset.clone())
+            .with_commit_handler(Arc::new(DurableCommitHandler))
+            .with_skip_auto_cleanup(true);
         if let Some(rows) = affected_rows {
             builder = builder.with_affected_rows(rows);
         }
@@ -205,8 +210,7 @@ impl Branch {
     /// Waits out a clock that stepped back, so that commit times rise and can be searched.
     async fn wait_for_rising_time(&self, dataset: &Dataset) {
         const WAIT_MS_MAX: i64 = 2_000;
-        let behind_ms =
-            dataset.version().timestamp.timestamp_millis() - self.shared.clock.now_ms();
+        let behind_ms = dataset.version().timestamp.timestamp_millis() - self.shared.clock.now_ms();
         if behind_ms > WAIT_MS_MAX {
             tracing::warn!(behind_ms, "the clock is behind the newest commit");
         }

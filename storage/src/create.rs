@@ -9,7 +9,7 @@ use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode};
 use lance_file::version::LanceFileVersion;
 
 use crate::blob::{BlobWriter, blob_base, has_blob_column};
-use crate::durable::sync_transaction;
+use crate::durable::{DurableCommitHandler, sync_transaction};
 use crate::lake::Lake;
 use crate::scan::BatchStream;
 use crate::schema::{Conform, stored_schema};
@@ -44,8 +44,7 @@ impl Lake {
         let shared = &self.shared;
         let stored = stored_schema(&sent, &shared.limits)?;
         let blobs = BlobWriter::new(shared.clone());
-        let conform =
-            Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
+        let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
         let location = self.free_location(id).await?;
         let uri = shared.root.uri_of(&location);
 
@@ -66,7 +65,8 @@ impl Lake {
         }
         let base = shared.root.path(&location);
         if let Some(folder) = shared.root.folder_of(&base)? {
-            sync_transaction(&transaction, &folder).await?;
+            let root = shared.root.local().unwrap_or(&folder);
+            sync_transaction(&transaction, &folder, root).await?;
         }
         let fragments = match &transaction.operation {
             Operation::Overwrite { fragments, .. } => fragments.clone(),
@@ -79,6 +79,7 @@ impl Lake {
                 .use_stable_row_ids(true)
                 .enable_v2_manifest_paths(true)
                 .with_storage_format(LanceFileVersion::V2_2)
+                .with_commit_handler(Arc::new(DurableCommitHandler))
                 .with_store_params(store_params)
                 .with_session(session)
                 // Another create of the same name may be first; its table must not become our second
@@ -132,7 +133,12 @@ impl Lake {
         let Some(table) = self.find_table(id).await? else { return Ok(None) };
         let Some(write_id) = &options.write_id else { return Err(taken(id)) };
         let ids = table.branch(None).await?.write_ids().await?;
-        match ids.begin(write_id, &options.mode, &options.schema_digest, self.shared.clock.now_ms())? {
+        match ids.begin(
+            write_id,
+            &options.mode,
+            &options.schema_digest,
+            self.shared.clock.now_ms(),
+        )? {
             Begun::Known(known) => Ok(Some(CommitReceipt::of_known(known))),
             Begun::Fresh(_) => Err(taken(id)),
         }

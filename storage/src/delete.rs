@@ -21,19 +21,24 @@ impl Table {
         let mut tries = 1;
         loop {
             let latest = branch.latest().await?;
-            let deletion = Box::pin(DeleteBuilder::new(latest.clone(), filter).execute_uncommitted())
-                .await
-                .map_err(|error| match from_lance(error) {
-                    error if error.kind() == ErrorKind::InvalidArgument => error.context("filter"),
-                    error => error,
-                })?;
+            let deletion =
+                Box::pin(DeleteBuilder::new(latest.clone(), filter).execute_uncommitted())
+                    .await
+                    .map_err(|error| match from_lance(error) {
+                        error if error.kind() == ErrorKind::InvalidArgument => {
+                            error.context("filter")
+                        }
+                        error => error,
+                    })?;
             if deletion.num_deleted_rows == 0 {
                 return Ok((0, latest.version().version));
             }
             let rows = deletion.num_deleted_rows;
             match branch.commit(deletion.transaction, Vec::new(), deletion.affected_rows).await {
                 Ok(committed) => return Ok((rows, committed.version().version)),
-                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => tries += 1,
+                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => {
+                    tries += 1
+                }
                 Err(error) => return Err(error),
             }
         }

@@ -9,7 +9,8 @@
 //! 2. [`DurableFileProvider`] gives lance a local store whose puts are synced, file and folder, before
 //!    they return, so a manifest that is visible is on disk.
 //!
-//! On S3 both are nothing to do: a put that returned is durable.
+//! A transaction's own file, which lance writes beside the manifest, is synced by
+//! [`DurableCommitHandler`] between the two. On S3 all of this is nothing to do: a put that returned is durable.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -20,7 +21,11 @@ use lakebed_core::{Error, Result};
 use lance::dataset::transaction::{Operation, Transaction};
 use lance_io::object_store::providers::local::FileStoreProvider;
 use lance_io::object_store::{ObjectStore, ObjectStoreParams, ObjectStoreProvider};
-use lance_table::format::{Fragment, IndexMetadata};
+use lance_table::format::{Fragment, IndexMetadata, Manifest};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ConditionalPutCommitHandler, ManifestLocation,
+    ManifestNamingScheme, ManifestWriter,
+};
 use object_store::local::LocalFileSystem;
 use url::Url;
 
@@ -52,6 +57,63 @@ impl ObjectStoreProvider for DurableFileProvider {
         storage_options: Option<&std::collections::HashMap<String, String>>,
     ) -> lance::Result<String> {
         self.0.calculate_object_store_prefix(url, storage_options)
+    }
+}
+
+/// Commits by put-if-absent, with the transaction's own file synced before the manifest that names it.
+#[derive(Debug)]
+pub(crate) struct DurableCommitHandler;
+
+#[async_trait::async_trait]
+impl CommitHandler for DurableCommitHandler {
+    fn is_version_not_found_definitive(&self) -> bool {
+        ConditionalPutCommitHandler.is_version_not_found_definitive()
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        ConditionalPutCommitHandler.propagate_commit_error_after_success()
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base_path: &object_store::path::Path,
+        object_store: &ObjectStore,
+        manifest_writer: ManifestWriter,
+        naming_scheme: ManifestNamingScheme,
+        transaction: Option<lance_table::format::Transaction>,
+    ) -> std::result::Result<ManifestLocation, CommitError> {
+        if object_store.is_local()
+            && let Some(name) = manifest.transaction_file.clone()
+        {
+            let path =
+                object_store::path::Path::from_iter(base_path.parts().chain(
+                    object_store::path::Path::from(format!("_transactions/{name}")).parts(),
+                ));
+            let file = LocalFileSystem::new()
+                .path_to_filesystem(&path)
+                .map_err(|error| CommitError::OtherError(error.into()))?;
+            let synced = tokio::task::spawn_blocking(move || {
+                sync_file(&file)?;
+                file.parent().map_or(Ok(()), sync_file)
+            });
+            synced
+                .await
+                .map_err(|error| CommitError::OtherError(lance::Error::io(error.to_string())))?
+                .map_err(|error| CommitError::OtherError(lance::Error::io(error.report())))?;
+        }
+        ConditionalPutCommitHandler
+            .commit(
+                manifest,
+                indices,
+                base_path,
+                object_store,
+                manifest_writer,
+                naming_scheme,
+                transaction,
+            )
+            .await
     }
 }
 
@@ -137,20 +199,29 @@ impl Paths<'_> {
 }
 
 /// Syncs every file that `transaction` adds to the table in the local `folder`, then the folders that
-/// hold them, up to the folder itself. Files already synced by an earlier commit are synced again,
+/// hold them, up to the lake's `root`. Files already synced by an earlier commit are synced again,
 /// which costs a system call each and writes nothing.
 ///
 /// # Errors
 /// `Unavailable` when a file cannot be synced: the transaction must then not be committed.
-pub(crate) async fn sync_transaction(transaction: &Transaction, folder: &Path) -> Result<()> {
+pub(crate) async fn sync_transaction(
+    transaction: &Transaction,
+    folder: &Path,
+    root: &Path,
+) -> Result<()> {
     let Paths { files, trees, .. } = paths_of(transaction, folder);
-    let folder = folder.to_path_buf();
-    tokio::task::spawn_blocking(move || sync_paths(&folder, files, trees))
+    let (folder, root) = (folder.to_path_buf(), root.to_path_buf());
+    tokio::task::spawn_blocking(move || sync_paths(&folder, &root, files, trees))
         .await
         .map_err(|error| Error::internal("sync task failed").with_source(error))?
 }
 
-fn sync_paths(folder: &Path, files: BTreeSet<PathBuf>, trees: BTreeSet<PathBuf>) -> Result<()> {
+fn sync_paths(
+    folder: &Path,
+    root: &Path,
+    files: BTreeSet<PathBuf>,
+    trees: BTreeSet<PathBuf>,
+) -> Result<()> {
     let mut folders: BTreeSet<PathBuf> = BTreeSet::new();
     for file in files {
         sync_file(&file)?;
@@ -165,8 +236,9 @@ fn sync_paths(folder: &Path, files: BTreeSet<PathBuf>, trees: BTreeSet<PathBuf>)
         folders.extend(tree.parent().map(Path::to_path_buf));
         folders.insert(tree);
     }
-    folders.insert(folder.to_path_buf());
-    folders.extend(folder.parent().map(Path::to_path_buf));
+    // Up to the root: the folders of a new database or namespace are entries that must last, too.
+    let up = folder.ancestors().take_while(|above| above.starts_with(root));
+    folders.extend(up.map(Path::to_path_buf));
     // Deepest first: an entry is only worth keeping once what it names is on disk.
     for folder in folders.iter().rev() {
         if folder.is_dir() {

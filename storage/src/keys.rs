@@ -60,8 +60,7 @@ impl KeyGuard {
     /// # Errors
     /// `InvalidArgument` naming the key.
     pub(crate) fn check(&mut self, batch: &RecordBatch, first_row: u64) -> Result<()> {
-        let keys: Vec<ArrayRef> =
-            self.columns.iter().map(|at| batch.column(*at).clone()).collect();
+        let keys: Vec<ArrayRef> = self.columns.iter().map(|at| batch.column(*at).clone()).collect();
         for (name, key) in self.names.iter().zip(&keys) {
             if key.null_count() > 0 {
                 let row = (0..key.len()).find(|row| key.is_null(*row)).unwrap_or(0);

@@ -204,7 +204,7 @@ impl Lake {
             return Ok(Some(self.handle(entry)));
         }
         let location = canonical_location(id);
-        if self.catalog.is_taken(&id.database, &location).await?
+        if self.catalog.is_taken_anywhere(&location).await?
             || !self.holds_dataset(&location).await?
         {
             return Ok(None);
@@ -233,11 +233,7 @@ impl Lake {
     }
 
     /// Enters a dataset at `location` under a name.
-    pub(crate) async fn register(
-        &self,
-        id: &TableId,
-        location: &str,
-    ) -> Result<Arc<Table>> {
+    pub(crate) async fn register(&self, id: &TableId, location: &str) -> Result<Arc<Table>> {
         let entry =
             Entry { location: location.to_owned(), uid: uuid::Uuid::now_v7().simple().to_string() };
         self.catalog.insert(id, entry.clone()).await?;
@@ -248,7 +244,7 @@ impl Lake {
     pub(crate) async fn free_location(&self, id: &TableId) -> Result<String> {
         let mut location = canonical_location(id);
         let mut n = 1;
-        while self.catalog.is_taken(&id.database, &location).await?
+        while self.catalog.is_taken_anywhere(&location).await?
             || self.holds_dataset(&location).await?
         {
             n += 1;

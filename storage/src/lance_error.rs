@@ -208,7 +208,8 @@ mod tests {
     #[test]
     fn our_own_error_survives_lances_wrapping() {
         let own = Error::new(ErrorKind::Cancelled, "the client went away");
-        let wrapped = datafusion::error::DataFusionError::External(Box::new(StreamError::new(&own)));
+        let wrapped =
+            datafusion::error::DataFusionError::External(Box::new(StreamError::new(&own)));
         let back = from_lance(lance::Error::from(wrapped));
         assert_eq!(back.kind(), ErrorKind::Cancelled);
         assert_eq!(back.message(), "the client went away");

@@ -15,9 +15,7 @@ use crate::lance_error::from_lance;
 use crate::scan::BatchStream;
 use crate::schema::{Conform, stored_schema};
 use crate::table::{Branch, Table};
-use crate::write::{
-    CommitReceipt, Counted, WriteOptions, conformed, write_error, write_params,
-};
+use crate::write::{CommitReceipt, Counted, WriteOptions, conformed, write_error, write_params};
 
 impl Table {
     /// Replaces rows and schema of a branch in one version.

@@ -113,7 +113,8 @@ fn moved_manifest(file: &[u8], from: &str, to: &str) -> std::result::Result<Opti
     }
     let position: [u8; 8] = footer[..8].try_into().map_err(|_| "it has no position")?;
     let position = usize::try_from(i64::from_le_bytes(position)).map_err(|_| "bad position")?;
-    let length_end = position.checked_add(4).filter(|end| *end <= footer_at).ok_or("bad position")?;
+    let length_end =
+        position.checked_add(4).filter(|end| *end <= footer_at).ok_or("bad position")?;
     let length: [u8; 4] = file[position..length_end].try_into().map_err(|_| "it has no length")?;
     let end = length_end
         .checked_add(u32::from_le_bytes(length) as usize)

@@ -95,8 +95,16 @@ impl Root {
 
     /// The object at `relative` below the root.
     pub(crate) fn path(&self, relative: &str) -> Path {
-        let relative = Path::from(relative);
-        Path::from_iter(self.prefix.parts().chain(relative.parts()))
+        // Not `Path::from` on the whole: it would encode the `~` of a numbered folder.
+        let parts = relative.split('/').filter(|part| !part.is_empty());
+        let mut path = self.prefix.clone();
+        for part in parts {
+            path = match Path::parse(part) {
+                Ok(part) => Path::from_iter(path.parts().chain(part.parts())),
+                Err(_) => path.join(part),
+            };
+        }
+        path
     }
 
     /// What lance calls the thing at `relative` below the root.

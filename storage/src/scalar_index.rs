@@ -40,8 +40,9 @@ impl Table {
         let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
         let mut building = lance::Dataset::clone(&latest);
         let columns = [column];
-        let mut builder =
-            building.create_index_builder(&columns, IndexType::BTree, &params).name(name.to_owned());
+        let mut builder = building
+            .create_index_builder(&columns, IndexType::BTree, &params)
+            .name(name.to_owned());
         let index = Box::pin(builder.execute_uncommitted()).await.map_err(from_lance)?;
         let operation =
             Operation::CreateIndex { new_indices: vec![index], removed_indices: Vec::new() };

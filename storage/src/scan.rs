@@ -4,10 +4,11 @@
 //! stops the work behind it. Errors come as the last item; a plain end means that everything was sent.
 
 use std::pin::Pin;
+use std::sync::Arc;
 
 use arrow_array::{RecordBatch, UInt64Array};
-use arrow_schema::SchemaRef;
-use futures::{Stream, StreamExt, TryStreamExt};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use futures::{Stream, StreamExt};
 use lakebed_core::{Error, ErrorKind, Result};
 use lance::dataset::ProjectionRequest;
 use lance::dataset::scanner::{FragmentSlice, Scanner};
@@ -15,6 +16,7 @@ use lance_core::datatypes::BlobHandling;
 use serde::{Deserialize, Serialize};
 
 use crate::lance_error::from_lance;
+use crate::schema::BLOB_METADATA;
 use crate::snapshot::Snapshot;
 
 /// Batches with the error that ended them.
@@ -23,12 +25,14 @@ pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
 /// Rows and bytes of one batch of a scan.
 const BATCH_ROWS: usize = 65_536;
 const BATCH_BYTES: u64 = 4 << 20;
+/// Batches that are decoded ahead of the one that is sent.
+const BATCH_READAHEAD: usize = 2;
 /// Bytes that one scan may read ahead of its client, for columns and for blobs.
 const READ_AHEAD_BYTES: u64 = 32 << 20;
 /// Rows that are fetched at a time when rows are asked for by id.
 const TAKE_ROWS: usize = 4_096;
 /// Rows per batch when blobs are read as bytes: their sizes are not known when batches are cut.
-const BLOB_BATCH_ROWS: usize = 64;
+const BLOB_BATCH_ROWS: usize = 8;
 
 /// The columns of a scan, in the order of the answer.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -82,7 +86,30 @@ impl Snapshot {
     pub async fn scan_schema(&self, spec: &ScanSpec) -> Result<SchemaRef> {
         // Rows by id take the same projection as a scan.
         let scanner = self.scanner(spec).await?;
-        Box::pin(scanner.schema()).await.map_err(|error| bad_plan(spec, error))
+        let schema = Box::pin(scanner.schema()).await.map_err(|error| bad_plan(spec, error))?;
+        Ok(self.shown(spec, schema))
+    }
+
+    /// The schema of an answer: a blob column that shows bytes says that it is one, so that the rows can
+    /// be written to another table as they are.
+    fn shown(&self, spec: &ScanSpec, schema: SchemaRef) -> SchemaRef {
+        if !spec.blob_bytes || matches!(spec.projection, Projection::Expressions(_)) {
+            return schema;
+        }
+        let fields: Vec<FieldRef> = schema
+            .fields()
+            .iter()
+            .map(|field| {
+                let is_blob =
+                    self.dataset.schema().field(field.name()).is_some_and(|field| field.is_blob());
+                if !is_blob || field.data_type() != &DataType::LargeBinary {
+                    return field.clone();
+                }
+                let metadata = [(BLOB_METADATA.to_owned(), "true".to_owned())];
+                Arc::new(Field::clone(field).with_metadata(metadata.into()))
+            })
+            .collect();
+        Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
     }
 
     /// Opens a scan.
@@ -97,10 +124,12 @@ impl Snapshot {
         let stream =
             Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
         let schema = lance_io::stream::RecordBatchStream::schema(&stream);
-        let snapshot = self.clone();
-        let batches = stream.map_err(from_lance).inspect_ok(move |_| {
+        let schema = self.shown(spec, schema);
+        let (snapshot, shown) = (self.clone(), schema.clone());
+        let batches = stream.map(move |batch| {
             // Keeps the pin for as long as the stream lives.
             let _ = &snapshot;
+            with_schema(batch.map_err(from_lance)?, &shown)
         });
         Ok((schema, batches.boxed()))
     }
@@ -114,9 +143,7 @@ impl Snapshot {
                 scanner.project(names).map_err(from_lance)?;
             }
             Projection::Expressions(pairs) => {
-                scanner
-                    .project_with_transform(pairs)
-                    .map_err(|error| bad_plan(spec, error))?;
+                scanner.project_with_transform(pairs).map_err(|error| bad_plan(spec, error))?;
             }
         }
         if let Some(filter) = &spec.filter {
@@ -124,9 +151,7 @@ impl Snapshot {
         }
         if spec.limit.is_some() || spec.offset.is_some() {
             let as_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
-            scanner
-                .limit(spec.limit.map(as_i64), spec.offset.map(as_i64))
-                .map_err(from_lance)?;
+            scanner.limit(spec.limit.map(as_i64), spec.offset.map(as_i64)).map_err(from_lance)?;
         }
         if let Some(slices) = &spec.slices {
             self.restrict(&mut scanner, slices).await?;
@@ -139,7 +164,12 @@ impl Snapshot {
                 .batch_readahead(1)
                 .materialization_readahead_bytes(READ_AHEAD_BYTES);
         } else {
-            scanner.batch_size(BATCH_ROWS).batch_size_bytes(BATCH_BYTES);
+            // Batches are cut by rows before their bytes are known, and several are decoded at once.
+            scanner
+                .batch_size(self.batch_rows())
+                .batch_size_bytes(BATCH_BYTES)
+                .batch_readahead(BATCH_READAHEAD)
+                .fragment_readahead(1);
         }
         Ok(scanner)
     }
@@ -171,6 +201,15 @@ impl Snapshot {
         Ok(())
     }
 
+    /// Rows that make about one batch's bytes, by the average row of the version.
+    fn batch_rows(&self) -> usize {
+        let fragments = self.dataset.fragments();
+        let rows: usize = fragments.iter().filter_map(|fragment| fragment.physical_rows).sum();
+        let bytes = self.data_bytes().unwrap_or(0).max(1);
+        let row_bytes = (bytes / rows.max(1) as u64).max(1);
+        usize::try_from(BATCH_BYTES / row_bytes).unwrap_or(BATCH_ROWS).clamp(256, BATCH_ROWS)
+    }
+
     /// Whether a top-level column is a blob column.
     pub fn has_blobs(&self) -> bool {
         self.dataset.schema().fields.iter().any(|field| field.is_blob())
@@ -178,8 +217,8 @@ impl Snapshot {
 
     fn check_columns(&self, names: &[String]) -> Result<()> {
         for name in names {
-            let is_known = lance_core::is_system_column(name)
-                || self.dataset.schema().field(name).is_some();
+            let is_known =
+                lance_core::is_system_column(name) || self.dataset.schema().field(name).is_some();
             if !is_known {
                 return Err(self.unknown_column(name));
             }
@@ -217,9 +256,7 @@ impl Snapshot {
             self.take_with_blob_bytes(spec, row_ids).await?
         } else {
             let projection = match &spec.projection {
-                Projection::All => {
-                    ProjectionRequest::from_schema(self.dataset.schema().clone())
-                }
+                Projection::All => ProjectionRequest::from_schema(self.dataset.schema().clone()),
                 Projection::Names(names) => {
                     self.check_columns(names)?;
                     ProjectionRequest::from_columns(names, self.dataset.schema())
@@ -234,7 +271,8 @@ impl Snapshot {
         if batch.num_rows() != row_ids.len() {
             return Err(self.missing_row(row_ids).await?);
         }
-        Ok(batch)
+        let shown = self.shown(spec, batch.schema());
+        with_schema(batch, &shown)
     }
 
     /// Rows by id with blob bytes: a scan over exactly these rows, put into the order that was asked
@@ -306,6 +344,12 @@ impl Snapshot {
             .collect();
         split_rows(&fragments, parts_max, rows_min)
     }
+}
+
+fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    batch
+        .with_schema(schema.clone())
+        .map_err(|error| Error::internal("show blobs as bytes").with_source(error))
 }
 
 /// An error of planning a scan: which part of the request it is about, and a column that does not exist

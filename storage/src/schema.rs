@@ -18,7 +18,7 @@ use crate::blob::BlobWriter;
 
 const EXTENSION_NAME: &str = "ARROW:extension:name";
 const BLOB_EXTENSION: &str = "lance.blob.v2";
-const BLOB_METADATA: &str = "lance-encoding:blob";
+pub(crate) const BLOB_METADATA: &str = "lance-encoding:blob";
 const COLUMN_NAME_BYTES_MAX: usize = 1_024;
 
 /// Whether a client's field declares a blob column.
@@ -58,7 +58,8 @@ fn check_names(sent: &Schema, limits: &Limits) -> Result<()> {
     let mut seen: HashSet<&str> = HashSet::new();
     for field in sent.fields() {
         let name = field.name();
-        if name.is_empty() || name.len() > COLUMN_NAME_BYTES_MAX || name.contains(char::is_control) {
+        if name.is_empty() || name.len() > COLUMN_NAME_BYTES_MAX || name.contains(char::is_control)
+        {
             let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
             return Err(Error::invalid(format!("column name `{shown}` is not allowed")));
         }
@@ -85,7 +86,8 @@ fn stored_field(field: &FieldRef) -> Result<FieldRef> {
         // Views cannot be stored, and the LanceDB SDKs cannot open a table that has them.
         DataType::Utf8View => DataType::Utf8,
         DataType::BinaryView => DataType::Binary,
-        DataType::RunEndEncoded(_, _) | DataType::Union(_, _) => {
+        // Neither can the SDKs open a table with maps.
+        DataType::Map(_, _) | DataType::RunEndEncoded(_, _) | DataType::Union(_, _) => {
             return Err(Error::invalid(format!(
                 "column `{}` has type {}, which cannot be stored",
                 field.name(),
@@ -215,8 +217,7 @@ impl Conform {
             }
             columns.push(column);
         }
-        let options =
-            arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+        let options = arrow_array::RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).map_err(|error| {
             Error::invalid(format!("rows from {first_row} do not fit the schema: {error}"))
         })
@@ -269,10 +270,12 @@ fn is_lossless(from: &DataType, to: &DataType) -> bool {
         (FixedSizeBinary(_), Binary | LargeBinary) => true,
         (Float16, Float32 | Float64) | (Float32, Float64) => true,
         (Date32, Date64) => true,
-        (Timestamp(a, zone_a), Timestamp(b, zone_b)) => zone_a == zone_b && unit_rank(a) <= unit_rank(b),
-        (Time32(a), Time32(b) | Time64(b)) | (Time64(a), Time64(b)) | (Duration(a), Duration(b)) => {
-            unit_rank(a) <= unit_rank(b)
+        (Timestamp(a, zone_a), Timestamp(b, zone_b)) => {
+            zone_a == zone_b && unit_rank(a) <= unit_rank(b)
         }
+        (Time32(a), Time32(b) | Time64(b))
+        | (Time64(a), Time64(b))
+        | (Duration(a), Duration(b)) => unit_rank(a) <= unit_rank(b),
         (Decimal128(p1, s1), Decimal128(p2, s2) | Decimal256(p2, s2))
         | (Decimal256(p1, s1), Decimal256(p2, s2)) => {
             s2 >= s1 && i16::from(*p2) - i16::from(*s2) >= i16::from(*p1) - i16::from(*s1)
@@ -395,10 +398,8 @@ mod tests {
         let one = stored_schema(&Schema::new(vec![plain]), &limits).unwrap();
         let two = stored_schema(&Schema::new(vec![extension]), &limits).unwrap();
         assert_eq!(one, two);
-        let wrong = Field::new("image", DataType::Int32, true).with_metadata(HashMap::from([(
-            EXTENSION_NAME.to_owned(),
-            BLOB_EXTENSION.to_owned(),
-        )]));
+        let wrong = Field::new("image", DataType::Int32, true)
+            .with_metadata(HashMap::from([(EXTENSION_NAME.to_owned(), BLOB_EXTENSION.to_owned())]));
         assert!(stored_schema(&Schema::new(vec![wrong]), &limits).is_err());
     }
 

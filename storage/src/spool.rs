@@ -20,7 +20,7 @@ use lakebed_core::{Error, Result};
 use tokio_stream::wrappers::ReceiverStream;
 
 use crate::lance_error::from_io;
-use crate::write::as_source;
+use crate::write::{as_source, batch_bytes};
 
 const MEMORY_BYTES_MAX: usize = 16 << 20;
 
@@ -47,7 +47,7 @@ impl SpoolWriter {
 
     pub(crate) async fn push(mut self, batch: RecordBatch) -> Result<Self> {
         if self.file.is_none() {
-            self.bytes += batch.get_array_memory_size();
+            self.bytes += usize::try_from(batch_bytes(&batch)).unwrap_or(usize::MAX);
             if self.bytes <= MEMORY_BYTES_MAX {
                 self.in_memory.push(batch);
                 return Ok(self);
@@ -59,7 +59,8 @@ impl SpoolWriter {
                 None => {
                     let file = tempfile::tempfile_in(&self.folder)
                         .map_err(|error| from_io(error, "make a spool file"))?;
-                    StreamWriter::try_new(BufWriter::new(file), &self.schema).map_err(spool_error)?
+                    StreamWriter::try_new(BufWriter::new(file), &self.schema)
+                        .map_err(spool_error)?
                 }
             };
             for held in self.in_memory.drain(..) {

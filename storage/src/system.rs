@@ -68,7 +68,8 @@ impl SystemStore {
         match self.store.put_opts(&self.full(path)?, bytes.into(), options).await {
             Ok(_) => Ok(true),
             Err(
-                object_store::Error::AlreadyExists { .. } | object_store::Error::Precondition { .. },
+                object_store::Error::AlreadyExists { .. }
+                | object_store::Error::Precondition { .. },
             ) => Ok(false),
             Err(error) => Err(from_object_store(error, &format!("write of `{path}`"))),
         }

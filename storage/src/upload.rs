@@ -76,7 +76,8 @@ impl Uploads {
 
     fn folder(&self, id: &str) -> Result<String> {
         // Ids are ours: anything else cannot exist, and must not become a path.
-        let is_id = id.len() == 32 && id.bytes().all(|b| b.is_ascii_hexdigit());
+        let is_id = (1..=64).contains(&id.len())
+            && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
         match is_id {
             true => Ok(format!("uploads/{id}")),
             false => Err(Error::invalid(format!("`{}` is no upload id", shown(id)))),

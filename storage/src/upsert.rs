@@ -11,7 +11,6 @@
 //!
 //! Two upserts never run at once on a branch, so two of one new key never make two rows.
 
-
 use arrow_schema::{Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Result, nearest_names};
@@ -74,21 +73,43 @@ impl Table {
         let committed = loop {
             let latest = branch.latest().await?;
             check_unchanged(&conformed_schema, &Schema::from(latest.schema()))?;
-            let mut merge = MergeInsertBuilder::try_new(latest, on.to_vec()).map_err(write_error)?;
+            let stored = Schema::from(latest.schema());
+            // A new key needs every column that does not allow null; a known one does not.
+            let required_but_absent = stored.fields().iter().find(|field| {
+                !field.is_nullable() && conformed_schema.field_with_name(field.name()).is_err()
+            });
+            let mut merge =
+                MergeInsertBuilder::try_new(latest, on.to_vec()).map_err(write_error)?;
             let job = merge
                 .when_matched(WhenMatched::UpdateAll)
-                .when_not_matched(WhenNotMatched::InsertAll)
-                .source_dedupe_behavior(lance::dataset::write::merge_insert::SourceDedupeBehavior::Fail)
+                .when_not_matched(match required_but_absent {
+                    None => WhenNotMatched::InsertAll,
+                    Some(_) => WhenNotMatched::DoNothing,
+                })
+                .source_dedupe_behavior(
+                    lance::dataset::write::merge_insert::SourceDedupeBehavior::Fail,
+                )
                 .skip_auto_cleanup(true)
                 .try_build()
                 .map_err(write_error)?;
             let merged =
                 Box::pin(job.execute_uncommitted(spool.source())).await.map_err(write_error)?;
+            if let Some(field) = required_but_absent
+                && merged.stats.num_updated_rows < counted.rows()
+            {
+                return Err(Error::invalid(format!(
+                    "{} of the keys are new, and column `{}`, which does not allow null, was not sent",
+                    counted.rows() - merged.stats.num_updated_rows,
+                    field.name()
+                )));
+            }
             let outcome =
                 branch.commit(merged.transaction, writes.clone(), merged.affected_rows).await;
             match outcome {
                 Ok(committed) => break committed,
-                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => tries += 1,
+                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => {
+                    tries += 1
+                }
                 Err(error) => return Err(error),
             }
         };
@@ -138,8 +159,9 @@ impl Table {
 /// The table may have been overwritten with another schema while the rows came in.
 fn check_unchanged(conformed: &Schema, stored: &Schema) -> Result<()> {
     for field in conformed.fields() {
-        let is_same =
-            stored.field_with_name(field.name()).is_ok_and(|now| now.data_type() == field.data_type());
+        let is_same = stored
+            .field_with_name(field.name())
+            .is_ok_and(|now| now.data_type() == field.data_type());
         if !is_same {
             return Err(Error::new(
                 ErrorKind::Conflict,

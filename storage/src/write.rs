@@ -77,7 +77,7 @@ impl Counted {
 
     pub(crate) fn add(&self, batch: &RecordBatch) {
         self.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
-        self.bytes.fetch_add(batch.get_array_memory_size() as u64, Ordering::Relaxed);
+        self.bytes.fetch_add(batch_bytes(batch), Ordering::Relaxed);
     }
 
     pub(crate) fn record(&self, options: &WriteOptions, at_ms: i64) -> WriteRecord {
@@ -89,6 +89,16 @@ impl Counted {
             at_ms,
         }
     }
+}
+
+/// The bytes of a batch's own rows; buffers that it shares with other batches count only once overall.
+pub(crate) fn batch_bytes(batch: &RecordBatch) -> u64 {
+    let bytes = |column: &arrow_array::ArrayRef| {
+        let data = arrow_array::Array::to_data(column);
+        // An array that cannot say is counted by what it holds on to.
+        data.get_slice_memory_size().unwrap_or_else(|_| data.get_buffer_memory_size())
+    };
+    batch.columns().iter().map(|column| bytes(column) as u64).sum()
 }
 
 /// Converts and counts what a client sends, as the kind of stream that lance consumes. An error of the
@@ -154,7 +164,8 @@ pub(crate) async fn discard(
     use object_store::ObjectStoreExt as _;
     for file in fragments.iter().flat_map(|fragment| &fragment.files) {
         let path = object_store::path::Path::from_iter(
-            base.parts().chain(object_store::path::Path::from(format!("data/{}", file.path)).parts()),
+            base.parts()
+                .chain(object_store::path::Path::from(format!("data/{}", file.path)).parts()),
         );
         if let Err(error) = shared.root.store().delete(&path).await {
             tracing::info!(%error, "a file of an abandoned write stays behind");

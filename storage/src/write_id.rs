@@ -27,6 +27,8 @@ use crate::system::SystemStore;
 const REMEMBERED_MAX: usize = 100_000;
 const REMEMBERED_MS: i64 = 7 * 24 * 3_600_000;
 const SEGMENT_VERSIONS: u64 = 256;
+/// How long a write waits for another with the same id.
+const TURN_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
 const PROPERTY_PREFIX: &str = "lakebed.write.";
 
 /// What is remembered of a write.
@@ -79,6 +81,8 @@ pub(crate) struct WriteIds {
     system: SystemStore,
     folder: String,
     inner: Mutex<Inner>,
+    /// Told whenever a running write ends.
+    ended: tokio::sync::Notify,
 }
 
 /// What `begin` found.
@@ -98,6 +102,7 @@ pub(crate) struct Reservation {
 impl Drop for Reservation {
     fn drop(&mut self) {
         self.ids.lock().running.remove(&self.id);
+        self.ids.ended.notify_waiters();
     }
 }
 
@@ -121,7 +126,10 @@ impl WriteIds {
                 .with_source(error)
             })?;
             for entry in entries {
-                inner.remember(entry.id, KnownWrite { version: entry.version, record: entry.record });
+                inner.remember(
+                    entry.id,
+                    KnownWrite { version: entry.version, record: entry.record },
+                );
             }
             let last = object
                 .path
@@ -133,7 +141,12 @@ impl WriteIds {
             inner.checkpointed = inner.checkpointed.max(last.unwrap_or(0));
         }
         inner.seen = inner.checkpointed;
-        let ids = WriteIds { system: system.clone(), folder, inner: Mutex::new(inner) };
+        let ids = WriteIds {
+            system: system.clone(),
+            folder,
+            inner: Mutex::new(inner),
+            ended: tokio::sync::Notify::new(),
+        };
         ids.catch_up(dataset).await?;
         Ok(Arc::new(ids))
     }
@@ -158,7 +171,9 @@ impl WriteIds {
                 Err(error) => {
                     let error = from_lance(error);
                     if error.kind() != ErrorKind::NotFound {
-                        return Err(error.context(format!("read the transaction of version {version}")));
+                        return Err(
+                            error.context(format!("read the transaction of version {version}"))
+                        );
                     }
                 }
             }
@@ -200,6 +215,34 @@ impl WriteIds {
         Ok(Begun::Fresh(Reservation { ids: self.clone(), id: id.to_owned() }))
     }
 
+    /// As [`WriteIds::begin`], but waits for a running write with the same id to end first.
+    ///
+    /// # Errors
+    /// As [`WriteIds::begin`]; `Conflict` when the other one takes too long.
+    pub(crate) async fn begin_in_turn(
+        self: &Arc<Self>,
+        id: &str,
+        mode: &str,
+        schema: &str,
+        now_ms: i64,
+    ) -> Result<Begun> {
+        let deadline = tokio::time::Instant::now() + TURN_WAIT;
+        loop {
+            let ended = self.ended.notified();
+            tokio::pin!(ended);
+            // From here on an end is not missed.
+            ended.as_mut().enable();
+            match self.begin(id, mode, schema, now_ms) {
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    if tokio::time::timeout_at(deadline, ended).await.is_err() {
+                        return Err(error);
+                    }
+                }
+                outcome => return outcome,
+            }
+        }
+    }
+
     /// Notes that the ids were committed in `version`.
     pub(crate) fn finish(&self, version: u64, writes: &[(String, WriteRecord)]) {
         let mut inner = self.lock();
@@ -232,7 +275,11 @@ impl WriteIds {
                 .filter_map(|id| {
                     let known = inner.known.get(id)?;
                     let KnownWrite { version, record } = known.clone();
-                    (version <= inner.seen).then(|| SegmentEntry { id: id.clone(), version, record })
+                    (version <= inner.seen).then(|| SegmentEntry {
+                        id: id.clone(),
+                        version,
+                        record,
+                    })
                 })
                 .collect();
             (inner.checkpointed + 1, inner.seen, entries)

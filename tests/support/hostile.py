@@ -6,6 +6,8 @@ import pyarrow as pa
 
 from support.raw_flight import flight_data, ipc_messages, ipc_parts
 
+BOMB_TYPE = pa.binary(1_024)
+
 
 def compressed_claim(length: int, codec: str = "zstd") -> bytes:
     """A compressed batch whose buffers claim to hold `length` bytes once decompressed."""
@@ -17,8 +19,8 @@ def compressed_claim(length: int, codec: str = "zstd") -> bytes:
 
 
 def honest_bomb(mib: int) -> bytes:
-    """A batch that is small on the wire and truly holds `mib` MiB of zeros."""
-    zeros = pa.Array.from_buffers(pa.int64(), mib << 17, [None, pa.py_buffer(bytes(mib << 20))])
+    """A batch that is small on the wire and truly holds `mib` MiB of zeros, in few rows."""
+    zeros = pa.Array.from_buffers(BOMB_TYPE, mib << 10, [None, pa.py_buffer(bytes(mib << 20))])
     batch = pa.RecordBatch.from_arrays([zeros], ["id"])
     return flight_data(*ipc_messages(batch, "zstd")[-1])
 

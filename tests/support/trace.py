@@ -94,12 +94,15 @@ class Trace:
         self.calls = [call for call in read_trace(path) if call.ok]
 
     def arrival(self, path: str) -> Call:
-        """The call that gave a file its final name: a rename, a link, or else its creation."""
+        """The call that gave a file or directory its final name: a rename, a link, or else its
+        creation."""
         for call in self.calls:
             if call.name in MOVES and call.names[-1] == path:
                 return call
         for call in self.calls:
             if call.name == "openat" and "O_CREAT" in call.text and call.names == [path]:
+                return call
+            if call.name in {"mkdir", "mkdirat"} and call.names == [path]:
                 return call
         raise AssertionError(f"nothing in the trace made {path}")
 

@@ -94,7 +94,10 @@ where
     async fn run(self) -> (Result<Receipt>, Seen) {
         let seen = Arc::new(Mutex::new(Seen::default()));
         let writer = Arc::clone(&seen);
+        // Dropped with the write, whether that ran or not: some puts do not wait for their writes.
+        let (running, over) = oneshot::channel::<()>();
         let write = move |_: WriteCommand, _: SchemaRef, mut batches: BatchStream| async move {
+            let _running = running;
             while let Some(item) = batches.next().await {
                 match item {
                     Ok(batch) => writer.lock().unwrap().rows += batch.num_rows() as u64,
@@ -109,6 +112,7 @@ where
             Ok(Receipt { version: 2, rows, bytes: 0, write_id: None })
         };
         let result = self.run_with(write).await;
+        over.await.unwrap_err();
         let seen = std::mem::take(&mut *seen.lock().unwrap());
         (result, seen)
     }
@@ -211,6 +215,8 @@ async fn first_messages_that_say_nothing_are_refused() {
     let mut no_descriptor = messages(ON_END, &[3]);
     drop(no_descriptor.remove(0));
     refused(no_descriptor, "no descriptor").await;
+    let bare = FlightData::new().with_descriptor(FlightDescriptor::new_cmd(ON_END));
+    refused(vec![Ok(bare)], "no schema").await;
     let mut no_schema = messages(ON_END, &[3]);
     let batch = no_schema.remove(1).unwrap();
     refused(
