@@ -30,6 +30,9 @@ use crate::{admin_key, grpc, http_server, logs};
 /// The version of the binary.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
 
+/// What writing out gets beyond the deadline, when running requests used all of it.
+const FLUSH_GRACE: Duration = Duration::from_secs(5);
+
 /// What is left to tasks that do not watch for the end, once everything else has stopped.
 const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 
@@ -216,13 +219,17 @@ impl Running {
                     Ok(Ok(Err(error))) => tracing::error!(door = name, error, "a door broke"),
                     Ok(Err(error)) => tracing::error!(door = name, %error, "a door panicked"),
                     Err(_) => {
-                        tracing::warn!(door = name, "connections were cut off at the deadline");
+                        tracing::info!(door = name, "connections were cut off at the deadline");
                         door.abort();
                     }
                 }
             }
         };
-        tokio::join!(doors_end, service.shutdown(deadline));
+        let stopped = async { tokio::join!(doors_end, service.shutdown(deadline)) };
+        // A store that hangs must not hold the process: nothing acknowledged waits for it.
+        if tokio::time::timeout_at(deadline + FLUSH_GRACE, stopped).await.is_err() {
+            tracing::error!("the store did not answer in time while stopping");
+        }
         for helper in helpers {
             // A helper that does not end in time is ended with the runtime.
             let _ = tokio::time::timeout_at(deadline, helper).await;

@@ -69,7 +69,7 @@ impl Service {
         self.gate.close();
         let left = self.gate.wait_empty(deadline).await;
         if left > 0 {
-            tracing::warn!(left, "requests were still running at the shutdown deadline");
+            tracing::info!(left, "requests were still running at the shutdown deadline");
         }
         // The requests may have used up the time; the log of what they did is worth a little more.
         self.lake.flush().await;
