@@ -319,7 +319,10 @@ impl Snapshot {
         };
         let taken = Box::pin(self.dataset.take_blobs(&[row_id], column)).await;
         let files = taken.map_err(|error| match from_lance(error) {
-            error if error.kind() == ErrorKind::NotFound => missing().with_source(error),
+            // The column was looked at above, so what lance calls invalid can only be the row id.
+            error if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidArgument) => {
+                missing().with_source(error)
+            }
             error => error,
         })?;
         let Some(file) = files.into_iter().next().ok_or_else(missing)? else { return Ok(None) };
