@@ -1,9 +1,10 @@
 //! JSON bodies, read strictly.
 //!
-//! A field that is not understood is refused by name, unless its value says nothing: null, false, an
-//! empty text or an empty list. Clients send such defaults for features that a table may lack, and a
-//! misspelt `predicate` must never delete a whole table. The fields that are understood are those of
-//! the type that is parsed, asked from serde itself, so that there is no second list to keep.
+//! A field that is not understood is refused by name, unless its value says nothing: null, false,
+//! an empty text or an empty list. Clients send such defaults for features that a table may lack,
+//! and a misspelt `predicate` must never delete a whole table. The fields that are understood are
+//! those of the type that is parsed, asked from serde itself, so that there is no second list to
+//! keep.
 
 use std::fmt;
 use std::time::Duration;

@@ -1,8 +1,8 @@
 //! Reads on what a client still sends after its request was refused.
 //!
-//! Over HTTP/1 a client that is busy sending does not look at the answer; when the server closes the
-//! connection with unread bytes in it, the client often sees a reset instead of the reason. So the
-//! rest of a refused body is read and thrown away, up to a size and a time.
+//! Over HTTP/1 a client that is busy sending does not look at the answer; when the server closes
+//! the connection with unread bytes in it, the client often sees a reset instead of the reason. So
+//! the rest of a refused body is read and thrown away, up to a size and a time.
 
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};

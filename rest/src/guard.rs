@@ -1,8 +1,9 @@
 //! Keeps web pages away from a server that asks for no key.
 //!
-//! A server that lets everybody in listens on loopback only, but every page in the user's browser can
-//! send requests there: by a name that is made to resolve to loopback (the Host header shows it), or
-//! plainly across origins (the Origin header shows it). Clients that are no browsers send neither.
+//! A server that lets everybody in listens on loopback only, but every page in the user's browser
+//! can send requests there: by a name that is made to resolve to loopback (the Host header shows
+//! it), or plainly across origins (the Origin header shows it). Clients that are no browsers send
+//! neither.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;

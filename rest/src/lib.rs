@@ -11,9 +11,9 @@
 //!                           error body
 //! ```
 //!
-//! What always holds: a known route of the protocol that is not built answers 501 and an unknown one
-//! 404; a field that is not understood is a 400 that names it; every answer carries `x-request-id`;
-//! every error has one JSON body, written in one place ([`error`]).
+//! What always holds: a known route of the protocol that is not built answers 501 and an unknown
+//! one 404; a field that is not understood is a 400 that names it; every answer carries
+//! `x-request-id`; every error has one JSON body, written in one place ([`error`]).
 
 mod blob;
 mod body;

@@ -1,7 +1,7 @@
 //! Every route of the protocol that is known and not built: 501, and it says so.
 //!
-//! The SDKs read 404 on any table route as "no such table", so a missing verb must never answer 404.
-//! A route that gets built moves from this table into `routes.rs`; a test keeps the two apart.
+//! The SDKs read 404 on any table route as "no such table", so a missing verb must never answer
+//! 404. A route that gets built moves from this table into `routes.rs`; a test keeps the two apart.
 
 use axum::Router;
 use axum::extract::MatchedPath;

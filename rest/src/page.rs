@@ -27,7 +27,8 @@ impl PageRequest {
         Ok(PageRequest { limit: limit.min(ENTRIES_MAX), after })
     }
 
-    /// The page of `entries`, which `name` names in ascending order, and the token of the next page.
+    /// The page of `entries`, which `name` names in ascending order, and the token of the next
+    /// page.
     pub(crate) fn cut<T>(
         &self,
         entries: Vec<T>,

@@ -22,8 +22,8 @@ impl Params {
         Params { pairs }
     }
 
-    /// Refuses a parameter that is neither in `known` nor without meaning: empty, `false` or `null`;
-    /// and one that is given twice.
+    /// Refuses a parameter that is neither in `known` nor without meaning: empty, `false` or
+    /// `null`; and one that is given twice.
     ///
     /// # Errors
     /// `InvalidArgument` naming the parameter.

@@ -59,7 +59,8 @@ fn number(text: &str) -> Number {
     Number::Value(text.parse().unwrap_or(u64::MAX))
 }
 
-/// Whether an `If-None-Match` header names `etag` (given without quotes): the client has it already.
+/// Whether an `If-None-Match` header names `etag` (given without quotes): the client has it
+/// already.
 pub(crate) fn none_match_names(header: &str, etag: &str) -> bool {
     header.split(',').map(str::trim).any(|candidate| {
         let candidate = candidate.strip_prefix("W/").unwrap_or(candidate);
@@ -67,8 +68,8 @@ pub(crate) fn none_match_names(header: &str, etag: &str) -> bool {
     })
 }
 
-/// Whether an `If-Range` header lets the range stand. Only a strong tag that is the same does; a date
-/// does not, because a blob has no date of its own.
+/// Whether an `If-Range` header lets the range stand. Only a strong tag that is the same does; a
+/// date does not, because a blob has no date of its own.
 pub(crate) fn range_holds(if_range: Option<&str>, etag: &str) -> bool {
     if_range.is_none_or(|header| unquoted(header.trim()) == Some(etag))
 }

@@ -91,7 +91,8 @@ async fn unknown_route() -> ApiError {
         .with_status(StatusCode::NOT_FOUND)
 }
 
-/// Several slashes at the beginning of a path count as one: a base URL that ends in a slash makes them.
+/// Several slashes at the beginning of a path count as one: a base URL that ends in a slash makes
+/// them.
 fn tidy_path(mut request: Request) -> Request {
     let Some(path) = request.uri().path_and_query().map(PathAndQuery::as_str) else {
         return request;

@@ -1,6 +1,7 @@
 //! The table or namespace that a path names.
 //!
-//! A path is split before it is decoded, so `%2F` never makes a segment of its own and `%24` is `$`.
+//! A path is split before it is decoded, so `%2F` never makes a segment of its own and `%24` is
+//! `$`.
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;

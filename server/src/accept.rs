@@ -1,8 +1,8 @@
 //! Accepts connections, for both ports.
 //!
-//! What always holds: at most `connections_max` connections of a port are open; one that sends nothing
-//! at first, or takes nothing in while there is something to send, is closed. A port survives errors of
-//! single connections and a process that is out of file descriptors.
+//! What always holds: at most `connections_max` connections of a port are open; one that sends
+//! nothing at first, or takes nothing in while there is something to send, is closed. A port
+//! survives errors of single connections and a process that is out of file descriptors.
 
 use std::io;
 use std::pin::Pin;

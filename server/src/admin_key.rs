@@ -1,9 +1,9 @@
 //! The operator's key: made at the first start, kept in a file beside the operator's other secrets.
 //!
-//! The lake keeps only a hash, so a key that was lost cannot be shown again, only replaced. The file is
-//! written before the lake learns of the key: were it the other way round, a crash between the two
-//! would leave a lake whose key nobody has. A start that finds a file and a lake without a key uses the
-//! file's.
+//! The lake keeps only a hash, so a key that was lost cannot be shown again, only replaced. The
+//! file is written before the lake learns of the key: were it the other way round, a crash between
+//! the two would leave a lake whose key nobody has. A start that finds a file and a lake without a
+//! key uses the file's.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::Write as _;
@@ -168,8 +168,8 @@ async fn check_known(service: &Service, key: &str, file: &KeyFile) -> Result<(),
         Err(error) if error.kind() == ErrorKind::Unauthenticated => tracing::warn!(
             file = %file.path().display(),
             reason = error.message(),
-            "the key of the file does not open this lake; if its admin key is lost, stop the server \
-             and run `lakebed keys reset --data …`, or start it with LAKEBED_ADMIN_KEY set"
+            "the key of the file does not open this lake; if its admin key is lost, stop the \
+             server and run `lakebed keys reset --data …`, or start it with LAKEBED_ADMIN_KEY set"
         ),
         Err(error) => return Err(error.into()),
     }

@@ -1,9 +1,9 @@
 //! Every setting of the server, read once.
 //!
 //! Three layers of one shape: flags stand above environment variables, those above the file, those
-//! above the defaults. A key of the file or a `LAKEBED_` variable that is not known is an error that
-//! names it. Nothing else in the program reads the environment. `docs/configuration.md` is generated
-//! from the same table.
+//! above the defaults. A key of the file or a `LAKEBED_` variable that is not known is an error
+//! that names it. Nothing else in the program reads the environment. `docs/configuration.md` is
+//! generated from the same table.
 
 mod layer;
 mod limits;

@@ -22,8 +22,8 @@ const STREAMS_MAX: u32 = 256;
 const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(30);
 const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 
-/// Serves `router` until `stop` is cancelled, then lets what runs finish. Dropping the future cuts it
-/// off.
+/// Serves `router` until `stop` is cancelled, then lets what runs finish. Dropping the future cuts
+/// it off.
 pub(crate) async fn serve(
     incoming: impl Stream<Item = io::Result<Connection>>,
     router: Router,
@@ -36,7 +36,8 @@ pub(crate) async fn serve(
     loop {
         let connection = tokio::select! {
             () = stop.cancelled() => break,
-            // Finished tasks are taken out as they end, so that the set holds open connections only.
+            // Finished tasks are taken out as they end, so that the set holds open connections
+            // only.
             Some(_) = open.join_next() => continue,
             next = incoming.next() => match next {
                 Some(Ok(connection)) => connection,

@@ -1,8 +1,8 @@
 //! Which addresses the server listens on, and whether it may.
 //!
 //! The LanceDB SDKs take the Flight port to be the HTTP port + 1, so that is the default; with HTTP
-//! port 0 a free pair of neighbours is looked for. What always holds: a server that lets everybody in
-//! listens on loopback only, and one without TLS leaves loopback only when it is told to.
+//! port 0 a free pair of neighbours is looked for. What always holds: a server that lets everybody
+//! in listens on loopback only, and one without TLS leaves loopback only when it is told to.
 
 use std::net::{IpAddr, SocketAddr};
 

@@ -29,8 +29,8 @@ mod telemetry;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Two providers are linked (object stores bring both), and rustls panics at its first use unless
-    // one was chosen before.
+    // Two providers are linked (object stores bring both), and rustls panics at its first use
+    // unless one was chosen before.
     if rustls::crypto::aws_lc_rs::default_provider().install_default().is_err() {
         eprintln!("error: a TLS provider was installed before main");
         return ExitCode::FAILURE;

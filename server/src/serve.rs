@@ -2,9 +2,9 @@
 //!
 //! Start: signals, log, metrics, lake (its lock is taken here), service, admin key, ports, doors,
 //! maintenance, ready file. Stop, within one deadline: `/readyz` says no and the ports close, the
-//! service admits nothing more and waits for what runs while the doors let their connections finish,
-//! the audit log is written out, the process leaves with 0. Nothing acknowledged depends on a clean
-//! stop.
+//! service admits nothing more and waits for what runs while the doors let their connections
+//! finish, the audit log is written out, the process leaves with 0. Nothing acknowledged depends on
+//! a clean stop.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -39,7 +39,8 @@ const RUNTIME_GRACE: Duration = Duration::from_secs(1);
 /// Runs a server until a signal stops it.
 ///
 /// # Errors
-/// Wrong usage for settings that make no sense; failure when a part does not start or a door breaks.
+/// Wrong usage for settings that make no sense; failure when a part does not start or a door
+/// breaks.
 pub(crate) fn run(config: Config) -> Result<(), Exit> {
     logs::start(&config)?;
     let telemetry = Telemetry::install()?;
@@ -85,7 +86,8 @@ async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
     let server = match started {
         Ok(server) => server,
         Err(exit) => {
-            // What was recorded while starting, the key above all, still belongs into the audit log.
+            // What was recorded while starting, the key above all, still belongs into the audit
+            // log.
             service.shutdown(Instant::now() + config.shutdown_timeout).await;
             return Err(exit);
         }
@@ -107,7 +109,7 @@ async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
 struct Running {
     stop: CancellationToken,
     doors: Vec<(&'static str, JoinHandle<Result<(), String>>)>,
-    helpers: Vec<JoinHandle<()>>,
+    background: Vec<JoinHandle<()>>,
     broken: CancellationToken,
     ready: Option<ReadyFile>,
 }
@@ -126,7 +128,7 @@ async fn start(
     let stop = CancellationToken::new();
     let broken = CancellationToken::new();
     let doors = open_doors(config, service, telemetry, listeners, &stop, &broken);
-    let helpers = vec![
+    let background = vec![
         tokio::spawn(Arc::clone(service).run_maintenance(stop.clone())),
         tokio::spawn(telemetry.clone().run_upkeep(stop.clone())),
     ];
@@ -146,7 +148,7 @@ async fn start(
     if config.allow_anonymous {
         tracing::info!("requests without a key are let in and may do everything");
     }
-    Ok(Running { stop, doors, helpers, broken, ready })
+    Ok(Running { stop, doors, background, broken, ready })
 }
 
 fn open_doors(
@@ -209,7 +211,7 @@ impl Running {
     }
 
     async fn stop(self, service: &Service, deadline: Instant) {
-        let Running { stop, doors, helpers, broken: _, ready } = self;
+        let Running { stop, doors, background, broken: _, ready } = self;
         drop(ready);
         stop.cancel();
         let doors_end = async {
@@ -230,9 +232,9 @@ impl Running {
         if tokio::time::timeout_at(deadline + FLUSH_GRACE, stopped).await.is_err() {
             tracing::error!("the store did not answer in time while stopping");
         }
-        for helper in helpers {
-            // A helper that does not end in time is ended with the runtime.
-            let _ = tokio::time::timeout_at(deadline, helper).await;
+        for task in background {
+            // A task that does not end in time is ended with the runtime.
+            let _ = tokio::time::timeout_at(deadline, task).await;
         }
         tracing::info!("stopped");
     }

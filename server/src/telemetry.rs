@@ -53,7 +53,8 @@ impl Telemetry {
         })
     }
 
-    /// Tidies histograms until `stop` is cancelled; without it their samples pile up between renders.
+    /// Tidies histograms until `stop` is cancelled; without it their samples pile up between
+    /// renders.
     pub(crate) async fn run_upkeep(self, stop: CancellationToken) {
         loop {
             tokio::select! {

@@ -5,9 +5,9 @@
 //! `concurrent_requests_max` counts requests, `write_memory_bytes_max` and `read_memory_bytes_max`
 //! count bytes in units of 64 KiB, because a semaphore counts in `u32`.
 //!
-//! What always holds: a share is clamped to the whole limit, so one giant is admitted alone instead of
-//! never; nobody waits longer than `admission_wait_ms_max`; a permit that is dropped gives back all of
-//! it.
+//! What always holds: a share is clamped to the whole limit, so one giant is admitted alone instead
+//! of never; nobody waits longer than `admission_wait_ms_max`; a permit that is dropped gives back
+//! all of it.
 //!
 //! The rule that callers keep: at most one permit of each limit per task. A task that waits for a
 //! second one while it holds the first can wait for itself. To hold more, drop and ask anew.

@@ -6,7 +6,8 @@
 //! killed process can lose the lines of its last second from the lake, never the writes themselves.
 //!
 //! What always holds: at most [`PENDING_BYTES_MAX`] wait in memory. While the store refuses, newer
-//! lines are counted instead of kept, and the next object that is written says how many are missing.
+//! lines are counted instead of kept, and the next object that is written says how many are
+//! missing.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;

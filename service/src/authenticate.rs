@@ -1,9 +1,9 @@
 //! Who asks: from the text of a key to a principal.
 //!
-//! Records are kept in memory for [`FRESH_MS`], so that not every request reads the store; a key that
-//! is revoked through this process is forgotten at once, one that is revoked elsewhere is refused
-//! within that time. What always holds: a text is compared by digest in constant time, and the answer
-//! says why a key was refused only to a holder of its secret.
+//! Records are kept in memory for [`FRESH_MS`], so that not every request reads the store; a key
+//! that is revoked through this process is forgotten at once, one that is revoked elsewhere is
+//! refused within that time. What always holds: a text is compared by digest in constant time, and
+//! the answer says why a key was refused only to a holder of its secret.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -116,7 +116,8 @@ pub(crate) struct KeyCache {
 #[derive(Debug, Default)]
 struct CacheState {
     entries: HashMap<String, (Option<KeyRecord>, i64)>,
-    /// Counts what was forgotten, so that a read which began before a revocation is not kept after it.
+    /// Counts what was forgotten, so that a read which began before a revocation is not kept after
+    /// it.
     generation: u64,
 }
 
@@ -144,7 +145,8 @@ impl KeyCache {
         if state.entries.len() >= CACHED_MAX {
             state.entries.retain(|_, (_, kept_ms)| is_fresh(*kept_ms, read_ms));
         }
-        // Full of fresh entries means that somebody guesses ids: those must not push out the others.
+        // Full of fresh entries means that somebody guesses ids: those must not push out the
+        // others.
         if state.entries.len() < CACHED_MAX || state.entries.contains_key(id) {
             state.entries.insert(id.to_owned(), (record, read_ms));
         }

@@ -1,9 +1,9 @@
 //! A gate whose guards hold shutdown open.
 //!
-//! Every verb enters the gate before it touches anything and keeps the guard until it is done, spawned
-//! work included. Shutdown closes the gate and waits until the last guard is dropped or its deadline
-//! has passed. What always holds: after [`Gate::close`] nobody enters, so the number of guards only
-//! falls.
+//! Every verb enters the gate before it touches anything and keeps the guard until it is done,
+//! spawned work included. Shutdown closes the gate and waits until the last guard is dropped or its
+//! deadline has passed. What always holds: after [`Gate::close`] nobody enters, so the number of
+//! guards only falls.
 
 use lakebed_core::{Error, ErrorKind, Result};
 use tokio::time::Instant;
@@ -43,7 +43,8 @@ impl Gate {
         self.tracker.close();
     }
 
-    /// Waits until a closed gate is empty or `deadline` has passed; returns how many guards are left.
+    /// Waits until a closed gate is empty or `deadline` has passed; returns how many guards are
+    /// left.
     pub(crate) async fn wait_empty(&self, deadline: Instant) -> usize {
         // A timeout is an answer here: the number left says what was cut off.
         let _ = tokio::time::timeout_at(deadline, self.tracker.wait()).await;

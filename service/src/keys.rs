@@ -1,9 +1,9 @@
 //! API keys: made, listed and revoked by an admin.
 //!
-//! A key's text is `lb_<id>_<secret>`: the id is public and finds the record, the secret is 256 random
-//! bits. The lake keeps `_lakebed/keys/<id>.json` with the SHA-256 of the whole text and never the text
-//! itself; that many random bits need no slow hash. Revoked and expired records stay, so that audit
-//! lines keep their names.
+//! A key's text is `lb_<id>_<secret>`: the id is public and finds the record, the secret is 256
+//! random bits. The lake keeps `_lakebed/keys/<id>.json` with the SHA-256 of the whole text and
+//! never the text itself; that many random bits need no slow hash. Revoked and expired records
+//! stay, so that audit lines keep their names.
 //!
 //! The key with the id `admin` is the operator's: the first start makes it, `LAKEBED_ADMIN_KEY` and
 //! `lakebed keys reset` replace it. It alone may be any text the operator chose, and is what a text
@@ -181,7 +181,8 @@ impl Service {
     /// Makes a key. Its text is in the answer and nowhere else.
     ///
     /// # Errors
-    /// `Denied` unless an admin asks; `InvalidArgument` for a bad name or an expiry that has passed.
+    /// `Denied` unless an admin asks; `InvalidArgument` for a bad name or an expiry that has
+    /// passed.
     pub async fn create_key(
         &self,
         ctx: &RequestContext,
@@ -278,8 +279,8 @@ impl Service {
         Ok(load(self.lake.system(), ADMIN_KEY_ID).await?.is_some())
     }
 
-    /// Makes `secret` the operator's key; the one before it is refused from now on. Setting the same
-    /// one again writes nothing. For the operator of the process, not for requests.
+    /// Makes `secret` the operator's key; the one before it is refused from now on. Setting the
+    /// same one again writes nothing. For the operator of the process, not for requests.
     ///
     /// # Errors
     /// `InvalidArgument` for a text that is too short or cannot travel in a header.

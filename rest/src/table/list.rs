@@ -1,7 +1,7 @@
 //! `GET /v1/table` and `GET /v1/namespace/{id}/table/list`.
 //!
-//! With a slash at its end the first is the SDK's and gives the tables of the database's root; without
-//! one it is the specification's and gives every table of the database, by its whole id.
+//! With a slash at its end the first is the SDK's and gives the tables of the database's root;
+//! without one it is the specification's and gives every table of the database, by its whole id.
 
 use axum::Json;
 use axum::extract::State;
@@ -15,7 +15,8 @@ use crate::page::PageRequest;
 use crate::params::Params;
 use crate::target::Target;
 
-/// `include_declared` asks for tables without data too; there are none here, so both values are right.
+/// `include_declared` asks for tables without data too; there are none here, so both values are
+/// right.
 const KNOWN: [&str; 3] = ["limit", "page_token", "include_declared"];
 
 pub(crate) async fn list_all_tables(

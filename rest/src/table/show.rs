@@ -1,6 +1,7 @@
 //! `GET /v1/table/{id}/show?version=|tag=|as_of=`: one table for people, Lakebed's own route.
 //!
-//! `describe` speaks two dialects of schemas for machines; this one names Arrow's types as Arrow does.
+//! `describe` speaks two dialects of schemas for machines; this one names Arrow's types as Arrow
+//! does.
 
 use axum::extract::State;
 use axum::response::Response;

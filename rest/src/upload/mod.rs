@@ -1,5 +1,5 @@
-//! Verbs on uploads, one file each. An upload that is complete is referred to as `upload:ID` by a blob
-//! cell of any write.
+//! Verbs on uploads, one file each. An upload that is complete is referred to as `upload:ID` by a
+//! blob cell of any write.
 
 pub(crate) mod abort;
 pub(crate) mod complete;

@@ -1,7 +1,7 @@
 //! `lakebed keys reset --data DIR`: a new admin key for a lake whose key was lost.
 //!
-//! Whoever can open the lake's files owns it, so no key is asked for. The lake must not be open in a
-//! server; its lock sees to that. The admin key before is refused from then on, other keys stay.
+//! Whoever can open the lake's files owns it, so no key is asked for. The lake must not be open in
+//! a server; its lock sees to that. The admin key before is refused from then on, other keys stay.
 
 use std::path::PathBuf;
 

@@ -83,33 +83,36 @@ macro_rules! settings {
 
 settings! {
     data: String, true, "`./lakebed-data`",
-        "The lake's root: a directory, or `s3://bucket/prefix`. A directory is locked while a server \
-         has it open.";
+        "The lake's root: a directory, or `s3://bucket/prefix`. A directory is locked while a \
+         server has it open.";
     http_addr: String, true, "`127.0.0.1:10024`",
         "Where HTTP listens: `host:port`; port 0 takes any free one.";
     flight_addr: String, true, "the HTTP host, the HTTP port + 1",
-        "Where Arrow Flight listens: `host:port`. With HTTP port 0 a free pair of neighbours is taken \
-         unless this is set, because the LanceDB SDKs derive one from the other.";
+        "Where Arrow Flight listens: `host:port`. With HTTP port 0 a free pair of neighbours is \
+         taken unless this is set, because the LanceDB SDKs derive one from the other.";
     ready_file: PathBuf, true, "none",
-        "Written once both ports accept: a JSON object with `http`, `flight`, `pid` and `version`. \
-         It appears whole or not at all, and is removed at a clean end.";
+        "Written once both ports accept: a JSON object with `http`, `flight`, `pid` and \
+         `version`. It appears whole or not at all, and is removed at a clean end.";
     api_key_file: PathBuf, true, "`~/.config/lakebed/<lake id>.key`",
-        "Where the first start writes the admin key, readable by its owner alone. A file that exists \
-         is used. It may not lie inside the lake.";
+        "Where the first start writes the admin key, readable by its owner alone. A file that \
+         exists is used. It may not lie inside the lake.";
     allow_anonymous: bool, true, "`false`",
-        "Lets requests without a key do everything. Refused unless both addresses are loopback; the \
-         Host and Origin headers are checked then.";
+        "Lets requests without a key do everything. Refused unless both addresses are loopback; \
+         the Host and Origin headers are checked then.";
     insecure: bool, true, "`false`",
-        "Allows listening beyond loopback without TLS: keys and data cross the network readably.";
+        "Allows listening beyond loopback without TLS: keys and data cross the network \
+         readably.";
     log_format: LogFormat, true, "`text`",
-        "How log lines on standard error are written: `text` or `json`. Which ones, `RUST_LOG` says.";
+        "How log lines on standard error are written: `text` or `json`. Which ones, `RUST_LOG` \
+         says.";
     shutdown_timeout_ms: u64, true, "`30000`",
-        "How long shutdown waits for requests that run before it cuts them off. Orchestrators commonly \
-         kill after 30 s.";
+        "How long shutdown waits for requests that run before it cuts them off. Keep it below the \
+         time after which whatever stops the process kills it.";
     connections_max: usize, false, "`1024`",
         "Open connections on each port. Further ones wait to be accepted.";
     header_wait_ms_max: u64, false, "`60000`",
-        "How long a connection may take to send the head of a request, and may stay idle between two.";
+        "How long a connection may take to send the head of a request, and may stay idle \
+         between two.";
     index_cache_bytes: usize, false, "`268435456`",
         "Memory for pages of indexes, over all tables.";
     metadata_cache_bytes: usize, false, "`134217728`",

@@ -23,7 +23,8 @@ error. Sizes are in bytes and times in milliseconds, as the names say; a flag fo
 unit, as in `30s`.
 
 `LAKEBED_ADMIN_KEY` sets the admin key instead of the key file; `RUST_LOG` chooses the log lines.
-Client verbs read `LAKEBED_URL`, `LAKEBED_API_KEY` and `LAKEBED_DATABASE`.
+Client verbs read `LAKEBED_URL`, `LAKEBED_API_KEY` and `LAKEBED_DATABASE`. The routes of the HTTP
+port are in `http.md`.
 
 ## Server
 
