@@ -17,14 +17,14 @@ mkdir -p "$corpus" "$target/findings"
 cd "$here"
 export CARGO_TARGET_DIR="$target"
 # The seeds need no coverage, and their own folder keeps both builds.
-cargo build --quiet --locked --release --bin seeds
+cargo build --quiet --release --bin seeds
 "$target/release/seeds" "$corpus"
 
 flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-level=4"
 flags="$flags -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
 flags="$flags -Cllvm-args=-sanitizer-coverage-pc-table"
 flags="$flags -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
-RUSTFLAGS="$flags" cargo build --quiet --locked --release --target "$triple" --bin ipc_messages
+RUSTFLAGS="$flags" cargo build --quiet --release --target "$triple" --bin ipc_messages
 
 # The limits of the target are 1 MiB for a batch; lz4 needs two blocks of 4 MiB and a window beside it.
 exec "$target/$triple/release/ipc_messages" "$corpus" \
