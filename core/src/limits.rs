@@ -36,6 +36,10 @@ pub struct Limits {
     pub upsert_rows_max: usize,
     /// Bytes of a filter or expression in SQL.
     pub sql_bytes_max: usize,
+    /// Operators, calls and parentheses in SQL that apply to the result of one another.
+    pub sql_depth_max: usize,
+    /// Conditions in SQL that `AND` and `OR` join.
+    pub sql_terms_max: usize,
     /// Bytes of a write id.
     pub write_id_bytes_max: usize,
     /// Milliseconds for which a ticket keeps its version, renewed by use.
@@ -68,6 +72,8 @@ impl Default for Limits {
             row_ids_max: 1_000_000,
             upsert_rows_max: 4 << 20,
             sql_bytes_max: 64 << 10,
+            sql_depth_max: 250,
+            sql_terms_max: 5_000,
             write_id_bytes_max: 256,
             ticket_ttl_ms: 3_600_000,
             read_stall_ms_max: 600_000,

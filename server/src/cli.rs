@@ -211,9 +211,15 @@ fn run_client(verb: impl ClientVerb, environment: &Environment) -> Result<(), Ex
     runtime()?.block_on(verb.run(&client))
 }
 
+/// Stack of a thread. Plans of nested SQL are walked by recursion, and a stack that overflows ends the
+/// process; the limits on SQL leave a wide margin to this. Only touched pages take memory.
+const THREAD_STACK_BYTES: usize = 16 << 20;
+
 /// A runtime for one verb.
 pub(crate) fn runtime() -> Result<Runtime, Exit> {
-    Runtime::new().map_err(|error| Exit::failed(format!("start the runtime: {error}")))
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    let runtime = builder.enable_all().thread_stack_size(THREAD_STACK_BYTES).build();
+    runtime.map_err(|error| Exit::failed(format!("start the runtime: {error}")))
 }
 
 /// The whole command line, for completion scripts.

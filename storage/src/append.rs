@@ -7,6 +7,7 @@ use lakebed_core::Result;
 use lance::dataset::{InsertBuilder, WriteMode};
 
 use crate::blob::BlobWriter;
+use crate::pins::{Pin, PinnedVersion};
 use crate::scan::BatchStream;
 use crate::schema::Conform;
 use crate::table::{Branch, Table};
@@ -17,14 +18,29 @@ use crate::write_id::{Begun, Reservation};
 pub(crate) enum Start {
     /// The same write was done before.
     Repeat(CommitReceipt),
-    /// Go on; the id is held while this lives.
-    Go(Option<Reservation>),
+    /// Go on, and keep this until the commit.
+    Go(Hold),
+}
+
+/// What a write holds: its id, and the version that it builds on, so that the folder stays when the
+/// table is dropped meanwhile.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    _reservation: Option<Reservation>,
+    _pin: Pin,
 }
 
 impl Branch {
     /// Reserves the write id of a write, or finds the receipt of its first time.
     pub(crate) async fn start(&self, options: &WriteOptions) -> Result<Start> {
-        let Some(write_id) = &options.write_id else { return Ok(Start::Go(None)) };
+        let pin = self.shared.pins.pin(PinnedVersion {
+            location: self.entry.location.clone(),
+            branch: self.name.clone(),
+            version: self.current().await.version().version,
+        });
+        let Some(write_id) = &options.write_id else {
+            return Ok(Start::Go(Hold { _reservation: None, _pin: pin }));
+        };
         let ids = self.write_ids().await?;
         ids.catch_up(&*self.latest().await?).await?;
         let now_ms = self.shared.clock.now_ms();
@@ -32,7 +48,9 @@ impl Branch {
             ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
         Ok(match begun {
             Begun::Known(known) => Start::Repeat(CommitReceipt::of_known(known)),
-            Begun::Fresh(reservation) => Start::Go(Some(reservation)),
+            Begun::Fresh(reservation) => {
+                Start::Go(Hold { _reservation: Some(reservation), _pin: pin })
+            }
         })
     }
 }

@@ -18,7 +18,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lakebed_core::{Error, ErrorKind, Result};
+use lakebed_core::{Error, ErrorKind, Result, Subject};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, Transaction};
@@ -162,6 +162,10 @@ impl Branch {
         writes: &[(String, WriteRecord)],
         affected_rows: Option<AffectedRows>,
     ) -> Result<Arc<Dataset>> {
+        if self.shared.is_dropped(&self.entry.uid) {
+            return Err(Error::not_found("the table was dropped while the write went on")
+                .about(Subject::Table));
+        }
         if !writes.is_empty() {
             let mut properties: HashMap<String, String> =
                 transaction.transaction_properties.as_deref().cloned().unwrap_or_default();

@@ -4,6 +4,7 @@ use lakebed_core::{ErrorKind, Result};
 use lance::dataset::DeleteBuilder;
 
 use crate::lance_error::from_lance;
+use crate::sql_guard::check_sql;
 use crate::table::Table;
 
 /// Times that a deletion is built again because another server committed in between.
@@ -16,6 +17,7 @@ impl Table {
     /// # Errors
     /// `InvalidArgument` for a filter that does not parse.
     pub async fn delete_rows(&self, branch: Option<&str>, filter: &str) -> Result<(u64, u64)> {
+        check_sql(filter, &self.shared.limits).map_err(|error| error.context("filter"))?;
         let branch = self.branch(branch).await?;
         let _mutation = branch.mutation.lock().await;
         let mut tries = 1;

@@ -4,7 +4,7 @@
 //! it was made, the catalogue, and one [`Table`] handle per table folder, so that all requests for a
 //! table meet in the same commit queue.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -78,9 +78,17 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pins: Pins,
     pub(crate) system: SystemStore,
+    /// The incarnations of tables that were dropped while this process ran: their writers must not
+    /// commit any more.
+    pub(crate) dropped: Mutex<HashSet<String>>,
 }
 
 impl Shared {
+    /// Whether a table was dropped, by its uid.
+    pub(crate) fn is_dropped(&self, uid: &str) -> bool {
+        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
+    }
+
     /// Opens the dataset at a location at its newest version on a branch.
     pub(crate) async fn open_dataset(
         &self,
@@ -144,7 +152,14 @@ impl Lake {
         let catalog = Catalog::new(system.clone(), trusted_for);
         let LakeOptions { limits, clock, .. } = options;
         let lake = Arc::new(Lake {
-            shared: Arc::new(Shared { root, limits, clock, pins: Pins::default(), system }),
+            shared: Arc::new(Shared {
+                root,
+                limits,
+                clock,
+                pins: Pins::default(),
+                system,
+                dropped: Mutex::default(),
+            }),
             catalog,
             lake_id: record.lake_id,
             tables: Mutex::new(HashMap::new()),
@@ -293,8 +308,15 @@ impl Lake {
     /// # Errors
     /// `NotFound`, or `Unavailable` when the store does not answer.
     pub async fn drop_table(&self, id: &TableId) -> Result<()> {
-        self.table(id).await?;
+        let table = self.table(id).await?;
         let entry = self.catalog.remove(id).await?;
+        self.shared
+            .dropped
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .insert(entry.uid.clone());
+        // Who began to commit before may finish; who comes later is refused.
+        table.wait_for_commits().await;
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.uid);
         self.delete_if_unused(&id.database, &entry).await.map(|_| ())
     }

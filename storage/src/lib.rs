@@ -34,6 +34,8 @@ mod scan;
 mod schema;
 mod snapshot;
 mod spool;
+mod sql_guard;
+mod stored_type;
 mod system;
 mod table;
 mod tag;

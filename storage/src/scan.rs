@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::blob_bytes::{BlobBytes, row_id_column};
 use crate::lance_error::from_lance;
 use crate::snapshot::Snapshot;
+use crate::sql_guard::check_sql;
 
 /// Batches with the error that ended them.
 pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
@@ -132,6 +133,7 @@ impl Snapshot {
     }
 
     async fn scanner(&self, spec: &ScanSpec) -> Result<Scanner> {
+        let limits = &self.table().shared.limits;
         let mut scanner = self.dataset.scan();
         match &spec.projection {
             Projection::All => {}
@@ -140,10 +142,15 @@ impl Snapshot {
                 scanner.project(names).map_err(from_lance)?;
             }
             Projection::Expressions(pairs) => {
+                for (alias, sql) in pairs {
+                    check_sql(sql, limits)
+                        .map_err(|error| error.context(format!("columns: `{alias}`")))?;
+                }
                 scanner.project_with_transform(pairs).map_err(|error| bad_plan(spec, error))?;
             }
         }
         if let Some(filter) = &spec.filter {
+            check_sql(filter, limits).map_err(|error| error.context("filter"))?;
             scanner.filter(filter).map_err(|error| bad_plan(spec, error))?;
         }
         if spec.limit.is_some() || spec.offset.is_some() {
@@ -287,6 +294,7 @@ impl Snapshot {
     /// `InvalidArgument` for a filter that does not parse.
     pub async fn count_matching(&self, filter: &str) -> Result<u64> {
         let spec = ScanSpec { filter: Some(filter.to_owned()), ..ScanSpec::default() };
+        check_sql(filter, &self.table().shared.limits).map_err(|error| error.context("filter"))?;
         let mut scanner = self.dataset.scan();
         scanner.filter(filter).map_err(|error| bad_plan(&spec, error))?;
         Box::pin(scanner.count_rows()).await.map_err(|error| bad_plan(&spec, error))

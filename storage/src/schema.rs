@@ -16,6 +16,7 @@ use lance_core::datatypes::BLOB_V2_LOGICAL_TYPE;
 use lance_core::is_system_column;
 
 use crate::blob::BlobWriter;
+use crate::stored_type::stored_type;
 
 const EXTENSION_NAME: &str = "ARROW:extension:name";
 const BLOB_EXTENSION: &str = "lance.blob.v2";
@@ -83,20 +84,7 @@ fn stored_field(field: &FieldRef) -> Result<FieldRef> {
         metadata.extend(blob.metadata().clone());
         return Ok(Arc::new(blob.with_metadata(metadata)));
     }
-    let data_type = match field.data_type() {
-        // Views cannot be stored, and the LanceDB SDKs cannot open a table that has them.
-        DataType::Utf8View => DataType::Utf8,
-        DataType::BinaryView => DataType::Binary,
-        // Neither can the SDKs open a table with maps.
-        DataType::Map(_, _) | DataType::RunEndEncoded(_, _) | DataType::Union(_, _) => {
-            return Err(Error::invalid(format!(
-                "column `{}` has type {}, which cannot be stored",
-                field.name(),
-                field.data_type()
-            )));
-        }
-        other => other.clone(),
-    };
+    let data_type = stored_type(field.name(), field.data_type())?;
     Ok(Arc::new(Field::clone(field).with_data_type(data_type)))
 }
 

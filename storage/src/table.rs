@@ -107,6 +107,14 @@ impl Table {
         Error::not_found(format!("branch `{wanted}` does not exist{near}")).about(Subject::Branch)
     }
 
+    /// Waits for the commits that run now.
+    pub(crate) async fn wait_for_commits(&self) {
+        let branches: Vec<Arc<Branch>> = self.branches.lock().await.values().cloned().collect();
+        for branch in branches {
+            drop(branch.committing.lock().await);
+        }
+    }
+
     /// Writes what is only in memory.
     pub(crate) async fn flush(&self) {
         let branches: Vec<Arc<Branch>> = self.branches.lock().await.values().cloned().collect();

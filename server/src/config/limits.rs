@@ -105,6 +105,9 @@ limits! {
     upsert_rows_max: usize, 1, 1 << 26,
         "Rows of one upsert: a hash of each key is held while it runs.";
     sql_bytes_max: usize, 1, 16 * MIB, "Bytes of a filter or expression in SQL.";
+    sql_depth_max: usize, 1, 1_000,
+        "Operators, calls and parentheses in SQL that apply to the result of one another.";
+    sql_terms_max: usize, 1, 20_000, "Conditions in SQL that `AND` and `OR` join.";
     write_id_bytes_max: usize, 1, 64 * KIB, "Bytes of a write id.";
     ticket_ttl_ms: i64, 1_000, 30 * DAY_MS,
         "How long a ticket keeps its version, renewed by use.";
