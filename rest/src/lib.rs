@@ -33,6 +33,7 @@ mod table;
 mod target;
 #[cfg(test)]
 mod tests;
+mod to_the_end;
 mod upload;
 
 use std::net::SocketAddr;

@@ -16,6 +16,7 @@ use tower_http::catch_panic::CatchPanicLayer;
 use crate::error::ApiError;
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
+use crate::to_the_end::to_the_end;
 use crate::{Door, RestOptions, blob, key, not_built, status, table, upload};
 
 /// The HTTP door over `service`.
@@ -44,28 +45,30 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/health", get(status::health)),
         ("/version", get(status::version)),
         ("/metrics", get(status::metrics)),
-        ("/v1/keys", get(key::list::list_keys).post(key::create::create_key)),
-        ("/v1/keys/{key}", delete(key::revoke::revoke_key)),
-        ("/v1/uploads", post(upload::create::create_upload)),
+        ("/v1/keys", to_the_end(get(key::list::list_keys).post(key::create::create_key))),
+        ("/v1/keys/{key}", to_the_end(delete(key::revoke::revoke_key))),
+        ("/v1/uploads", to_the_end(post(upload::create::create_upload))),
         (
             "/v1/uploads/{id}",
-            get(upload::offset::upload_offset)
-                .put(upload::put::put_upload)
-                .delete(upload::abort::abort_upload),
+            to_the_end(
+                get(upload::offset::upload_offset)
+                    .put(upload::put::put_upload)
+                    .delete(upload::abort::abort_upload),
+            ),
         ),
-        ("/v1/uploads/{id}/complete", post(upload::complete::complete_upload)),
+        ("/v1/uploads/{id}/complete", to_the_end(post(upload::complete::complete_upload))),
         ("/v1/table", get(table::list::list_all_tables)),
         ("/v1/namespace/{id}/table/list", get(table::list::list_tables)),
         ("/v1/table/{id}/show", get(table::show::show_table)),
-        ("/v1/table/{id}/drop", post(table::drop_table::drop_table)),
-        ("/v1/table/{id}/rename", post(table::rename::rename_table)),
-        ("/v1/table/{id}/restore", post(table::restore::restore)),
-        ("/v1/table/{id}/delete", post(table::delete::delete_rows)),
+        ("/v1/table/{id}/drop", to_the_end(post(table::drop_table::drop_table))),
+        ("/v1/table/{id}/rename", to_the_end(post(table::rename::rename_table))),
+        ("/v1/table/{id}/restore", to_the_end(post(table::restore::restore))),
+        ("/v1/table/{id}/delete", to_the_end(post(table::delete::delete_rows))),
         ("/v1/table/{id}/count_rows", post(table::count_rows::count_rows)),
         ("/v1/table/{id}/version/list", post(table::versions::list_versions)),
-        ("/v1/table/{id}/tags/create", post(table::tags::create::create_tag)),
-        ("/v1/table/{id}/tags/update", post(table::tags::update::update_tag)),
-        ("/v1/table/{id}/tags/delete", post(table::tags::delete::delete_tag)),
+        ("/v1/table/{id}/tags/create", to_the_end(post(table::tags::create::create_tag))),
+        ("/v1/table/{id}/tags/update", to_the_end(post(table::tags::update::update_tag))),
+        ("/v1/table/{id}/tags/delete", to_the_end(post(table::tags::delete::delete_tag))),
         ("/v1/table/{id}/tags/list", post(table::tags::list::list_tags)),
         ("/v1/table/{id}/tags/version", post(table::tags::version::tag_version)),
         ("/v1/table/{id}/blob/{column}/{row_id}/bytes", get(blob::read_blob)),

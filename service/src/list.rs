@@ -1,7 +1,7 @@
 //! What there is: databases, tables, one table in detail.
 use arrow_schema::SchemaRef;
 use lakebed_core::{DatabaseName, NamespacePath, RequestContext, Result, Role, TableId};
-use lakebed_storage::At;
+use lakebed_proto::command::ReadCommand;
 
 use crate::Service;
 use crate::authenticate::require;
@@ -58,24 +58,22 @@ impl Service {
         Ok(tables.into_iter().map(|(id, location)| TableSummary { id, location }).collect())
     }
 
-    /// One table at a version, the latest by default.
+    /// One table at the version, branch, tag or time that `at` names; its other fields are not looked at.
     ///
     /// # Errors
-    /// `NotFound` naming table or version.
+    /// `NotFound` naming table, version, branch or tag.
     pub async fn describe_table(
         &self,
         ctx: &RequestContext,
         table: &TableId,
-        version: Option<u64>,
+        at: &ReadCommand,
     ) -> Result<TableDetails> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let at = version.map_or(At::Latest, At::Version);
-        let handle = self.lake.table(table).await?;
-        let snapshot = handle.snapshot(None, &at).await?;
+        let snapshot = self.snapshot_of(table, at).await?;
         Ok(TableDetails {
             id: table.clone(),
-            location: handle.location().to_owned(),
+            location: snapshot.table().location().to_owned(),
             version: snapshot.version(),
             rows: snapshot.count_rows().await?,
             schema: snapshot.schema(),
