@@ -113,7 +113,12 @@ impl Lake {
     /// `AlreadyExists` when another process holds a local lake, `InvalidArgument` when it was moved and
     /// not relocated, `Unavailable` when its format is newer or the store does not answer.
     pub async fn open(options: LakeOptions) -> Result<Arc<Lake>> {
-        let (root, system, lock) = open_root(&options)?;
+        let (root, system) = open_root(&options)?;
+        if let Some(folder) = root.local() {
+            create_folder_durably(&folder.join(SYSTEM_FOLDER))?;
+            create_folder_durably(&folder.join(BLOBS_FOLDER))?;
+        }
+        let lock = claim(&root)?;
         let record = match read_record(&system).await? {
             Some(record) => record,
             None => {
@@ -232,6 +237,17 @@ impl Lake {
         Err(Error::not_found(format!("table `{}` does not exist{near}", id.text())))
     }
 
+    /// The table of that uid, whatever its name is by now; a dropped one for as long as it is kept.
+    ///
+    /// # Errors
+    /// `NotFound` when it was dropped and nobody kept it.
+    pub async fn table_by_uid(&self, database: &DatabaseName, uid: &str) -> Result<Arc<Table>> {
+        match self.catalog.by_uid(database, uid).await? {
+            Some(entry) => Ok(self.handle(entry)),
+            None => Err(Error::not_found("the table was dropped")),
+        }
+    }
+
     /// Enters a dataset at `location` under a name.
     pub(crate) async fn register(&self, id: &TableId, location: &str) -> Result<Arc<Table>> {
         let entry =
@@ -295,7 +311,6 @@ impl Lake {
     pub async fn drop_table(&self, id: &TableId) -> Result<()> {
         self.table(id).await?;
         let entry = self.catalog.remove(id).await?;
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.uid);
         self.delete_if_unused(&id.database, &entry).await.map(|_| ())
     }
 
@@ -314,7 +329,10 @@ impl Lake {
     }
 
     async fn delete_if_unused(&self, database: &DatabaseName, entry: &Entry) -> Result<bool> {
-        if self.shared.pins.holds_location(&entry.location, self.shared.clock.now_ms()) {
+        let now_ms = self.shared.clock.now_ms();
+        let Some(_doom) = self.shared.pins.doom(&entry.location, now_ms) else { return Ok(false) };
+        // Another pass may have been first, and what stands there now may be a new table.
+        if !self.catalog.dropped(database).await?.contains(entry) {
             return Ok(false);
         }
         self.delete_below(&entry.location).await?;
@@ -322,10 +340,11 @@ impl Lake {
             self.shared.system.delete(&object.path).await?;
         }
         self.catalog.forget_dropped(database, &entry.location).await?;
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.uid);
         Ok(true)
     }
 
-    async fn delete_below(&self, location: &str) -> Result<()> {
+    pub(crate) async fn delete_below(&self, location: &str) -> Result<()> {
         if let Some(local) = self.shared.root.local() {
             let folder = local.join(location);
             return match tokio::fs::remove_dir_all(&folder).await {
@@ -365,8 +384,8 @@ impl Lake {
     }
 }
 
-/// Opens the root of a lake and claims a local one.
-pub(crate) fn open_root(options: &LakeOptions) -> Result<(Root, SystemStore, Option<File>)> {
+/// Opens the root of a lake.
+pub(crate) fn open_root(options: &LakeOptions) -> Result<(Root, SystemStore)> {
     let root = Root::open(
         &options.root,
         &options.storage_options,
@@ -374,21 +393,16 @@ pub(crate) fn open_root(options: &LakeOptions) -> Result<(Root, SystemStore, Opt
         options.metadata_cache_bytes,
     )?;
     let system = SystemStore::new(root.store().clone(), root.path(SYSTEM_FOLDER));
-    let lock = match root.local() {
-        None => None,
-        Some(folder) => {
-            create_folder_durably(&folder.join(SYSTEM_FOLDER))?;
-            create_folder_durably(&folder.join(BLOBS_FOLDER))?;
-            Some(lock_folder(&folder.join(SYSTEM_FOLDER).join("lock"))?)
-        }
-    };
-    Ok((root, system, lock))
+    Ok((root, system))
 }
 
-fn lock_folder(path: &std::path::Path) -> Result<File> {
-    let file = File::create(path).map_err(|error| from_io(error, "open the lake's lock file"))?;
+/// Claims a local lake for as long as the file lives.
+pub(crate) fn claim(root: &Root) -> Result<Option<File>> {
+    let Some(folder) = root.local() else { return Ok(None) };
+    let path = folder.join(SYSTEM_FOLDER).join("lock");
+    let file = File::create(&path).map_err(|error| from_io(error, "open the lake's lock file"))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
             ErrorKind::AlreadyExists,
             format!("another server holds the lake (lock file {})", path.display()),

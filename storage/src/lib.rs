@@ -52,5 +52,6 @@ pub use system::{SystemObject, SystemStore};
 pub use table::Table;
 pub use tag::TagEntry;
 pub use upload::Uploads;
+pub use upsert::{Prepared, PreparedUpsert};
 pub use version::VersionEntry;
 pub use write::{CommitReceipt, WriteOptions};

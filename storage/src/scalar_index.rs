@@ -1,6 +1,7 @@
 //! Scalar indexes of a table: which there are, and building one.
 
 use lakebed_core::{Error, Result};
+use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::index::DatasetIndexExt;
 use lance_index::IndexType;
@@ -15,13 +16,7 @@ impl Table {
     /// # Errors
     /// `NotFound` for an unknown branch or column.
     pub async fn has_btree(&self, branch: Option<&str>, column: &str) -> Result<bool> {
-        let dataset = self.branch(branch).await?.latest().await?;
-        let field = dataset
-            .schema()
-            .field(column)
-            .ok_or_else(|| Error::not_found(format!("column `{column}` does not exist")))?;
-        let indices = dataset.load_indices().await.map_err(from_lance)?;
-        Ok(indices.iter().any(|index| index.fields == [field.id] && is_btree(index)))
+        has_btree(&*self.branch(branch).await?.latest().await?, column).await
     }
 
     /// Builds a B-tree index over a column of a branch and commits it; returns the version.
@@ -38,7 +33,7 @@ impl Table {
         let _mutation = branch.mutation.lock().await;
         let latest = branch.latest().await?;
         let params = ScalarIndexParams::for_builtin(BuiltinIndexType::BTree);
-        let mut building = lance::Dataset::clone(&latest);
+        let mut building = Dataset::clone(&latest);
         let columns = [column];
         let mut builder = building
             .create_index_builder(&columns, IndexType::BTree, &params)
@@ -50,6 +45,16 @@ impl Table {
         let committed = branch.commit(transaction, Vec::new(), None).await?;
         Ok(committed.version().version)
     }
+}
+
+/// Whether a column has a B-tree index in a version.
+pub(crate) async fn has_btree(dataset: &Dataset, column: &str) -> Result<bool> {
+    let field = dataset
+        .schema()
+        .field(column)
+        .ok_or_else(|| Error::not_found(format!("column `{column}` does not exist")))?;
+    let indices = dataset.load_indices().await.map_err(from_lance)?;
+    Ok(indices.iter().any(|index| index.fields == [field.id] && is_btree(index)))
 }
 
 fn is_btree(index: &lance_table::format::IndexMetadata) -> bool {

@@ -1,4 +1,5 @@
-//! What all writes of batches share: their options, their counted source, and their receipt.
+//! What all writes of batches share: their options, their start, their counted source, and their
+//! receipt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -17,7 +18,8 @@ use crate::lake::Shared;
 use crate::lance_error::StreamError;
 use crate::scan::BatchStream;
 use crate::schema::Conform;
-use crate::write_id::{KnownWrite, WriteRecord};
+use crate::table::{Branch, Table};
+use crate::write_id::{Begun, KnownWrite, Reservation, WriteRecord};
 
 /// Rows in one data file; also the unit of a column rewrite.
 const FILE_ROWS_MAX: usize = 1 << 20;
@@ -59,6 +61,35 @@ impl CommitReceipt {
     }
 }
 
+/// What starting a write found.
+pub(crate) enum Start {
+    /// The same write was done before.
+    Repeat(CommitReceipt),
+    /// Go on, on this branch; the write id is held while the reservation lives.
+    Go(Arc<Branch>, Option<Reservation>),
+}
+
+impl Table {
+    /// Opens the branch of a write and reserves its write id, or finds the receipt of its first time.
+    pub(crate) async fn start(
+        &self,
+        branch: Option<&str>,
+        options: &WriteOptions,
+    ) -> Result<Start> {
+        let branch = self.branch(branch).await?;
+        let Some(write_id) = &options.write_id else { return Ok(Start::Go(branch, None)) };
+        let ids = branch.write_ids().await?;
+        ids.catch_up(&*branch.latest().await?).await?;
+        let now_ms = self.shared.clock.now_ms();
+        let begun =
+            ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
+        Ok(match begun {
+            Begun::Known(known) => Start::Repeat(CommitReceipt::of_known(known)),
+            Begun::Fresh(reservation) => Start::Go(branch, Some(reservation)),
+        })
+    }
+}
+
 /// Rows and bytes that passed through a source.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
@@ -78,6 +109,11 @@ impl Counted {
     pub(crate) fn add(&self, batch: &RecordBatch) {
         self.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         self.bytes.fetch_add(batch_bytes(batch), Ordering::Relaxed);
+    }
+
+    /// The receipt of a write that `version` made visible.
+    pub(crate) fn receipt(&self, version: u64) -> CommitReceipt {
+        CommitReceipt { version, rows: self.rows(), bytes: self.bytes(), is_repeat: false }
     }
 
     pub(crate) fn record(&self, options: &WriteOptions, at_ms: i64) -> WriteRecord {
