@@ -150,7 +150,9 @@ def test_a_hostile_name(intact: Lake, name: str) -> None:
         intact.read(name)
 
 
-@pytest.mark.parametrize("name", ["..", "a/../b", "_lakebed", "_blobs", "a/_blobs", "x.lance", "a//b"])
+@pytest.mark.parametrize(
+    "name", ["..", "a/../b", "_lakebed", "_blobs", "a/_blobs", "x.lance", "a//b"]
+)
 def test_a_hostile_database(prepared: LakebedServer, intact: Lake, name: str) -> None:
     assert intact
     lake = prepared.lake(database=name)
