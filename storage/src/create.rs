@@ -153,12 +153,10 @@ impl Lake {
         let Some(table) = self.find_table(id).await? else { return Ok(None) };
         let Some(write_id) = &options.write_id else { return Err(taken(id)) };
         let ids = table.branch(None).await?.write_ids().await?;
-        match ids.begin(
-            write_id,
-            &options.mode,
-            &options.schema_digest,
-            self.shared.clock.now_ms(),
-        )? {
+        let now_ms = self.shared.clock.now_ms();
+        let begun =
+            ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
+        match begun {
             Begun::Known(known) => Ok(Some(CommitReceipt::of_known(known))),
             Begun::Fresh(_) => Err(taken(id)),
         }

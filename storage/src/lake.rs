@@ -457,3 +457,42 @@ async fn check_conditional_put(system: &SystemStore) -> Result<()> {
         )),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::At;
+    use crate::test_lake::{create, id, lake};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_late_pass_leaves_the_table_that_took_the_place() {
+        let (lake, _folder) = lake().await;
+        create(&lake, "t").await;
+        let old = lake.catalog.get(&id("t")).await.unwrap().unwrap();
+        lake.drop_table(&id("t")).await.unwrap();
+        create(&lake, "t").await;
+        assert_eq!(lake.table(&id("t")).await.unwrap().location(), old.location);
+        assert!(!lake.delete_if_unused(&id("t").database, &old).await.unwrap());
+        let table = lake.table(&id("t")).await.unwrap();
+        let snapshot = table.snapshot(None, &At::Latest).await.unwrap();
+        assert_eq!(snapshot.count_rows().await.unwrap(), 1);
+        snapshot.validate().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dropped_table_stays_while_it_is_read() {
+        let (lake, _folder) = lake().await;
+        create(&lake, "t").await;
+        let table = lake.table(&id("t")).await.unwrap();
+        let snapshot = table.snapshot(None, &At::Latest).await.unwrap();
+        lake.drop_table(&id("t")).await.unwrap();
+        let database = id("t").database;
+        let kept = lake.table_by_uid(&database, table.uid()).await.unwrap();
+        assert!(Arc::ptr_eq(&kept, &table));
+        assert_eq!(lake.finish_drops().await.unwrap(), 0);
+        drop(snapshot);
+        assert_eq!(lake.finish_drops().await.unwrap(), 1);
+        let error = lake.table_by_uid(&database, table.uid()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
+    }
+}

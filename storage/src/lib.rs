@@ -36,6 +36,8 @@ mod spool;
 mod system;
 mod table;
 mod tag;
+#[cfg(test)]
+mod test_lake;
 mod upload;
 mod upsert;
 mod version;

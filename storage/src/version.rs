@@ -109,34 +109,19 @@ pub(crate) async fn version_at(latest: &Dataset, time: DateTime<Utc>) -> Result<
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{ArrayRef, Int64Array, RecordBatch};
     use chrono::TimeDelta;
-    use futures::StreamExt as _;
-    use lakebed_core::{DatabaseName, TableId};
     use lance::dataset::CommitBuilder;
     use lance::dataset::transaction::{Operation, Transaction};
 
     use super::*;
     use crate::durable::DurableCommitHandler;
-    use crate::write::WriteOptions;
-    use crate::{BatchStream, Lake, LakeOptions};
-
-    fn rows() -> (RecordBatch, BatchStream, WriteOptions) {
-        let values: ArrayRef = Arc::new(Int64Array::from(vec![1]));
-        let batch = RecordBatch::try_from_iter([("n", values)]).unwrap();
-        let options =
-            WriteOptions { write_id: None, mode: String::new(), schema_digest: String::new() };
-        (batch.clone(), futures::stream::iter([Ok(batch)]).boxed(), options)
-    }
+    use crate::test_lake;
 
     #[tokio::test(flavor = "multi_thread")]
     async fn times_rise_when_the_clock_is_an_hour_behind() {
-        let folder = tempfile::tempdir().unwrap();
-        let lake = Lake::open(LakeOptions::at(folder.path().to_str().unwrap())).await.unwrap();
-        let id = TableId::parse(&DatabaseName::default_database(), "t").unwrap();
-        let (batch, batches, options) = rows();
-        lake.create_table(&id, batch.schema(), batches, options).await.unwrap();
-        let table = lake.table(&id).await.unwrap();
+        let (lake, _folder) = test_lake::lake().await;
+        test_lake::create(&lake, "t").await;
+        let table = lake.table(&test_lake::id("t")).await.unwrap();
         let branch = table.branch(None).await.unwrap();
 
         // Version 2 is of a clock that was an hour ahead.
@@ -151,9 +136,9 @@ mod tests {
         assert_eq!(committed.version().timestamp, ahead);
         branch.publish(Arc::new(committed)).await;
 
-        for _ in 0..2 {
-            let (batch, batches, options) = rows();
-            table.append(None, batch.schema(), batches, options).await.unwrap();
+        for n in 0..2 {
+            let (schema, batches, options) = test_lake::row(n);
+            table.append(None, schema, batches, options).await.unwrap();
         }
         let mut versions = table.list_versions(None, 10, None).await.unwrap();
         versions.reverse();
