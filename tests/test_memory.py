@@ -75,11 +75,15 @@ def test_a_4_gib_blob_goes_in_and_out(small_caches: LakebedServer) -> None:
     connection.close()
     assert back.hexdigest() == digest.hexdigest()
     check_peak(server, "download")
-    # Not bounded yet: the cell is refused only after it was read (docs/ARCHITECTURE.md).
-    descriptor = command({"read": {"table": "t", "blobs": "bytes"}})
-    with lake.refuses("invalid_argument", "ranges"):
-        info = lake.client.get_flight_info(descriptor, lake.options())
-        lake.fetch(info.endpoints[0])
+    # In a batch it is refused before any of it is read.
+    for columns in (None, {"a": "data"}, {"n": "octet_length(data)"}):
+        read = {"table": "t", "blobs": "bytes"} | ({"columns": columns} if columns else {})
+        with lake.refuses("invalid_argument", "data", "blob_cell_bytes_max", str(4 * GIB)):
+            info = lake.client.get_flight_info(command({"read": read}), lake.options())
+            lake.fetch(info.endpoints[0])
+    with lake.refuses("invalid_argument", "blob_cell_bytes_max"):
+        lake.read("t", row_ids=[row_id], blobs="bytes")
+    check_peak(server, "refusal")
 
 
 @pytest.mark.timeout(900)
@@ -112,9 +116,7 @@ def test_a_3_gb_write_and_a_full_scan(small_caches: LakebedServer) -> None:
             assert ids[0].as_py() == next_id
             next_id += len(ids)
     assert next_id == receipt["rows"]
-    # The bar is 512 MiB; a scan of wide rows does not keep it yet (docs/ARCHITECTURE.md), so
-    # this only guards against worse.
-    assert server.peak_rss_bytes() < 1 << 30, "a scan takes more than it did"
+    check_peak(server, "scan")
 
 
 @pytest.mark.timeout(600)

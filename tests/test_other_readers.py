@@ -135,11 +135,7 @@ def test_blobs_by_pylance_and_lancedb(server: LakebedServer, lake: Lake, table: 
     local = lancedb.connect(Path(server.data) / "default").open_table(table)
     assert local.count_rows() == len(expected)
     sizes_there = [cell and cell["size"] for cell in local.to_arrow()["data"].to_pylist()]
-    # Lance's descriptor of a whole external object says 0: its size is the object's own.
-    external = 16 << 20
-    assert sizes_there == [
-        cell if cell is None else (0 if len(cell) > external else len(cell)) for cell in expected
-    ]
+    assert sizes_there == [cell if cell is None else len(cell) for cell in expected]
 
 
 def test_a_table_with_blobs_and_an_index_stays_open_to_all(

@@ -28,6 +28,11 @@ mod telemetry;
 
 use std::process::ExitCode;
 
+/// Decoded batches are large, freed on other threads than they were made on, and the system's
+/// allocator keeps what was freed: a scan of 3 GB took 783 MiB with it and 357 MiB with this one.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     // Two providers are linked (object stores bring both), and rustls panics at its first use
     // unless one was chosen before.

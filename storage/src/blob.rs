@@ -11,7 +11,9 @@ use std::sync::Arc;
 
 use arrow_array::builder::{LargeBinaryBuilder, StringBuilder};
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, ArrayRef, LargeBinaryArray, StringArray, StructArray, new_null_array};
+use arrow_array::{
+    Array, ArrayRef, LargeBinaryArray, StringArray, StructArray, UInt64Array, new_null_array,
+};
 use arrow_buffer::NullBuffer;
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, Schema};
@@ -19,7 +21,7 @@ use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use lakebed_core::{Error, ErrorKind, Result};
 use lance::dataset::BlobFile;
-use lance_core::datatypes::BLOB_V2_LOGICAL_MINIMAL_FIELDS;
+use lance_core::datatypes::BLOB_V2_LOGICAL_FIELDS;
 use lance_table::format::BasePath;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use sha2::{Digest, Sha256};
@@ -135,13 +137,14 @@ impl BlobWriter {
     ) -> Result<ArrayRef> {
         let mut data = LargeBinaryBuilder::new();
         let mut uris = StringBuilder::new();
+        let mut ranges: Vec<Option<u64>> = Vec::with_capacity(rows);
         let mut valid: Vec<bool> = Vec::with_capacity(rows);
         for row in 0..rows {
             let stored = match input.cell(row) {
                 Cell::Bytes(bytes) if bytes.len() as u64 <= BLOB_IN_TABLE_BYTES_MAX => {
                     Stored::Here(Bytes::copy_from_slice(bytes))
                 }
-                Cell::Bytes(bytes) => Stored::There(self.put(bytes).await?),
+                Cell::Bytes(bytes) => Stored::There(self.put(bytes).await?, bytes.len() as u64),
                 Cell::Uri(uri) => self.resolve(uri).await.map_err(|error| {
                     error.context(format!(
                         "column `{}` row {}",
@@ -152,12 +155,16 @@ impl BlobWriter {
                 Cell::Null | Cell::Both | Cell::Neither | Cell::Range => Stored::Null,
             };
             valid.push(!matches!(stored, Stored::Null));
+            ranges.push(match stored {
+                Stored::There(_, size) => Some(size),
+                Stored::Null | Stored::Here(_) => None,
+            });
             match stored {
                 Stored::Here(bytes) => {
                     data.append_value(&bytes);
                     uris.append_null();
                 }
-                Stored::There(uri) => {
+                Stored::There(uri, _) => {
                     data.append_null();
                     uris.append_value(uri);
                 }
@@ -167,9 +174,16 @@ impl BlobWriter {
                 }
             }
         }
+        // Lance writes the size into the descriptor only when it is given with a range.
+        let positions: UInt64Array = ranges.iter().map(|size| size.map(|_| 0)).collect();
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(data.finish()),
+            Arc::new(uris.finish()),
+            Arc::new(positions),
+            Arc::new(UInt64Array::from(ranges)),
+        ];
         let nulls = NullBuffer::from(valid);
-        let columns: Vec<ArrayRef> = vec![Arc::new(data.finish()), Arc::new(uris.finish())];
-        Ok(Arc::new(StructArray::new(BLOB_V2_LOGICAL_MINIMAL_FIELDS.clone(), columns, Some(nulls))))
+        Ok(Arc::new(StructArray::new(BLOB_V2_LOGICAL_FIELDS.clone(), columns, Some(nulls))))
     }
 
     /// Stores large bytes under their digest, once.
@@ -204,14 +218,14 @@ impl BlobWriter {
             return Ok(Stored::Here(self.uploads.read(&upload).await?));
         }
         let relative = self.uploads.keep_as_blob(&upload).await?;
-        Ok(Stored::There(external_uri(&self.shared, &relative)?))
+        Ok(Stored::There(external_uri(&self.shared, &relative)?, upload.size))
     }
 }
 
 enum Stored {
     Null,
     Here(Bytes),
-    There(String),
+    There(String, u64),
 }
 
 enum Cell<'a> {
@@ -284,8 +298,10 @@ impl BlobInput {
     /// The column without copying a byte, when every cell is null or small bytes.
     fn into_plain(self) -> ArrayRef {
         let nulls = NullBuffer::union(self.nulls.as_ref(), self.data.nulls());
-        let columns: Vec<ArrayRef> = vec![Arc::new(self.data), Arc::new(self.uri)];
-        Arc::new(StructArray::new(BLOB_V2_LOGICAL_MINIMAL_FIELDS.clone(), columns, nulls))
+        let no_range = new_null_array(&DataType::UInt64, self.data.len());
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(self.data), Arc::new(self.uri), no_range.clone(), no_range];
+        Arc::new(StructArray::new(BLOB_V2_LOGICAL_FIELDS.clone(), columns, nulls))
     }
 }
 

@@ -15,6 +15,7 @@
 
 mod append;
 mod blob;
+mod blob_bytes;
 mod catalog;
 mod commit;
 mod create;

@@ -4,19 +4,17 @@
 //! stops the work behind it. Errors come as the last item; a plain end means that everything was sent.
 
 use std::pin::Pin;
-use std::sync::Arc;
 
-use arrow_array::{RecordBatch, RecordBatchOptions, UInt64Array};
-use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_schema::SchemaRef;
 use futures::{Stream, StreamExt};
 use lakebed_core::{Error, ErrorKind, Result};
 use lance::dataset::ProjectionRequest;
 use lance::dataset::scanner::{FragmentSlice, Scanner};
-use lance_core::datatypes::BlobHandling;
 use serde::{Deserialize, Serialize};
 
+use crate::blob_bytes::{BlobBytes, row_id_column};
 use crate::lance_error::from_lance;
-use crate::schema::BLOB_METADATA;
 use crate::snapshot::Snapshot;
 
 /// Batches with the error that ended them.
@@ -31,8 +29,6 @@ const BATCH_READAHEAD: usize = 2;
 const READ_AHEAD_BYTES: u64 = 32 << 20;
 /// Rows that are fetched at a time when rows are asked for by id.
 const TAKE_ROWS: usize = 4_096;
-/// Rows per batch when blobs are read as bytes: their sizes are not known when batches are cut.
-const BLOB_BATCH_ROWS: usize = 8;
 
 /// The columns of a scan, in the order of the answer.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -87,29 +83,10 @@ impl Snapshot {
         // Rows by id take the same projection as a scan.
         let scanner = self.scanner(spec).await?;
         let schema = Box::pin(scanner.schema()).await.map_err(|error| bad_plan(spec, error))?;
-        Ok(self.shown(spec, schema))
-    }
-
-    /// The schema of an answer: a blob column that shows bytes says that it is one, so that the rows can
-    /// be written to another table as they are.
-    fn shown(&self, spec: &ScanSpec, schema: SchemaRef) -> SchemaRef {
-        if !spec.blob_bytes || matches!(spec.projection, Projection::Expressions(_)) {
-            return schema;
-        }
-        let fields: Vec<FieldRef> = schema
-            .fields()
-            .iter()
-            .map(|field| {
-                let is_blob =
-                    self.dataset.schema().field(field.name()).is_some_and(|field| field.is_blob());
-                if !is_blob || field.data_type() != &DataType::LargeBinary {
-                    return field.clone();
-                }
-                let metadata = [(BLOB_METADATA.to_owned(), "true".to_owned())];
-                Arc::new(Field::clone(field).with_metadata(metadata.into()))
-            })
-            .collect();
-        Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone()))
+        Ok(match BlobBytes::of(self, spec) {
+            Some(bytes) => bytes.schema(&schema),
+            None => schema,
+        })
     }
 
     /// Opens a scan.
@@ -120,18 +97,38 @@ impl Snapshot {
         if let Some(row_ids) = &spec.row_ids {
             return self.take(spec, row_ids.clone()).await;
         }
+        if let Some(bytes) = BlobBytes::of(self, spec) {
+            return self.scan_with_blob_bytes(spec, bytes).await;
+        }
         let scanner = self.scanner(spec).await?;
         let stream =
             Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
         let schema = lance_io::stream::RecordBatchStream::schema(&stream);
-        let schema = self.shown(spec, schema);
-        let (snapshot, shown) = (self.clone(), schema.clone());
+        let snapshot = self.clone();
         let batches = stream.map(move |batch| {
             // Keeps the pin for as long as the stream lives.
             let _ = &snapshot;
-            with_schema(batch.map_err(from_lance)?, &shown)
+            batch.map_err(from_lance)
         });
         Ok((schema, batches.boxed()))
+    }
+
+    async fn scan_with_blob_bytes(
+        &self,
+        spec: &ScanSpec,
+        bytes: BlobBytes,
+    ) -> Result<(SchemaRef, BatchStream)> {
+        let schema = self.scan_schema(spec).await?;
+        let mut scanner = self.scanner(spec).await?;
+        scanner.with_row_id();
+        let stream =
+            Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
+        let described = stream.map(|batch| {
+            let batch = batch.map_err(from_lance)?;
+            let row_ids = row_id_column(&batch)?.values().to_vec();
+            Ok((batch, row_ids))
+        });
+        Ok((schema.clone(), bytes.fill(described, schema)))
     }
 
     async fn scanner(&self, spec: &ScanSpec) -> Result<Scanner> {
@@ -157,20 +154,12 @@ impl Snapshot {
             self.restrict(&mut scanner, slices).await?;
         }
         scanner.scan_in_order(!spec.unordered).io_buffer_size(READ_AHEAD_BYTES);
-        if spec.blob_bytes && self.has_blobs() {
-            scanner
-                .blob_handling(BlobHandling::AllBinary)
-                .batch_size(BLOB_BATCH_ROWS)
-                .batch_readahead(1)
-                .materialization_readahead_bytes(READ_AHEAD_BYTES);
-        } else {
-            // Batches are cut by rows before their bytes are known, and several are decoded at once.
-            scanner
-                .batch_size(self.batch_rows())
-                .batch_size_bytes(BATCH_BYTES)
-                .batch_readahead(BATCH_READAHEAD)
-                .fragment_readahead(1);
-        }
+        // Batches are cut by rows before their bytes are known, and several are decoded at once.
+        scanner
+            .batch_size(self.batch_rows())
+            .batch_size_bytes(BATCH_BYTES)
+            .batch_readahead(BATCH_READAHEAD)
+            .fragment_readahead(1);
         Ok(scanner)
     }
 
@@ -234,72 +223,43 @@ impl Snapshot {
             ));
         }
         let schema = self.scan_schema(&ScanSpec { row_ids: None, ..spec.clone() }).await?;
-        let chunk_rows =
-            if spec.blob_bytes && self.has_blobs() { BLOB_BATCH_ROWS } else { TAKE_ROWS };
-        let chunks: Vec<Vec<u64>> = row_ids.chunks(chunk_rows).map(<[u64]>::to_vec).collect();
-        let snapshot = self.clone();
-        let spec = spec.clone();
+        let chunks: Vec<Vec<u64>> = row_ids.chunks(TAKE_ROWS).map(<[u64]>::to_vec).collect();
+        // The first is taken before the answer begins: most mistakes show there.
         let first = match chunks.first() {
-            Some(chunk) => Some(self.take_chunk(&spec, chunk).await?),
+            Some(chunk) => Some((self.take_chunk(spec, chunk).await?, chunk.clone())),
             None => None,
         };
+        let (snapshot, owned) = (self.clone(), spec.clone());
         let rest = futures::stream::iter(chunks.into_iter().skip(1)).then(move |chunk| {
-            let (snapshot, spec) = (snapshot.clone(), spec.clone());
-            async move { snapshot.take_chunk(&spec, &chunk).await }
+            let (snapshot, spec) = (snapshot.clone(), owned.clone());
+            async move { Ok((snapshot.take_chunk(&spec, &chunk).await?, chunk)) }
         });
-        let schema = first.as_ref().map_or(schema, |batch| batch.schema());
-        Ok((schema, futures::stream::iter(first.map(Ok)).chain(rest).boxed()))
+        let taken = futures::stream::iter(first.map(Ok)).chain(rest);
+        if let Some(bytes) = BlobBytes::of(self, spec) {
+            return Ok((schema.clone(), bytes.fill(taken, schema)));
+        }
+        let shown = schema.clone();
+        let batches = taken.map(move |taken| with_schema(taken?.0, &shown));
+        Ok((schema, batches.boxed()))
     }
 
     async fn take_chunk(&self, spec: &ScanSpec, row_ids: &[u64]) -> Result<RecordBatch> {
-        let batch = if spec.blob_bytes && self.has_blobs() {
-            self.take_with_blob_bytes(spec, row_ids).await?
-        } else {
-            let projection = match &spec.projection {
-                Projection::All => ProjectionRequest::from_schema(self.dataset.schema().clone()),
-                Projection::Names(names) => {
-                    self.check_columns(names)?;
-                    ProjectionRequest::from_columns(names, self.dataset.schema())
-                }
-                Projection::Expressions(pairs) => {
-                    ProjectionRequest::from_sql(pairs.iter().map(|(a, b)| (a.clone(), b.clone())))
-                }
-            };
-            let dataset = self.dataset.clone();
-            Box::pin(dataset.take_rows(row_ids, projection)).await.map_err(from_lance)?
+        let projection = match &spec.projection {
+            Projection::All => ProjectionRequest::from_schema(self.dataset.schema().clone()),
+            Projection::Names(names) => {
+                self.check_columns(names)?;
+                ProjectionRequest::from_columns(names, self.dataset.schema())
+            }
+            Projection::Expressions(pairs) => {
+                ProjectionRequest::from_sql(pairs.iter().map(|(a, b)| (a.clone(), b.clone())))
+            }
         };
+        let dataset = self.dataset.clone();
+        let batch = Box::pin(dataset.take_rows(row_ids, projection)).await.map_err(from_lance)?;
         if batch.num_rows() != row_ids.len() {
             return Err(self.missing_row(row_ids).await?);
         }
-        let shown = self.shown(spec, batch.schema());
-        with_schema(batch, &shown)
-    }
-
-    /// Rows by id with blob bytes: a scan over exactly these rows, put into the order that was asked
-    /// for. Lance's take shows blobs as descriptors only.
-    async fn take_with_blob_bytes(&self, spec: &ScanSpec, row_ids: &[u64]) -> Result<RecordBatch> {
-        let mut scanner = self.scanner(&ScanSpec { row_ids: None, ..spec.clone() }).await?;
-        let list: Vec<String> = row_ids.iter().map(u64::to_string).collect();
-        scanner.filter(&format!("_rowid IN ({})", list.join(","))).map_err(from_lance)?;
-        scanner.with_row_id();
-        let batch = Box::pin(scanner.try_into_batch()).await.map_err(from_lance)?;
-        let found = row_id_column(&batch)?;
-        let positions: std::collections::HashMap<u64, u64> =
-            found.values().iter().enumerate().map(|(at, id)| (*id, at as u64)).collect();
-        let order: Vec<u64> = row_ids.iter().filter_map(|id| positions.get(id).copied()).collect();
-        let wants_row_id = match &spec.projection {
-            Projection::Names(names) => names.iter().any(|name| name == lance_core::ROW_ID),
-            Projection::All | Projection::Expressions(_) => false,
-        };
-        let batch = arrow_select::take::take_record_batch(&batch, &UInt64Array::from(order))
-            .map_err(|error| Error::internal("order rows").with_source(error))?;
-        if wants_row_id {
-            return Ok(batch);
-        }
-        let keep: Vec<usize> = (0..batch.num_columns())
-            .filter(|at| batch.schema().field(*at).name() != lance_core::ROW_ID)
-            .collect();
-        batch.project(&keep).map_err(|error| Error::internal("drop row ids").with_source(error))
+        Ok(batch)
     }
 
     async fn missing_row(&self, row_ids: &[u64]) -> Result<Error> {
@@ -350,7 +310,7 @@ fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     // Not `RecordBatch::with_schema`: it refuses metadata that differs.
     let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
     RecordBatch::try_new_with_options(schema.clone(), batch.columns().to_vec(), &options)
-        .map_err(|error| Error::internal("show blobs as bytes").with_source(error))
+        .map_err(|error| Error::internal("take rows").with_source(error))
 }
 
 /// An error of planning a scan: which part of the request it is about, and a column that does not exist
@@ -372,13 +332,6 @@ fn bad_plan(spec: &ScanSpec, error: lance::Error) -> Error {
     };
     let message = format!("{part}: {}", error.message());
     Error::new(kind, message).with_source(error)
-}
-
-fn row_id_column(batch: &RecordBatch) -> Result<&UInt64Array> {
-    batch
-        .column_by_name(lance_core::ROW_ID)
-        .and_then(|column| column.as_any().downcast_ref::<UInt64Array>())
-        .ok_or_else(|| Error::internal("a scan with row ids answered without them"))
 }
 
 fn split_rows(fragments: &[(u32, u64)], parts_max: usize, rows_min: u64) -> Vec<Vec<Slice>> {

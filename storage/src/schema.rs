@@ -12,6 +12,7 @@ use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
 use arrow_cast::{CastOptions, cast_with_options};
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use lakebed_core::{Error, Limits, Result, nearest_names};
+use lance_core::datatypes::BLOB_V2_LOGICAL_TYPE;
 use lance_core::is_system_column;
 
 use crate::blob::BlobWriter;
@@ -181,7 +182,7 @@ impl Conform {
                 }
                 Some((at, sent)) => step_for(field, sent, at)?,
             };
-            fields.push(field.clone());
+            fields.push(written_field(field));
             steps.push(step);
         }
         let schema = Arc::new(Schema::new_with_metadata(fields, stored.metadata().clone()));
@@ -221,6 +222,15 @@ impl Conform {
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).map_err(|error| {
             Error::invalid(format!("rows from {first_row} do not fit the schema: {error}"))
         })
+    }
+}
+
+/// The field as it is handed to lance: blobs come in its complete logical shape, which can say the size
+/// of an external blob. What is stored is the same for either shape.
+fn written_field(stored: &FieldRef) -> FieldRef {
+    match declares_blob(stored) && matches!(stored.data_type(), DataType::Struct(_)) {
+        true => Arc::new(Field::clone(stored).with_data_type(BLOB_V2_LOGICAL_TYPE.clone())),
+        false => stored.clone(),
     }
 }
 

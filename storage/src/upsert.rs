@@ -28,7 +28,7 @@ use crate::lance_error::from_lance;
 use crate::root::SYSTEM_FOLDER;
 use crate::scalar_index::has_btree;
 use crate::scan::BatchStream;
-use crate::schema::Conform;
+use crate::schema::{Conform, declares_blob};
 use crate::spool::{Spool, SpoolWriter};
 use crate::table::{Branch, Table};
 use crate::write::{CommitReceipt, Counted, Start, WriteOptions, write_error};
@@ -251,9 +251,12 @@ async fn check_new_keys(
 /// The table may have been overwritten with another schema while the rows came in.
 fn check_unchanged(conformed: &Schema, stored: &Schema) -> Result<()> {
     for field in conformed.fields() {
-        let is_same = stored
-            .field_with_name(field.name())
-            .is_ok_and(|now| now.data_type() == field.data_type());
+        let is_same =
+            stored.field_with_name(field.name()).is_ok_and(|now| match declares_blob(field) {
+                // Blobs are written in another shape than the schema shows.
+                true => declares_blob(now),
+                false => now.data_type() == field.data_type(),
+            });
         if !is_same {
             return Err(Error::new(
                 ErrorKind::Conflict,
