@@ -136,7 +136,8 @@ def test_a_bad_read(intact: Lake, case: Case) -> None:
 
 NAMES = [
     "", ".", "..", "../cars", "a/b", "/etc/passwd", "a\\b", "a\0b", "a\nb", "a b", "ä", "%2e%2e",
-    "cars$", "$cars", "a$..$b", "_lakebed.keys", "x" * 129, "$".join("a" * 18), "a\u202eb",
+    "cars$", "$cars", "a$..$b", "_lakebed.keys", "_lakebed", "_blobs$t", "ns$_Lakebed$t",
+    "x" * 129, "$".join("a" * 18), "a\u202eb",
     "public$deep$t", "x.lance$t",
 ]  # fmt: skip
 
@@ -149,7 +150,9 @@ def test_a_hostile_name(intact: Lake, name: str) -> None:
         intact.read(name)
 
 
-@pytest.mark.parametrize("name", ["..", "a/../b", "_lakebed", "_blobs", "x.lance", "a//b"])
+@pytest.mark.parametrize(
+    "name", ["..", "a/../b", "_lakebed", "_blobs", "a/_blobs", "x.lance", "a//b"]
+)
 def test_a_hostile_database(prepared: LakebedServer, intact: Lake, name: str) -> None:
     assert intact
     lake = prepared.lake(database=name)

@@ -398,3 +398,42 @@ def test_an_upload_that_was_written_takes_no_room_of_its_own(own_server: Lakebed
 def test_the_border_of_big(own_server: LakebedServer, size: int) -> None:
     own_server.lake().create("t", blobs([os.urandom(size)]))
     assert bool(stored_blobs(own_server)) == (size > 16 * MIB)
+
+
+# ---- tables that another tool made ----------------------------------------------------------
+
+ADOPTED = """
+import sys, lance, pyarrow as pa
+cell = pa.struct([pa.field("data", pa.large_binary()), pa.field("uri", pa.string())])
+blob = pa.field("data", cell, metadata={"ARROW:extension:name": "lance.blob.v2"})
+schema = pa.schema([pa.field("id", pa.int64()), blob])
+rows = pa.table([pa.array([0]), pa.array([{"data": b"theirs"}], cell)], schema=schema)
+lance.write_dataset(rows, sys.argv[1], data_storage_version="2.2", enable_stable_row_ids=True)
+"""
+
+
+@pytest.mark.parametrize("mode", ["append", "upsert"])
+def test_a_table_that_was_adopted_takes_big_blobs(
+    server: LakebedServer, lake: Lake, table: str, mode: str
+) -> None:
+    path = server.table_path(table)
+    path.parent.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-c", ADOPTED, str(path)], check=True, timeout=100)
+    assert lake.read(table, blobs="bytes")["data"].to_pylist() == [b"theirs"]
+    big = [os.urandom(17 * MIB), os.urandom(18 * MIB)]
+    on = {"on": ["id"]} if mode == "upsert" else {}
+    lake.write(table, blobs([big[0]], start=1), mode, **on)
+    second = lake.write(table, blobs([big[1]], start=2), mode, **on)
+    answer = lake.read(table, blobs="bytes").sort_by("id")
+    assert answer["data"].to_pylist() == [b"theirs", *big]
+    # Theirs, the base of big blobs once, and two writes.
+    assert second["version"] == 4
+
+
+def test_a_write_without_blobs_registers_no_base(
+    server: LakebedServer, lake: Lake, table: str
+) -> None:
+    path = server.table_path(table)
+    path.parent.mkdir(exist_ok=True)
+    subprocess.run([sys.executable, "-c", ADOPTED, str(path)], check=True, timeout=100)
+    assert lake.write(table, pa.table({"id": [1]}))["version"] == 2

@@ -366,6 +366,49 @@ def test_a_ticket_keeps_its_version(lake: Lake, table: str) -> None:
     assert again.equals(numbered(10))
 
 
+def test_a_ticket_outlives_the_name_of_its_table(
+    server: LakebedServer, lake: Lake, table: str
+) -> None:
+    lake.create(table, numbered(10))
+    endpoints = lake.info(table).endpoints
+    renamed = f"{table}_2"
+    server.http().ok("POST", f"/v1/table/{table}/rename", {"new_table_name": renamed})
+    assert pa.concat_tables(map(lake.fetch, endpoints)).equals(numbered(10))
+    lake.create(table, numbered(3))
+    assert pa.concat_tables(map(lake.fetch, endpoints)).equals(numbered(10))
+
+
+def test_a_ticket_keeps_a_dropped_table(server: LakebedServer, lake: Lake, table: str) -> None:
+    lake.create(table, numbered(10))
+    endpoints = lake.info(table).endpoints
+    server.http().ok("POST", f"/v1/table/{table}/drop")
+    with lake.refuses("not_found", table):
+        lake.read(table)
+    lake.create(table, numbered(3))
+    assert pa.concat_tables(map(lake.fetch, endpoints)).equals(numbered(10))
+    assert lake.read(table).equals(numbered(3))
+
+
+def test_a_ticket_of_a_table_that_is_gone(own_server: LakebedServer) -> None:
+    lake = own_server.lake()
+    lake.create("t", numbered(10))
+    endpoint = lake.info("t").endpoints[0]
+    own_server.http().ok("POST", "/v1/table/t/drop")
+    own_server.restart()
+    assert own_server.files("default") == {}
+    lake = own_server.lake()
+    with lake.refuses("not_found", "t", "dropped"):
+        lake.fetch(endpoint)
+
+
+def test_a_listed_ticket_keeps_its_version(lake: Lake, table: str) -> None:
+    lake.create(table, numbered(10))
+    [listed] = lake.client.list_flights(table.encode(), lake.options())
+    lake.write(table, numbered(10, start=10))
+    assert listed.total_records == 10
+    assert pa.concat_tables(map(lake.fetch, listed.endpoints)).equals(numbered(10))
+
+
 def test_a_ticket_holds_after_a_restart(own_server: LakebedServer) -> None:
     own_server.lake().create("t", numbered(10))
     endpoint = own_server.lake().info("t").endpoints[0]

@@ -3,6 +3,7 @@
 import datetime as dt
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -75,11 +76,21 @@ def test_the_lake_keeps_its_id(own_server: LakebedServer) -> None:
 
 def test_metrics(server: LakebedServer, table: str) -> None:
     server.lake().create(table, numbered(10))
+    server.http().ok("POST", f"/v1/table/{table}/tags/list/")
+    server.http().get("/v1/uploads/x")
     text = server.http().ok("GET", "/metrics").text
     samples = [line for line in text.splitlines() if line and not line.startswith("#")]
     names = {line.split("{")[0].split()[0] for line in samples}
     ours = {name for name in names if name.startswith("lakebed_")}
-    assert any("requests_" in name for name in ours), sorted(ours)
+    counted = {
+        tuple(re.findall(r'(?:door|route|method|status)="([^"]*)"', line))
+        for line in samples
+        if line.startswith("lakebed_requests_total{")
+    }
+    assert ("flight", "DoPut", "POST", "ok") in counted, counted
+    assert ("http", "/v1/table/{id}/tags/list/", "POST", "200") in counted, counted
+    assert ("http", "/v1/uploads/{id}", "GET", "404") in counted, counted
+    assert {"lakebed_requests_running", "lakebed_request_seconds_bucket"} <= ours, sorted(ours)
     assert {"lakebed_written_rows_total", "lakebed_written_bytes_total"} <= ours, sorted(ours)
     assert server.http(None).get("/metrics").status == 401
     assert table not in text, "no table names as labels"
@@ -370,6 +381,16 @@ def test_a_lake_elsewhere_refuses_until_relocate(
     assert lake.read("ns$t", blobs="bytes")["data"].to_pylist() == [*cells, b"more"]
     assert lake.read("ns$t", tag="gold", blobs="bytes")["data"].to_pylist() == cells
     assert lake.write("ns$t", blobs([b"more"], start=2), write_id="w")["version"] == 2
+
+
+def test_relocate_of_no_lake_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    for folder in (tmp_path, tmp_path / "missing"):
+        for flag in ("--dry-run", "--yes"):
+            done = run_binary("relocate", "--data", str(folder), flag)
+            assert done.returncode == 1
+            assert "no lake" in done.stderr
+    assert [path.name for path in tmp_path.rglob("*")] == ["photos"]
 
 
 # ---- stopping -------------------------------------------------------------------------------

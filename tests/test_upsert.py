@@ -218,6 +218,44 @@ def test_one_label_beside_blobs(server: LakebedServer, lake: Lake, table: str) -
     assert answer["data"].to_pylist() == rows["data"].to_pylist()
 
 
+@pytest.mark.parametrize(
+    ("ids", "labels"),
+    [
+        pytest.param([1, None], ["a", "b"], id="null key"),
+        pytest.param([1, 1], ["a", "b"], id="key twice"),
+        pytest.param([1], [7], id="wrong type"),
+    ],
+)
+def test_a_refused_label_beside_blobs_makes_no_version(
+    lake: Lake, table: str, ids: list[int | None], labels: list[object]
+) -> None:
+    lake.create(table, pictures(3))
+    with lake.refuses("invalid_argument"):
+        lake.upsert(table, pa.table({"id": pa.array(ids, pa.int64()), "label": labels}), ["id"])
+    with lake.refuses("invalid_argument", "commit"):
+        labels = pa.table({"id": [1], "label": ["a"]})
+        lake.upsert(table, labels, ["id"], commit="explicit")
+    with lake.refuses("not_found"):
+        lake.read(table, version=2)
+
+
+def test_a_new_key_beside_blobs_where_a_column_allows_no_null(lake: Lake, table: str) -> None:
+    rows = pictures(3)
+    fields = [pa.field("kind", pa.string(), nullable=False), *rows.schema]
+    schema = pa.schema(fields)
+    lake.create(table, pa.table([["x"] * 3, *rows.columns], schema=schema))
+    labels = pa.table({"id": [0, 9], "label": ["a", "b"]})
+    with lake.refuses("invalid_argument", "1 of the keys", "kind"):
+        lake.upsert(table, labels, ["id"])
+    with lake.refuses("not_found"):
+        lake.read(table, version=2)
+    lake.upsert(table, labels.slice(0, 1), ["id"])
+    with lake.refuses("invalid_argument", "1 of the keys", "kind"):
+        lake.upsert(table, labels, ["id"])
+    answer = lake.read(table, columns=["id", "label"]).sort_by("id")
+    assert answer["label"].to_pylist() == ["a", None, None]
+
+
 def test_a_whole_upsert_replaces_blobs(lake: Lake, table: str) -> None:
     lake.create(table, blobs([b"one", b"two", b"three"]))
     lake.upsert(table, blobs([b"TWO" * 40_000, None, b"new"], start=1), ["id"])

@@ -42,6 +42,27 @@ def test_create_again_with_its_write_id_is_no_conflict(lake: Lake, table: str) -
         lake.create(table, numbered(3))
 
 
+def test_one_create_from_many_clients_at_once(
+    server: LakebedServer, lake: Lake, table: str
+) -> None:
+    # The second round makes its table beside one that was renamed, in a folder of another name.
+    for rows in (3, 4):
+
+        def create(_: int, rows: int = rows) -> dict[str, object]:
+            return server.lake().create(table, numbered(rows), write_id="make")
+
+        with ThreadPoolExecutor(8) as pool:
+            receipts = list(pool.map(create, range(8)))
+        assert all(receipt == receipts[0] for receipt in receipts), receipts
+        assert lake.read(table).equals(numbered(rows))
+        with lake.refuses("not_found"):
+            lake.read(table, version=2)
+        renamed = {"new_table_name": f"{table}_{rows}"}
+        server.http().ok("POST", f"/v1/table/{table}/rename", renamed)
+    with lake.refuses("not_found", table):
+        lake.read(table)
+
+
 def test_another_schema_or_mode_is_refused(lake: Lake, table: str) -> None:
     lake.create(table, numbered(3))
     lake.write(table, numbered(1, start=3), write_id="w")

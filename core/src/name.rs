@@ -3,7 +3,8 @@
 //! A name that was parsed is safe as one segment of a path below the lake's root: it has no slash, no
 //! dot-dot, no NUL or control character. The rules are those of the LanceDB SDKs (ASCII letters and
 //! digits, `-`, `_`, `.`; tables at most 128 bytes, namespace and database segments at most 64), plus
-//! what the lake's own layout needs: a segment that ends in `.lance` would look like a table's folder.
+//! what the lake's own layout needs: a segment that ends in `.lance` would look like a table's folder,
+//! and names that begin with `_lakebed` or `_blobs` are the system's.
 
 use std::fmt;
 
@@ -42,6 +43,17 @@ fn check_segment(what: &str, name: &str, bytes_max: usize) -> Result<()> {
     Ok(())
 }
 
+fn check_not_reserved(what: &str, name: &str) -> Result<()> {
+    // Some file systems do not tell `_Lakebed` from `_lakebed`.
+    let lower = name.to_ascii_lowercase();
+    if lower.starts_with("_lakebed") || lower.starts_with("_blobs") {
+        return Err(Error::invalid(format!(
+            "{what} name `{name}` is reserved: it begins with `_lakebed` or `_blobs`"
+        )));
+    }
+    Ok(())
+}
+
 fn check_not_a_table_folder(what: &str, name: &str) -> Result<()> {
     if name.to_ascii_lowercase().ends_with(".lance") {
         return Err(Error::invalid(format!(
@@ -59,8 +71,7 @@ impl DatabaseName {
     /// Checks and takes a name.
     ///
     /// # Errors
-    /// `InvalidArgument` for a segment that breaks the rules, or a first segment that begins with
-    /// `_lakebed` or `_blobs`, which are the lake's own folders.
+    /// `InvalidArgument` for a segment that breaks the rules or is reserved.
     pub fn parse(name: &str) -> Result<Self> {
         if name.split('/').count() > DEPTH_MAX {
             return Err(Error::invalid(format!(
@@ -70,9 +81,7 @@ impl DatabaseName {
         for segment in name.split('/') {
             check_segment("database", segment, SEGMENT_BYTES_MAX)?;
             check_not_a_table_folder("database", segment)?;
-        }
-        if name.starts_with("_lakebed") || name.starts_with("_blobs") {
-            return Err(Error::invalid(format!("database name `{name}` is reserved")));
+            check_not_reserved("database", segment)?;
         }
         Ok(DatabaseName(name.to_owned()))
     }
@@ -107,8 +116,8 @@ impl NamespacePath {
     /// Checks and takes the segments.
     ///
     /// # Errors
-    /// `InvalidArgument` for a segment that breaks the rules, more than 16 segments, or a first
-    /// segment that begins with `public` in a path of several (SQL shows the root as `public`).
+    /// `InvalidArgument` for a segment that breaks the rules or is reserved, more than 16 segments, or
+    /// a first segment that begins with `public` in a path of several (SQL shows the root as `public`).
     pub fn parse<S: AsRef<str>>(segments: &[S]) -> Result<Self> {
         if segments.len() > DEPTH_MAX {
             return Err(Error::invalid(format!(
@@ -119,6 +128,7 @@ impl NamespacePath {
         for segment in segments {
             check_segment("namespace", segment.as_ref(), SEGMENT_BYTES_MAX)?;
             check_not_a_table_folder("namespace", segment.as_ref())?;
+            check_not_reserved("namespace", segment.as_ref())?;
         }
         if segments.len() > 1 && segments[0].as_ref().starts_with("public") {
             return Err(Error::invalid(
@@ -153,13 +163,10 @@ impl TableName {
     /// Checks and takes a name.
     ///
     /// # Errors
-    /// `InvalidArgument` for a name that breaks the rules or begins with `_lakebed.`, which marks the
-    /// system's own.
+    /// `InvalidArgument` for a name that breaks the rules or is reserved.
     pub fn parse(name: &str) -> Result<Self> {
         check_segment("table", name, TABLE_BYTES_MAX)?;
-        if name.starts_with("_lakebed.") {
-            return Err(Error::invalid(format!("table name `{name}` is reserved")));
-        }
+        check_not_reserved("table", name)?;
         Ok(TableName(name.to_owned()))
     }
 
@@ -284,6 +291,11 @@ mod tests {
             "ä",
             "a\\b",
             "_lakebed.x",
+            "_lakebed",
+            "_LakeBed-2",
+            "_blobs",
+            "_lakebed$t",
+            "ns$_blobs.x$t",
             "%2e%2e",
             "a$..",
             "..$a",
@@ -295,9 +307,13 @@ mod tests {
         }
         assert!(TableName::parse(&"x".repeat(129)).is_err());
         assert!(TableName::parse(&"x".repeat(128)).is_ok());
-        for bad in ["", "/", "a//b", "../a", "a/..", "_lakebed", "_blobs", "x.lance", "a/b.LANCE"] {
+        for bad in ["", "/", "a//b", "../a", "a/..", "x.lance", "a/b.LANCE"] {
             assert!(DatabaseName::parse(bad).is_err(), "{bad:?} was taken");
         }
+        for bad in ["_lakebed", "_blobs", "_Blobs", "team/_lakebed", "team/_blobs/x"] {
+            assert!(DatabaseName::parse(bad).is_err(), "{bad:?} was taken");
+        }
+        assert!(TableId::parse(&db, "_lake$my_lakebed").is_ok());
         assert!(DatabaseName::parse("team/cars").is_ok());
     }
 

@@ -6,7 +6,7 @@
 //! own and runs to its end.
 //!
 //! ```text
-//!   messages ──► marker, guard, decode ──► feed ─ ─ task ─ ─► Service::write ──► receipt
+//!   messages ──► marker, guard, admit, decode ──► feed ─ ─ task ─ ─► Service::write ──► receipt
 //! ```
 //!
 //! What always holds: the stream that the write sees ends plainly only after the client itself ended
@@ -33,7 +33,7 @@ use tracing::Instrument;
 use crate::body_watch::BodyEnd;
 use crate::commit_marker::MarkerCheck;
 use crate::descriptor::write_command;
-use crate::feed::{Feed, feed};
+use crate::feed::{Feed, Share, feed};
 use crate::request::{Call, Deadline, until};
 
 /// Bodies from this size are decoded off the threads that serve sockets.
@@ -60,10 +60,15 @@ where
         count: 0,
     };
     let ctx = call.ctx.clone();
+    let admitting = Arc::clone(&service);
+    let admit = move |bytes| {
+        let service = Arc::clone(&admitting);
+        async move { Ok(Box::new(service.admit_batch(bytes).await?) as Share) }
+    };
     let write = async move |command: WriteCommand, schema, batches: BatchStream| {
         service.write(&ctx, command, schema, batches).await
     };
-    let receipt = run(&mut messages, &call, &limits, write).await;
+    let receipt = run(&mut messages, &call, &limits, admit, write).await;
     let receipt = receipt.map_err(|error| call.status(&error))?;
     let json = serde_json::to_vec(&receipt).map_err(|error| {
         call.status(&Error::internal("the receipt cannot be written").with_source(error))
@@ -72,14 +77,17 @@ where
 }
 
 /// Reads the first message, starts the write and pumps the rest into it.
-async fn run<S, W, F>(
+async fn run<S, A, P, W, F>(
     messages: &mut PutMessages<S>,
     call: &Call,
     limits: &Limits,
+    admit: A,
     write: W,
 ) -> Result<Receipt>
 where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
+    A: Fn(u64) -> P + Send + Sync,
+    P: Future<Output = Result<Share>> + Send,
     W: FnOnce(WriteCommand, arrow_schema::SchemaRef, BatchStream) -> F,
     F: Future<Output = Result<Receipt>> + Send + 'static,
 {
@@ -105,7 +113,7 @@ where
 
     let (feed, batches) = feed(call.deadline);
     let mut write = tokio::spawn(write(command, schema, batches).in_current_span());
-    let mut pump = std::pin::pin!(pump(messages, decoder, marker, limits, &feed));
+    let mut pump = std::pin::pin!(pump(messages, decoder, marker, limits, &admit, &feed));
     let mut early = None;
     let pumped = loop {
         tokio::select! {
@@ -146,15 +154,18 @@ async fn committed(write: JoinHandle<Result<Receipt>>) -> Result<Receipt> {
 }
 
 /// Feeds every message after the first; returns once the stream ended as it must for a commit.
-async fn pump<S>(
+async fn pump<S, A, P>(
     messages: &mut PutMessages<S>,
     decoder: IpcDecoder,
     mut marker: MarkerCheck,
     limits: &Limits,
+    admit: &A,
     feed: &Feed,
 ) -> Result<()>
 where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
+    A: Fn(u64) -> P + Send + Sync,
+    P: Future<Output = Result<Share>> + Send,
 {
     feed.wanted().await;
     let mut decoder = Some(decoder);
@@ -162,12 +173,21 @@ where
         let at = messages.count;
         let in_message = |error: Error| error.context(format!("message {at}"));
         let FlightData { data_header, data_body, app_metadata, .. } = data;
-        let mut rows = 0;
         if data_header.is_empty() {
             if !data_body.is_empty() {
                 return Err(in_message(Error::invalid("a body comes without its header")));
             }
-        } else if feed.is_open() {
+            marker.message(&app_metadata, 0).map_err(in_message)?;
+            continue;
+        }
+        let checked = check_message(&data_header, &data_body, limits).map_err(in_message)?;
+        let is_batch = checked.kind == MessageKind::Batch;
+        let rows = if is_batch { checked.rows } else { 0 };
+        // Once the write has its receipt from before, the rest is only counted.
+        if feed.is_open() {
+            // Taken before the batch is decoded; it may share the message's body.
+            let bytes = checked.decoded_bytes.max(data_body.len() as u64);
+            let share = if is_batch { admit(bytes).await? } else { Box::new(()) };
             // `decoder` is only out of its place while a thread works with it.
             let Some(own) = decoder.take() else {
                 return Err(Error::internal("the decoder of a write was lost"));
@@ -175,20 +195,11 @@ where
             let (own, decoded) = decode(own, data_header, data_body).await?;
             decoder = Some(own);
             match decoded.map_err(in_message)? {
-                Decoded::Batch(batch) => {
-                    rows = batch.num_rows() as u64;
-                    feed.batch(batch).await;
-                }
+                Decoded::Batch(batch) => feed.batch(batch, share).await,
                 Decoded::Dictionary => {}
                 Decoded::Schema(_) => {
                     return Err(in_message(Error::invalid("the stream has a second schema")));
                 }
-            }
-        } else {
-            // The write has its receipt from before; the rest is only counted.
-            let checked = check_message(&data_header, &data_body, limits).map_err(in_message)?;
-            if checked.kind == MessageKind::Batch {
-                rows = checked.rows;
             }
         }
         marker.message(&app_metadata, rows).map_err(in_message)?;

@@ -7,6 +7,8 @@
 //!
 //! What waits in between is bounded by bytes: a batch may be 256 MiB or 200 rows. Nothing is to be read
 //! before the write asks for it ([`Feed::wanted`]): a write that waits for admission holds no memory.
+//! Each batch comes with its share of the memory of all writes, which is given back when the write asks
+//! for the next one.
 
 use std::sync::{Arc, Weak};
 
@@ -35,8 +37,11 @@ pub(crate) struct Feed {
     _alive: Arc<()>,
 }
 
+/// A share of memory; dropping it gives it back.
+pub(crate) type Share = Box<dyn Send>;
+
 enum Item {
-    Batch(RecordBatch, OwnedSemaphorePermit),
+    Batch(RecordBatch, OwnedSemaphorePermit, Share),
     End(Result<()>),
 }
 
@@ -51,6 +56,7 @@ pub(crate) fn feed(deadline: Option<Deadline>) -> (Feed, BatchStream) {
         feed: Arc::downgrade(&alive),
         deadline,
         failure: None,
+        in_hand: None,
     };
     let room = Arc::new(Semaphore::new(WAITING_BYTES_MAX / PERMIT_BYTES));
     (Feed { items, room, wanted, _alive: alive }, Box::pin(fed.into_stream()))
@@ -63,12 +69,12 @@ impl Feed {
     }
 
     /// Hands a batch on, once there is room for it. A write that is over takes nothing more.
-    pub(crate) async fn batch(&self, batch: RecordBatch) {
+    pub(crate) async fn batch(&self, batch: RecordBatch, share: Share) {
         let bytes = wire_bytes(&batch).clamp(PERMIT_BYTES, WAITING_BYTES_MAX);
         let permits = (bytes / PERMIT_BYTES) as u32;
         // The semaphore is never closed, and the queue only when the write is over.
         if let Ok(permit) = Arc::clone(&self.room).acquire_many_owned(permits).await {
-            let _ = self.items.send(Item::Batch(batch, permit)).await;
+            let _ = self.items.send(Item::Batch(batch, permit, share)).await;
         }
     }
 
@@ -95,6 +101,8 @@ struct Fed {
     feed: Weak<()>,
     deadline: Option<Deadline>,
     failure: Option<Error>,
+    /// Of the batch that the write works on.
+    in_hand: Option<Share>,
 }
 
 /// Wakes the feed when the write asks, and when its stream is dropped.
@@ -122,9 +130,13 @@ impl Fed {
         if let Some(failure) = &self.failure {
             return Some(Err(Error::new(failure.kind(), failure.message())));
         }
+        self.in_hand = None;
         self.wanted.0.notify_one();
         match self.items.recv().await {
-            Some(Item::Batch(batch, _room)) => Some(Ok(batch)),
+            Some(Item::Batch(batch, _room, share)) => {
+                self.in_hand = Some(share);
+                Some(Ok(batch))
+            }
             Some(Item::End(Err(error))) => Some(Err(error)),
             Some(Item::End(Ok(()))) => {
                 // Lets a cancellation that has already arrived drop the handler.
@@ -157,6 +169,10 @@ mod tests {
         RecordBatch::try_from_iter([("n", values)]).unwrap()
     }
 
+    fn no_share() -> Share {
+        Box::new(())
+    }
+
     async fn kinds(stream: BatchStream, items_max: usize) -> Vec<Result<usize, ErrorKind>> {
         let items = stream.take(items_max).collect::<Vec<_>>().await;
         items
@@ -168,8 +184,8 @@ mod tests {
     #[tokio::test]
     async fn a_completed_feed_ends_plainly() {
         let (feed, stream) = feed(None);
-        feed.batch(batch(3)).await;
-        feed.batch(batch(4)).await;
+        feed.batch(batch(3), no_share()).await;
+        feed.batch(batch(4), no_share()).await;
         feed.complete().await;
         assert_eq!(kinds(stream, 9).await, [Ok(3), Ok(4)]);
     }
@@ -177,7 +193,7 @@ mod tests {
     #[tokio::test]
     async fn a_dropped_feed_breaks_and_stays_broken() {
         let (feed, stream) = feed(None);
-        feed.batch(batch(3)).await;
+        feed.batch(batch(3), no_share()).await;
         drop(feed);
         let cancelled = Err(ErrorKind::Cancelled);
         assert_eq!(kinds(stream, 4).await, [Ok(3), cancelled, cancelled, cancelled]);
@@ -186,7 +202,7 @@ mod tests {
     #[tokio::test]
     async fn a_feed_dropped_between_its_end_and_the_writes_breaks() {
         let (feed, stream) = feed(None);
-        feed.batch(batch(3)).await;
+        feed.batch(batch(3), no_share()).await;
         feed.complete().await;
         drop(feed);
         assert_eq!(kinds(stream, 2).await, [Ok(3), Err(ErrorKind::Cancelled)]);
@@ -222,20 +238,37 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_share_is_kept_until_the_next_batch_is_asked_for() {
+        let (feed, mut stream) = feed(None);
+        let shares = [Arc::new(()), Arc::new(())];
+        for share in &shares {
+            feed.batch(batch(1), Box::new(Arc::clone(share))).await;
+        }
+        feed.complete().await;
+        let kept = || shares.each_ref().map(|share| Arc::strong_count(share) == 2);
+        stream.next().await.unwrap().unwrap();
+        assert_eq!(kept(), [true, true]);
+        stream.next().await.unwrap().unwrap();
+        assert_eq!(kept(), [false, true]);
+        assert!(stream.next().await.is_none());
+        assert_eq!(kept(), [false, false]);
+    }
+
+    #[tokio::test]
     async fn what_waits_is_bounded_by_bytes() {
         let (feed, mut stream) = feed(None);
         let rows = WAITING_BYTES_MAX / 8 / 2;
-        feed.batch(batch(rows)).await;
-        feed.batch(batch(rows)).await;
-        assert!(feed.batch(batch(1)).now_or_never().is_none());
+        feed.batch(batch(rows), no_share()).await;
+        feed.batch(batch(rows), no_share()).await;
+        assert!(feed.batch(batch(1), no_share()).now_or_never().is_none());
         stream.next().await.unwrap().unwrap();
-        assert!(feed.batch(batch(1)).now_or_never().is_some());
+        assert!(feed.batch(batch(1), no_share()).now_or_never().is_some());
         // A batch above the bound waits alone instead of for ever.
         stream.next().await.unwrap().unwrap();
         stream.next().await.unwrap().unwrap();
-        assert!(feed.batch(batch(8 * rows)).now_or_never().is_some());
+        assert!(feed.batch(batch(8 * rows), no_share()).now_or_never().is_some());
         drop(stream);
         assert!(!feed.is_open());
-        feed.batch(batch(8 * rows)).await;
+        feed.batch(batch(8 * rows), no_share()).await;
     }
 }

@@ -10,7 +10,7 @@ use crate::request::Call;
 use crate::ticket;
 
 /// What the format writes where a number is not known.
-pub(crate) const UNKNOWN: i64 = -1;
+const UNKNOWN: i64 = -1;
 
 /// Plans the read that `descriptor` names.
 pub(crate) async fn get_flight_info(
@@ -23,7 +23,8 @@ pub(crate) async fn get_flight_info(
     flight_info(&plan, descriptor)
 }
 
-fn flight_info(plan: &ReadPlan, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+/// The endpoints of a plan, one for each part, and what is known of the whole.
+pub(crate) fn flight_info(plan: &ReadPlan, descriptor: FlightDescriptor) -> Result<FlightInfo> {
     let mut endpoints = Vec::with_capacity(plan.parts.len());
     for part in &plan.parts {
         // No location means the server that answered.
@@ -47,6 +48,6 @@ fn flight_info(plan: &ReadPlan, descriptor: FlightDescriptor) -> Result<FlightIn
 }
 
 /// The app_metadata that names a version.
-pub(crate) fn version_metadata(version: u64) -> Bytes {
+fn version_metadata(version: u64) -> Bytes {
     Bytes::from(serde_json::json!({ "version": version }).to_string())
 }

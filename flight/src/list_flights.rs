@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use arrow_flight::{Criteria, FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use arrow_flight::{Criteria, FlightDescriptor, FlightInfo};
 use futures::{Stream, StreamExt};
 use lakebed_core::{Error, ErrorKind, Result, TableId};
-use lakebed_proto::command::{Command, ReadCommand};
+use lakebed_proto::command::ReadCommand;
 use lakebed_service::Service;
 use tonic::Status;
 
-use crate::get_flight_info::{UNKNOWN, version_metadata};
+use crate::get_flight_info::flight_info;
 use crate::request::Call;
 
 /// Lists the tables whose id begins with the text of `criteria`.
@@ -37,20 +37,10 @@ pub(crate) async fn list_flights(
     }))
 }
 
+/// As GetFlightInfo of the whole table: its tickets name the version that was listed and keep it.
 async fn describe(service: &Service, call: &Call, id: &TableId) -> Result<FlightInfo> {
-    let table = service.describe_table(&call.ctx, id, None).await?;
-    // A ticket that is planned when it is opened: a list must not hold every table's version.
-    let read = ReadCommand { table: id.text(), ..ReadCommand::default() };
-    let ticket = serde_json::to_vec(&Command::Read(read))
-        .map_err(|error| Error::internal("ticket cannot be written").with_source(error))?;
+    let command = ReadCommand { table: id.text(), ..ReadCommand::default() };
+    let plan = service.plan_read(&call.ctx, command).await?;
     let path = id.namespace.segments().iter().cloned().chain([id.name.to_string()]).collect();
-    let info = FlightInfo::new()
-        .try_with_schema(&table.schema)
-        .map_err(|error| Error::internal("a schema cannot be encoded").with_source(error))?;
-    Ok(info
-        .with_descriptor(FlightDescriptor::new_path(path))
-        .with_endpoint(FlightEndpoint::new().with_ticket(Ticket::new(ticket)))
-        .with_total_records(i64::try_from(table.rows).unwrap_or(UNKNOWN))
-        .with_ordered(true)
-        .with_app_metadata(version_metadata(table.version)))
+    flight_info(&plan, FlightDescriptor::new_path(path))
 }

@@ -28,6 +28,7 @@ pub(crate) struct Observed {
 impl Observed {
     /// A call that begins now.
     pub(crate) fn begin(method: &'static str) -> Self {
+        metrics::gauge!("lakebed_requests_running", "door" => "flight").increment(1.0);
         Observed { method, started: Instant::now(), code: None }
     }
 
@@ -49,9 +50,18 @@ impl Drop for Observed {
         let code = code_name(self.code.unwrap_or(Code::Cancelled));
         let method = self.method;
         let seconds = self.started.elapsed().as_secs_f64();
-        metrics::counter!("lakebed_flight_requests_total", "method" => method, "code" => code)
-            .increment(1);
-        metrics::histogram!("lakebed_flight_request_seconds", "method" => method).record(seconds);
+        // The names are those of the HTTP door, whose routes are paths.
+        metrics::gauge!("lakebed_requests_running", "door" => "flight").decrement(1.0);
+        metrics::histogram!("lakebed_request_seconds", "door" => "flight", "route" => method)
+            .record(seconds);
+        metrics::counter!(
+            "lakebed_requests_total",
+            "door" => "flight",
+            "route" => method,
+            "method" => "POST",
+            "status" => code,
+        )
+        .increment(1);
         tracing::debug!(method, code, seconds, "call ended");
     }
 }

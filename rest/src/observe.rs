@@ -107,10 +107,11 @@ fn record(method: &Method, route: String, status: StatusCode, began: Instant) {
         known @ ("GET" | "HEAD" | "POST" | "PUT" | "DELETE") => known.to_owned(),
         _ => "other".to_owned(),
     };
-    metrics::histogram!("lakebed_http_request_duration_seconds", "route" => route.clone())
+    metrics::histogram!("lakebed_request_seconds", "door" => "http", "route" => route.clone())
         .record(began.elapsed());
     metrics::counter!(
-        "lakebed_http_requests_total",
+        "lakebed_requests_total",
+        "door" => "http",
         "route" => route,
         "method" => method,
         "status" => status.as_u16().to_string(),
@@ -123,14 +124,14 @@ struct Running;
 
 impl Running {
     fn begin() -> Self {
-        metrics::gauge!("lakebed_http_requests_running").increment(1.0);
+        metrics::gauge!("lakebed_requests_running", "door" => "http").increment(1.0);
         Running
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        metrics::gauge!("lakebed_http_requests_running").decrement(1.0);
+        metrics::gauge!("lakebed_requests_running", "door" => "http").decrement(1.0);
     }
 }
 

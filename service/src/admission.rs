@@ -1,16 +1,24 @@
 //! Admission: how much may run and how much memory it may hold, by named limits.
 //!
-//! Why it exists: memory stays bounded whatever clients send. A verb takes its share before it
-//! allocates and gives it back by dropping the permit. Three limits, each a fair queue of its own:
+//! Why it exists: memory stays bounded whatever clients send. A share is taken before the memory is,
+//! and given back by dropping the permit. Three limits, each a fair queue of its own:
 //! `concurrent_requests_max` counts requests, `write_memory_bytes_max` and `read_memory_bytes_max`
 //! count bytes in units of 64 KiB, because a semaphore counts in `u32`.
+//!
+//! A write takes a share for each batch ([`Service::admit_batch`](crate::Service::admit_batch)): the
+//! door asks before it decodes the batch, and the share goes back when the writer asks for the next
+//! one. So a client that sends nothing holds no memory, however many there are. Not counted is what
+//! the writer keeps of batches that it has taken: at most 8 MiB of pages that lance fills, or 16 MiB
+//! of an upsert's spool. An upload and an open read take one fixed share for as long as they run.
 //!
 //! What always holds: a share is clamped to the whole limit, so one giant is admitted alone instead
 //! of never; nobody waits longer than `admission_wait_ms_max`; a permit that is dropped gives back
 //! all of it.
 //!
-//! The rule that callers keep: at most one permit of each limit per task. A task that waits for a
-//! second one while it holds the first can wait for itself. To hold more, drop and ask anew.
+//! The rule that callers keep: nobody waits for a share whose holder waits for the one who asks. A
+//! task that waits for a second permit of a limit while it holds the first can wait for itself. The
+//! door does not hold what it takes: the batches wait in its feed, and the writer, which needs no
+//! share to go on, gives them back one by one.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -33,7 +41,7 @@ pub(crate) struct Admission {
 /// A share of a limit, given back when it is dropped.
 #[derive(Debug)]
 #[must_use = "a share is given back when its permit is dropped"]
-pub(crate) struct Permit {
+pub struct Permit {
     _share: OwnedSemaphorePermit,
 }
 

@@ -1,8 +1,10 @@
 //! The use cases of Lakebed: what a user may ask for, and who may ask for it.
 //!
-//! One file per verb. Each verb does the same five things in the same order: authorise, admit, check,
-//! call storage, audit. Both doors (Flight and HTTP) call these verbs and nothing below them, so a
-//! promise is kept or broken in one place.
+//! One file per verb, or for a few that belong together. A verb has these parts, in this order, as far
+//! as it needs them: it authorises (always), enters the gate that shutdown waits for (unless it is over
+//! in one look), checks what was asked for, takes its share of requests and memory (where it moves rows
+//! or bytes), calls storage, and leaves an audit line (where it changes something). Both doors (Flight
+//! and HTTP) call these verbs and nothing below them, so a promise is kept or broken in one place.
 //!
 //! ```text
 //!   flight ──┐
@@ -35,6 +37,7 @@ use std::pin::Pin;
 use arrow_array::RecordBatch;
 use futures::Stream;
 
+pub use admission::Permit;
 pub use blob::Blob;
 pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey};
 pub use list::{TableDetails, TableSummary};

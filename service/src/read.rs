@@ -6,7 +6,7 @@
 
 use arrow_schema::SchemaRef;
 use futures::StreamExt;
-use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, TableId};
+use lakebed_core::{Error, RequestContext, Result, Role};
 use lakebed_proto::command::{BlobMode, Columns, Order, ReadCommand};
 use lakebed_storage::{At, Projection, ScanSpec, Slice, Snapshot};
 use serde::{Deserialize, Serialize};
@@ -137,20 +137,17 @@ impl Service {
         require(ctx, Role::Read)?;
         let guard = self.gate.enter()?;
         let now_ms = self.clock.now_ms();
-        let id = part_table(ctx, &part)?;
+        check_database(ctx, &part)?;
+        // A ticket was in the client's hands, so it may come back changed.
+        self.check_read(&part.command)?;
         let until_ms = self.tickets.renew(&part, now_ms, self.limits.ticket_ttl_ms);
         let until_ms = until_ms.ok_or_else(|| expired(&part))?;
         let request = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
 
-        let table = self.lake.table(&id).await?;
-        if table.uid() != part.table_uid {
-            return Err(Error::not_found(format!(
-                "table `{}` is not the one the ticket was made for",
-                id.text()
-            )));
-        }
-        let snapshot = table.snapshot(part.branch.as_deref(), &At::Version(part.version)).await?;
+        let snapshot = self.snapshot_of_part(ctx, &part).await.map_err(|error| {
+            error.context(format!("the ticket for table `{}`", part.command.table))
+        })?;
         snapshot.lease(until_ms);
         let spec = scan_spec(&part.command, part.slices.clone())?;
         let (schema, batches) = snapshot.scan(&spec).await?;
@@ -200,6 +197,12 @@ impl Service {
         Ok((rows, snapshot.version()))
     }
 
+    /// By uid: the table may have another name by now, or none and be kept for this ticket.
+    async fn snapshot_of_part(&self, ctx: &RequestContext, part: &ReadPart) -> Result<Snapshot> {
+        let table = self.lake.table_by_uid(&ctx.database, &part.table_uid).await?;
+        table.snapshot(part.branch.as_deref(), &At::Version(part.version)).await
+    }
+
     fn check_read(&self, command: &ReadCommand) -> Result<()> {
         let sql_bytes_max = self.limits.sql_bytes_max;
         if command.filter.as_ref().is_some_and(|sql| sql.len() > sql_bytes_max) {
@@ -244,14 +247,14 @@ impl Service {
     }
 }
 
-fn part_table(ctx: &RequestContext, part: &ReadPart) -> Result<TableId> {
-    if part.database != ctx.database.as_str() {
-        return Err(Error::new(
-            ErrorKind::InvalidArgument,
-            format!("the ticket is for database `{}`, not `{}`", part.database, ctx.database),
-        ));
+fn check_database(ctx: &RequestContext, part: &ReadPart) -> Result<()> {
+    if part.database == ctx.database.as_str() {
+        return Ok(());
     }
-    TableId::parse(&ctx.database, &part.command.table)
+    Err(Error::invalid(format!(
+        "the ticket is for database `{}`, not `{}`",
+        part.database, ctx.database
+    )))
 }
 
 fn expired(part: &ReadPart) -> Error {

@@ -1,5 +1,6 @@
 //! Tags.
 use lakebed_core::{RequestContext, Result, Role, TableId, TagName};
+use lakebed_storage::Table;
 
 use crate::Service;
 use crate::audit::AuditLine;
@@ -20,14 +21,10 @@ impl Service {
         tag: &TagName,
         version: u64,
     ) -> Result<()> {
-        require(ctx, Role::Write)?;
-        let _guard = self.gate.enter()?;
-        let outcome = match self.lake.table(table).await {
-            Ok(handle) => handle.create_tag(tag, None, version).await,
-            Err(error) => Err(error),
-        };
-        self.audit_tag(ctx, "create_tag", table, tag, Some(version), &outcome);
-        outcome
+        self.change_tag(ctx, "create_tag", table, tag, Some(version), async |handle| {
+            handle.create_tag(tag, None, version).await
+        })
+        .await
     }
 
     /// Moves a tag to another version.
@@ -41,14 +38,10 @@ impl Service {
         tag: &TagName,
         version: u64,
     ) -> Result<()> {
-        require(ctx, Role::Write)?;
-        let _guard = self.gate.enter()?;
-        let outcome = match self.lake.table(table).await {
-            Ok(handle) => handle.update_tag(tag, None, version).await,
-            Err(error) => Err(error),
-        };
-        self.audit_tag(ctx, "update_tag", table, tag, Some(version), &outcome);
-        outcome
+        self.change_tag(ctx, "update_tag", table, tag, Some(version), async |handle| {
+            handle.update_tag(tag, None, version).await
+        })
+        .await
     }
 
     /// Deletes a tag.
@@ -61,14 +54,10 @@ impl Service {
         table: &TableId,
         tag: &TagName,
     ) -> Result<()> {
-        require(ctx, Role::Write)?;
-        let _guard = self.gate.enter()?;
-        let outcome = match self.lake.table(table).await {
-            Ok(handle) => handle.delete_tag(tag).await,
-            Err(error) => Err(error),
-        };
-        self.audit_tag(ctx, "delete_tag", table, tag, None, &outcome);
-        outcome
+        self.change_tag(ctx, "delete_tag", table, tag, None, async |handle| {
+            handle.delete_tag(tag).await
+        })
+        .await
     }
 
     /// The tags of a table, sorted by name.
@@ -84,19 +73,27 @@ impl Service {
         self.lake.table(table).await?.list_tags().await
     }
 
-    fn audit_tag(
+    /// What the three changes of a tag have in common; `version` is for the audit line.
+    async fn change_tag(
         &self,
         ctx: &RequestContext,
         verb: &'static str,
         table: &TableId,
         tag: &TagName,
         version: Option<u64>,
-        outcome: &Result<()>,
-    ) {
-        let mut line = AuditLine::new(ctx, verb).outcome(outcome);
+        change: impl AsyncFnOnce(&Table) -> Result<()>,
+    ) -> Result<()> {
+        require(ctx, Role::Write)?;
+        let _guard = self.gate.enter()?;
+        let outcome = match self.lake.table(table).await {
+            Ok(handle) => change(&handle).await,
+            Err(error) => Err(error),
+        };
+        let mut line = AuditLine::new(ctx, verb).outcome(&outcome);
         line.table = Some(table.to_string());
         line.subject = Some(tag.to_string());
         line.version = version;
         self.audit.record(line);
+        outcome
     }
 }

@@ -1,23 +1,29 @@
 //! All writes of batches: create, append, overwrite, upsert.
 //!
-//! Walk: authorise → admit → check the command → storage writes and commits → audit. The rows are
-//! streamed; memory for them is admitted batch by batch at the door that decodes them, and here once
-//! for what the writer holds.
+//! Walk: authorise → check the command → admit → storage writes and commits → audit. The rows are
+//! streamed; memory for them is admitted batch by batch, by the door that decodes them.
 
 use arrow_schema::SchemaRef;
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::{WriteCommand, WriteMode};
 use lakebed_proto::receipt::Receipt;
-use lakebed_storage::{CommitReceipt, WriteOptions, schema_digest};
+use lakebed_storage::{CommitReceipt, Prepared, WriteOptions, schema_digest};
 
+use crate::admission::Permit;
 use crate::audit::AuditLine;
 use crate::authenticate::require;
 use crate::{BatchStream, Service};
 
-/// Memory that one running write takes beyond the batch in hand: pages being encoded.
-const WRITE_BYTES: usize = 16 << 20;
-
 impl Service {
+    /// Takes memory for a batch that is about to be decoded for [`Service::write`]. The share is to be
+    /// kept with the batch until the write asks for the one after it.
+    ///
+    /// # Errors
+    /// `Busy` naming the limit when not enough became free in time.
+    pub async fn admit_batch(&self, bytes: u64) -> Result<Permit> {
+        self.admission.write_bytes(usize::try_from(bytes).unwrap_or(usize::MAX)).await
+    }
+
     /// Writes batches; commits only when `batches` ends without `Err`. The receipt comes when the rows
     /// are durable and visible.
     ///
@@ -56,7 +62,6 @@ impl Service {
         self.check_write(command)?;
         let id = TableId::parse(&ctx.database, &command.table)?;
         let _request = self.admission.admit_request().await?;
-        let _memory = self.admission.write_bytes(WRITE_BYTES).await?;
         let options = WriteOptions {
             write_id: command.write_id.clone(),
             mode: format!("{}:{}", command.mode.name(), command.on.join(",")),
@@ -72,25 +77,31 @@ impl Service {
                 Some(table) => table.overwrite(branch, schema, batches, options).await?,
                 None => {
                     main_only(branch, "overwrite of a missing table")?;
-                    self.lake.create_table(&id, schema, batches, options).await?
+                    self.lake.create_table(&id, schema, batches, options).await.map_err(taken)?
                 }
             },
             WriteMode::Append => {
                 self.lake.table(&id).await?.append(branch, schema, batches, options).await?
             }
             WriteMode::Upsert => {
-                let table = self.lake.table(&id).await?;
-                if table.is_partial_beside_blobs(branch, &schema).await? {
-                    self.check_key_columns(&command.on, &schema)?;
-                    lakebed_index::ensure_key_index(&table, branch, &command.on).await?;
+                let (table, on) = (self.lake.table(&id).await?, &command.on);
+                match table.prepare_upsert(branch, on, schema, batches, options).await? {
+                    Prepared::Repeat(receipt) => receipt,
+                    Prepared::Ready(upsert) => {
+                        if upsert.wants_key_index() {
+                            lakebed_index::ensure_key_index(&table, branch, on).await?;
+                        }
+                        upsert.commit().await?
+                    }
                 }
-                table.upsert(branch, &command.on, schema, batches, options).await?
             }
         };
-        metrics::counter!("lakebed_written_rows_total", "mode" => command.mode.name())
-            .increment(done.rows);
-        metrics::counter!("lakebed_written_bytes_total", "mode" => command.mode.name())
-            .increment(done.bytes);
+        if !done.is_repeat {
+            metrics::counter!("lakebed_written_rows_total", "mode" => command.mode.name())
+                .increment(done.rows);
+            metrics::counter!("lakebed_written_bytes_total", "mode" => command.mode.name())
+                .increment(done.bytes);
+        }
         Ok(receipt_of(done, command.write_id.clone()))
     }
 
@@ -111,14 +122,6 @@ impl Service {
             _ => Ok(()),
         }
     }
-
-    /// Checked before an index is built for them.
-    fn check_key_columns(&self, on: &[String], schema: &SchemaRef) -> Result<()> {
-        match on.iter().find(|key| schema.field_with_name(key).is_err()) {
-            Some(key) => Err(Error::invalid(format!("key column `{key}` was not sent"))),
-            None => Ok(()),
-        }
-    }
 }
 
 fn main_only(branch: Option<&str>, what: &str) -> Result<()> {
@@ -128,6 +131,18 @@ fn main_only(branch: Option<&str>, what: &str) -> Result<()> {
             ErrorKind::NotFound,
             format!("{what} goes to main; branch `{branch}` does not exist"),
         )),
+    }
+}
+
+/// An overwrite whose table did not exist when it began, and does now: the next one will find it.
+fn taken(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::AlreadyExists => Error::new(
+            ErrorKind::Conflict,
+            "another write made the table while this one made it too; send it again",
+        )
+        .with_source(error),
+        _ => error,
     }
 }
 

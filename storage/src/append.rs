@@ -7,53 +7,12 @@ use lakebed_core::Result;
 use lance::dataset::{InsertBuilder, WriteMode};
 
 use crate::blob::BlobWriter;
-use crate::pins::{Pin, PinnedVersion};
 use crate::scan::BatchStream;
 use crate::schema::Conform;
-use crate::table::{Branch, Table};
-use crate::write::{CommitReceipt, Counted, WriteOptions, conformed, write_error, write_params};
-use crate::write_id::{Begun, Reservation};
-
-/// What reserving a write id found.
-pub(crate) enum Start {
-    /// The same write was done before.
-    Repeat(CommitReceipt),
-    /// Go on, and keep this until the commit.
-    Go(Hold),
-}
-
-/// What a write holds: its id, and the version that it builds on, so that the folder stays when the
-/// table is dropped meanwhile.
-#[derive(Debug)]
-pub(crate) struct Hold {
-    _reservation: Option<Reservation>,
-    _pin: Pin,
-}
-
-impl Branch {
-    /// Reserves the write id of a write, or finds the receipt of its first time.
-    pub(crate) async fn start(&self, options: &WriteOptions) -> Result<Start> {
-        let pin = self.shared.pins.pin(PinnedVersion {
-            location: self.entry.location.clone(),
-            branch: self.name.clone(),
-            version: self.current().await.version().version,
-        });
-        let Some(write_id) = &options.write_id else {
-            return Ok(Start::Go(Hold { _reservation: None, _pin: pin }));
-        };
-        let ids = self.write_ids().await?;
-        ids.catch_up(&*self.latest().await?).await?;
-        let now_ms = self.shared.clock.now_ms();
-        let begun =
-            ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
-        Ok(match begun {
-            Begun::Known(known) => Start::Repeat(CommitReceipt::of_known(known)),
-            Begun::Fresh(reservation) => {
-                Start::Go(Hold { _reservation: Some(reservation), _pin: pin })
-            }
-        })
-    }
-}
+use crate::table::Table;
+use crate::write::{
+    CommitReceipt, Counted, Start, WriteOptions, conformed, write_error, write_params,
+};
 
 impl Table {
     /// Appends rows to a branch. They become visible together, in one version, or not at all.
@@ -67,12 +26,12 @@ impl Table {
         batches: BatchStream,
         options: WriteOptions,
     ) -> Result<CommitReceipt> {
-        let branch = self.branch(branch).await?;
-        let _reservation = match branch.start(&options).await? {
+        let (branch, _hold) = match self.start(branch, &options).await? {
             Start::Repeat(receipt) => return Ok(receipt),
-            Start::Go(reservation) => reservation,
+            Start::Go(branch, hold) => (branch, hold),
         };
         let shared = &self.shared;
+        branch.ensure_blob_base_for(&sent).await?;
         let dataset = branch.latest().await?;
         let stored = Schema::from(dataset.schema());
         let blobs = BlobWriter::new(shared.clone());
@@ -87,11 +46,6 @@ impl Table {
         let record = counted.record(&options, shared.clock.now_ms());
         let write = options.write_id.map(|id| (id, record));
         let version = branch.commit_append(transaction, write).await?;
-        Ok(CommitReceipt {
-            version,
-            rows: counted.rows(),
-            bytes: counted.bytes(),
-            is_repeat: false,
-        })
+        Ok(counted.receipt(version))
     }
 }

@@ -84,6 +84,14 @@ impl Catalog {
         Ok(current.state.tables.get(&id.text()).cloned())
     }
 
+    /// The entry of a table by its uid, also of a dropped one whose folder may still be there.
+    pub(crate) async fn by_uid(&self, database: &DatabaseName, uid: &str) -> Result<Option<Entry>> {
+        let mut loaded = self.loaded.lock().await;
+        let state = self.load(&mut loaded, database, false).await?.state;
+        let mut entries = state.tables.values().chain(state.dropped.values());
+        Ok(entries.find(|entry| entry.uid == uid).cloned())
+    }
+
     /// Whether a location belongs to a table or to a dropped one that is not yet deleted.
     pub(crate) async fn is_taken(&self, database: &DatabaseName, location: &str) -> Result<bool> {
         let mut loaded = self.loaded.lock().await;
@@ -341,7 +349,8 @@ mod tests {
         let store = SystemStore::new(Arc::new(InMemory::new()), Path::from("_lakebed"));
         let one = Catalog::new(store.clone(), Some(Duration::ZERO));
         let two = Catalog::new(store, Some(Duration::ZERO));
-        one.insert(&id("a"), entry("default/a.lance")).await.unwrap();
+        let first = Entry { uid: "u-a".into(), ..entry("default/a.lance") };
+        one.insert(&id("a"), first).await.unwrap();
         two.insert(&id("b"), entry("default/b.lance")).await.unwrap();
         let error = two.insert(&id("a"), entry("default/a~2.lance")).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::AlreadyExists);
@@ -355,7 +364,12 @@ mod tests {
             .collect();
         assert_eq!(names, ["b", "ns$c"]);
         assert_eq!(one.remove(&id("ns$c")).await.unwrap().location, "default/a.lance");
-        assert!(two.is_taken(&DatabaseName::default_database(), "default/a.lance").await.unwrap());
+        let database = DatabaseName::default_database();
+        assert!(two.is_taken(&database, "default/a.lance").await.unwrap());
+        let dropped = two.by_uid(&database, "u-a").await.unwrap().unwrap();
+        assert_eq!(dropped.location, "default/a.lance");
+        two.forget_dropped(&database, "default/a.lance").await.unwrap();
+        assert_eq!(one.by_uid(&database, "u-a").await.unwrap(), None);
         for number in 0..20 {
             one.insert(&id(&format!("t{number}")), entry("x")).await.unwrap();
         }

@@ -26,12 +26,17 @@ use lance_table::format::Fragment;
 use tokio::sync::oneshot;
 
 use crate::durable::{DurableCommitHandler, sync_transaction};
-use crate::lance_error::from_lance;
+use crate::lance_error::{StreamError, from_lance};
 use crate::table::Branch;
 use crate::write_id::{WriteRecord, to_properties};
 
+/// Times that a change of rows is built again because another server committed in between.
+pub(crate) const TRIES_MAX: u32 = 10;
 /// Appends that are committed in one version.
 const GROUP_MAX: usize = 256;
+/// How far a version's time is put after the one before it where the clock is behind: little enough
+/// that it is never ahead of a clock that is right.
+const TIME_STEP_NANOS: u128 = 1_000;
 /// A transaction's copy inside the manifest stays below this many bytes of write ids.
 const GROUP_PROPERTY_BYTES_MAX: usize = 64 << 10;
 
@@ -83,8 +88,9 @@ impl Branch {
                 }
             }
             Err(error) => {
+                let error = StreamError::new(&error);
                 for append in group {
-                    let _ = append.done.send(Err(copy_of(&error)));
+                    let _ = append.done.send(Err(error.to_error()));
                 }
             }
         }
@@ -174,9 +180,10 @@ impl Branch {
         }
         let started = std::time::Instant::now();
         let dataset = self.current().await;
-        self.wait_for_rising_time(&dataset).await;
+        self.wait_out_the_clock(&dataset).await;
+        let not_before_nanos = dataset.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
         let mut builder = CommitBuilder::new(dataset.clone())
-            .with_commit_handler(Arc::new(DurableCommitHandler))
+            .with_commit_handler(Arc::new(DurableCommitHandler { not_before_nanos }))
             .with_skip_auto_cleanup(true);
         if let Some(rows) = affected_rows {
             builder = builder.with_affected_rows(rows);
@@ -186,7 +193,14 @@ impl Branch {
             Err(error) if error.is_commit_status_unknown() => {
                 self.find_committed(&transaction, dataset.version().version, error).await?
             }
-            Err(error) => return Err(from_lance(error)),
+            Err(error) => {
+                let error = from_lance(error);
+                if error.kind() == ErrorKind::Conflict {
+                    // Another server or tool was first; who tries again has to see its version.
+                    self.publish(Arc::new(self.open_latest().await?)).await;
+                }
+                return Err(error);
+            }
         };
         let committed = Arc::new(committed);
         let version = committed.version().version;
@@ -211,16 +225,20 @@ impl Branch {
         Ok(committed)
     }
 
-    /// Waits out a clock that stepped back, so that commit times rise and can be searched.
-    async fn wait_for_rising_time(&self, dataset: &Dataset) {
+    /// Waits out a clock that stepped back by little. What it is behind by more is not waited for: the
+    /// version gets a time just after the one before it, because times that rise can be searched.
+    async fn wait_out_the_clock(&self, dataset: &Dataset) {
         const WAIT_MS_MAX: i64 = 2_000;
-        let behind_ms = dataset.version().timestamp.timestamp_millis() - self.shared.clock.now_ms();
+        let behind_ms = dataset
+            .version()
+            .timestamp
+            .timestamp_millis()
+            .saturating_sub(self.shared.clock.now_ms());
         if behind_ms > WAIT_MS_MAX {
             tracing::warn!(behind_ms, "the clock is behind the newest commit");
-        }
-        if behind_ms >= 0 {
-            let wait_ms = behind_ms.saturating_add(1).min(WAIT_MS_MAX);
-            tokio::time::sleep(std::time::Duration::from_millis(wait_ms.unsigned_abs())).await;
+        } else if behind_ms >= 0 {
+            let wait_ms = behind_ms.saturating_add(1).unsigned_abs();
+            tokio::time::sleep(std::time::Duration::from_millis(wait_ms)).await;
         }
     }
 
@@ -245,13 +263,5 @@ impl Branch {
             "the store failed during the commit; it was looked up and did not happen",
         )
         .with_retry_after_ms(1_000))
-    }
-}
-
-fn copy_of(error: &Error) -> Error {
-    let copy = Error::new(error.kind(), error.report());
-    match error.retry_after_ms() {
-        Some(ms) => copy.with_retry_after_ms(ms),
-        None => copy,
     }
 }

@@ -1,6 +1,7 @@
 //! Create a table from a stream: one version that holds everything, or nothing.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use arrow_schema::SchemaRef;
 use lakebed_core::{Error, ErrorKind, Result, TableId};
@@ -21,6 +22,10 @@ use crate::write_id::{Begun, to_properties};
 /// The id of the base path of large blobs in a table that is created with blob columns; 0 is lance's
 /// word for the table itself.
 pub(crate) const BLOB_BASE_ID: u32 = 1;
+
+/// How often, and how far apart, a create looks for the name of the table that was faster.
+const NAMED_LOOKS_MAX: u32 = 50;
+const NAMED_WAIT: Duration = Duration::from_millis(100);
 
 impl Lake {
     /// Creates a table.
@@ -79,7 +84,7 @@ impl Lake {
                 .use_stable_row_ids(true)
                 .enable_v2_manifest_paths(true)
                 .with_storage_format(LanceFileVersion::V2_2)
-                .with_commit_handler(Arc::new(DurableCommitHandler))
+                .with_commit_handler(Arc::new(DurableCommitHandler::default()))
                 .with_store_params(store_params)
                 .with_session(session)
                 // Another create of the same name may be first; its table must not become our second
@@ -101,7 +106,7 @@ impl Lake {
                 ErrorKind::Conflict | ErrorKind::AlreadyExists | ErrorKind::NotFound
             ) {
                 discard(shared, &base, &fragments).await?;
-                return Err(taken(id));
+                return self.lost(id, &options).await;
             }
             return Err(error);
         }
@@ -111,17 +116,32 @@ impl Lake {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let entry = self.catalog.get(id).await?;
                 if entry.is_none_or(|entry| entry.location != location) {
-                    return Err(taken(id));
+                    // Left there, it would be adopted once the name is free again.
+                    if !self.catalog.is_taken_anywhere(&location).await? {
+                        self.delete_below(&location).await?;
+                    }
+                    return self.lost(id, &options).await;
                 }
             }
             Err(error) => return Err(error),
         }
-        Ok(CommitReceipt {
-            version: 1,
-            rows: counted.rows(),
-            bytes: counted.bytes(),
-            is_repeat: false,
-        })
+        Ok(counted.receipt(1))
+    }
+
+    /// What a create answers that another one was faster than: its receipt if it was the same write.
+    async fn lost(&self, id: &TableId, options: &WriteOptions) -> Result<CommitReceipt> {
+        if options.write_id.is_none() {
+            return Err(taken(id));
+        }
+        // The other one is committed and may not be named yet.
+        for _ in 0..NAMED_LOOKS_MAX {
+            if let Some(receipt) = self.existing(id, options).await? {
+                return Ok(receipt);
+            }
+            tokio::time::sleep(NAMED_WAIT).await;
+        }
+        let message = format!("table `{}` is being created by another write", id.text());
+        Err(Error::new(ErrorKind::Conflict, message).with_retry_after_ms(500))
     }
 
     /// Nothing when the name is free, the first receipt when the same write made the table.
@@ -133,12 +153,10 @@ impl Lake {
         let Some(table) = self.find_table(id).await? else { return Ok(None) };
         let Some(write_id) = &options.write_id else { return Err(taken(id)) };
         let ids = table.branch(None).await?.write_ids().await?;
-        match ids.begin(
-            write_id,
-            &options.mode,
-            &options.schema_digest,
-            self.shared.clock.now_ms(),
-        )? {
+        let now_ms = self.shared.clock.now_ms();
+        let begun =
+            ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
+        match begun {
             Begun::Known(known) => Ok(Some(CommitReceipt::of_known(known))),
             Begun::Fresh(_) => Err(taken(id)),
         }

@@ -3,12 +3,10 @@
 use lakebed_core::{ErrorKind, Result};
 use lance::dataset::DeleteBuilder;
 
+use crate::commit::TRIES_MAX;
 use crate::lance_error::from_lance;
 use crate::sql_guard::check_sql;
 use crate::table::Table;
-
-/// Times that a deletion is built again because another server committed in between.
-const TRIES_MAX: u32 = 10;
 
 impl Table {
     /// Deletes the rows for which `filter` is true; returns how many, and the version without them.

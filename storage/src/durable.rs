@@ -61,8 +61,12 @@ impl ObjectStoreProvider for DurableFileProvider {
 }
 
 /// Commits by put-if-absent, with the transaction's own file synced before the manifest that names it.
-#[derive(Debug)]
-pub(crate) struct DurableCommitHandler;
+#[derive(Debug, Default)]
+pub(crate) struct DurableCommitHandler {
+    /// The earliest time that the version may bear, in nanoseconds since the Unix epoch. Lance stamps it
+    /// from the system's clock, which may have stepped back.
+    pub(crate) not_before_nanos: u128,
+}
 
 #[async_trait::async_trait]
 impl CommitHandler for DurableCommitHandler {
@@ -84,6 +88,7 @@ impl CommitHandler for DurableCommitHandler {
         naming_scheme: ManifestNamingScheme,
         transaction: Option<lance_table::format::Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
+        manifest.timestamp_nanos = manifest.timestamp_nanos.max(self.not_before_nanos);
         if object_store.is_local()
             && let Some(name) = manifest.transaction_file.clone()
         {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Schema};
-use lakebed_core::{Error, Result, nearest_names};
+use lakebed_core::{Error, ErrorKind, Result, nearest_names};
 use xxhash_rust::xxh3::xxh3_128;
 
 use crate::schema::declares_blob;
@@ -92,6 +92,30 @@ impl KeyGuard {
         Ok(())
     }
 
+    /// Forgets the keys that a batch of stored rows has.
+    ///
+    /// # Errors
+    /// `Conflict` when its key columns are not of the types that were checked.
+    pub(crate) fn forget(&mut self, stored: &RecordBatch) -> Result<()> {
+        let changed = || {
+            let keys = self.names.join("`, `");
+            Error::new(ErrorKind::Conflict, format!("key `{keys}` changed while the rows came in"))
+        };
+        let keys: Option<Vec<ArrayRef>> =
+            self.names.iter().map(|name| stored.column_by_name(name).cloned()).collect();
+        let keys = keys.ok_or_else(changed)?;
+        let rows = self.converter.convert_columns(&keys).map_err(|_| changed())?;
+        for key in &rows {
+            self.seen.remove(&xxh3_128(key.data()));
+        }
+        Ok(())
+    }
+
+    /// How many keys are not forgotten.
+    pub(crate) fn left(&self) -> usize {
+        self.seen.len()
+    }
+
     fn show(&self, keys: &[ArrayRef], row: usize) -> String {
         let shown: Vec<String> = self
             .names
@@ -160,6 +184,16 @@ mod tests {
         let error = keys.check(&batch(vec![Some(2), Some(1)], vec!["a", "b"]), 2).unwrap_err();
         assert!(error.message().contains("id=`1`, name=`b`"), "{error}");
         assert!(error.message().contains("row 3"), "{error}");
+    }
+
+    #[test]
+    fn keys_that_are_stored_are_forgotten() {
+        let mut keys = guard(&["id"]).unwrap();
+        keys.check(&batch(vec![Some(1), Some(2)], vec!["a", "b"]), 0).unwrap();
+        keys.forget(&batch(vec![Some(2), None, Some(9)], vec!["x", "y", "z"])).unwrap();
+        assert_eq!(keys.left(), 1);
+        let other = batch(vec![Some(1)], vec!["a"]).project(&[1]).unwrap();
+        assert_eq!(keys.forget(&other).unwrap_err().kind(), ErrorKind::Conflict);
     }
 
     #[test]

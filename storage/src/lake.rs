@@ -121,7 +121,12 @@ impl Lake {
     /// `AlreadyExists` when another process holds a local lake, `InvalidArgument` when it was moved and
     /// not relocated, `Unavailable` when its format is newer or the store does not answer.
     pub async fn open(options: LakeOptions) -> Result<Arc<Lake>> {
-        let (root, system, lock) = open_root(&options)?;
+        let (root, system) = open_root(&options)?;
+        if let Some(folder) = root.local() {
+            create_folder_durably(&folder.join(SYSTEM_FOLDER))?;
+            create_folder_durably(&folder.join(BLOBS_FOLDER))?;
+        }
+        let lock = claim(&root)?;
         let record = match read_record(&system).await? {
             Some(record) => record,
             None => {
@@ -247,6 +252,17 @@ impl Lake {
         Err(Error::not_found(format!("table `{}` does not exist{near}", id.text())))
     }
 
+    /// The table of that uid, whatever its name is by now; a dropped one for as long as it is kept.
+    ///
+    /// # Errors
+    /// `NotFound` when it was dropped and nobody kept it.
+    pub async fn table_by_uid(&self, database: &DatabaseName, uid: &str) -> Result<Arc<Table>> {
+        match self.catalog.by_uid(database, uid).await? {
+            Some(entry) => Ok(self.handle(entry)),
+            None => Err(Error::not_found("the table was dropped")),
+        }
+    }
+
     /// Enters a dataset at `location` under a name.
     pub(crate) async fn register(&self, id: &TableId, location: &str) -> Result<Arc<Table>> {
         let entry =
@@ -317,7 +333,6 @@ impl Lake {
             .insert(entry.uid.clone());
         // Who began to commit before may finish; who comes later is refused.
         table.wait_for_commits().await;
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.uid);
         self.delete_if_unused(&id.database, &entry).await.map(|_| ())
     }
 
@@ -336,7 +351,10 @@ impl Lake {
     }
 
     async fn delete_if_unused(&self, database: &DatabaseName, entry: &Entry) -> Result<bool> {
-        if self.shared.pins.holds_location(&entry.location, self.shared.clock.now_ms()) {
+        let now_ms = self.shared.clock.now_ms();
+        let Some(_doom) = self.shared.pins.doom(&entry.location, now_ms) else { return Ok(false) };
+        // Another pass may have been first, and what stands there now may be a new table.
+        if !self.catalog.dropped(database).await?.contains(entry) {
             return Ok(false);
         }
         self.delete_below(&entry.location).await?;
@@ -344,10 +362,11 @@ impl Lake {
             self.shared.system.delete(&object.path).await?;
         }
         self.catalog.forget_dropped(database, &entry.location).await?;
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.uid);
         Ok(true)
     }
 
-    async fn delete_below(&self, location: &str) -> Result<()> {
+    pub(crate) async fn delete_below(&self, location: &str) -> Result<()> {
         if let Some(local) = self.shared.root.local() {
             let folder = local.join(location);
             return match tokio::fs::remove_dir_all(&folder).await {
@@ -387,8 +406,8 @@ impl Lake {
     }
 }
 
-/// Opens the root of a lake and claims a local one.
-pub(crate) fn open_root(options: &LakeOptions) -> Result<(Root, SystemStore, Option<File>)> {
+/// Opens the root of a lake.
+pub(crate) fn open_root(options: &LakeOptions) -> Result<(Root, SystemStore)> {
     let root = Root::open(
         &options.root,
         &options.storage_options,
@@ -396,21 +415,16 @@ pub(crate) fn open_root(options: &LakeOptions) -> Result<(Root, SystemStore, Opt
         options.metadata_cache_bytes,
     )?;
     let system = SystemStore::new(root.store().clone(), root.path(SYSTEM_FOLDER));
-    let lock = match root.local() {
-        None => None,
-        Some(folder) => {
-            create_folder_durably(&folder.join(SYSTEM_FOLDER))?;
-            create_folder_durably(&folder.join(BLOBS_FOLDER))?;
-            Some(lock_folder(&folder.join(SYSTEM_FOLDER).join("lock"))?)
-        }
-    };
-    Ok((root, system, lock))
+    Ok((root, system))
 }
 
-fn lock_folder(path: &std::path::Path) -> Result<File> {
-    let file = File::create(path).map_err(|error| from_io(error, "open the lake's lock file"))?;
+/// Claims a local lake for as long as the file lives.
+pub(crate) fn claim(root: &Root) -> Result<Option<File>> {
+    let Some(folder) = root.local() else { return Ok(None) };
+    let path = folder.join(SYSTEM_FOLDER).join("lock");
+    let file = File::create(&path).map_err(|error| from_io(error, "open the lake's lock file"))?;
     match file.try_lock() {
-        Ok(()) => Ok(file),
+        Ok(()) => Ok(Some(file)),
         Err(std::fs::TryLockError::WouldBlock) => Err(Error::new(
             ErrorKind::AlreadyExists,
             format!("another server holds the lake (lock file {})", path.display()),
@@ -463,5 +477,44 @@ async fn check_conditional_put(system: &SystemStore) -> Result<()> {
         _ => Err(Error::invalid(
             "the object store does not honour `If-None-Match: *` on put; commits would be lost",
         )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::snapshot::At;
+    use crate::test_lake::{create, id, lake};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_late_pass_leaves_the_table_that_took_the_place() {
+        let (lake, _folder) = lake().await;
+        create(&lake, "t").await;
+        let old = lake.catalog.get(&id("t")).await.unwrap().unwrap();
+        lake.drop_table(&id("t")).await.unwrap();
+        create(&lake, "t").await;
+        assert_eq!(lake.table(&id("t")).await.unwrap().location(), old.location);
+        assert!(!lake.delete_if_unused(&id("t").database, &old).await.unwrap());
+        let table = lake.table(&id("t")).await.unwrap();
+        let snapshot = table.snapshot(None, &At::Latest).await.unwrap();
+        assert_eq!(snapshot.count_rows().await.unwrap(), 1);
+        snapshot.validate().await.unwrap();
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_dropped_table_stays_while_it_is_read() {
+        let (lake, _folder) = lake().await;
+        create(&lake, "t").await;
+        let table = lake.table(&id("t")).await.unwrap();
+        let snapshot = table.snapshot(None, &At::Latest).await.unwrap();
+        lake.drop_table(&id("t")).await.unwrap();
+        let database = id("t").database;
+        let kept = lake.table_by_uid(&database, table.uid()).await.unwrap();
+        assert!(Arc::ptr_eq(&kept, &table));
+        assert_eq!(lake.finish_drops().await.unwrap(), 0);
+        drop(snapshot);
+        assert_eq!(lake.finish_drops().await.unwrap(), 1);
+        let error = lake.table_by_uid(&database, table.uid()).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::NotFound);
     }
 }

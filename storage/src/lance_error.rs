@@ -144,7 +144,29 @@ fn plain(error: &lance::Error) -> String {
         .iter()
         .find_map(|prefix| text.strip_prefix(prefix))
         .unwrap_or(text);
-    text.to_owned()
+    without_folders(text)
+}
+
+/// The text with the folders that lead to a table, or to any other absolute path, left out: where a lake
+/// lies is the operator's business. The error itself, which goes to the log, keeps them.
+fn without_folders(text: &str) -> String {
+    let is_border = |c: char| c.is_whitespace() || "'\"`(){}[],;".contains(c);
+    text.split_inclusive(is_border)
+        .map(|word| {
+            let path = word.trim_end_matches(is_border).trim_end_matches(['.', ':']);
+            &word[path.len() - shown_of(path).len()..]
+        })
+        .collect()
+}
+
+/// The part of a path from its table on; of another absolute path its last segment.
+fn shown_of(path: &str) -> &str {
+    if let Some(at) = path.find(".lance/").or_else(|| path.strip_suffix(".lance").map(str::len)) {
+        let begin = path[..at].rfind('/').map_or(0, |slash| slash + 1);
+        return &path[begin..];
+    }
+    let is_absolute = path.contains("://") || (path.starts_with('/') && path[1..].contains('/'));
+    if is_absolute { &path[path.rfind('/').map_or(0, |slash| slash + 1)..] } else { path }
 }
 
 /// Carries an error of ours through a stream that lance or DataFusion consumes.
@@ -152,20 +174,30 @@ fn plain(error: &lance::Error) -> String {
 pub(crate) struct StreamError {
     kind: ErrorKind,
     message: String,
+    /// For the log.
+    causes: String,
     retry_after_ms: Option<u64>,
 }
 
 impl StreamError {
     pub(crate) fn new(error: &Error) -> Self {
+        let report = error.report();
+        let causes = report.strip_prefix(error.message()).unwrap_or(&report);
+        let causes = causes.trim_start_matches(": ").to_owned();
         StreamError {
             kind: error.kind(),
-            message: error.report(),
+            message: error.message().to_owned(),
+            causes,
             retry_after_ms: error.retry_after_ms(),
         }
     }
 
-    fn to_error(&self) -> Error {
-        let error = Error::new(self.kind, self.message.clone());
+    /// The error again, as often as wanted.
+    pub(crate) fn to_error(&self) -> Error {
+        let mut error = Error::new(self.kind, self.message.clone());
+        if !self.causes.is_empty() {
+            error = error.with_source(self.causes.clone());
+        }
         match self.retry_after_ms {
             Some(ms) => error.with_retry_after_ms(ms),
             None => error,
@@ -207,12 +239,32 @@ mod tests {
 
     #[test]
     fn our_own_error_survives_lances_wrapping() {
-        let own = Error::new(ErrorKind::Cancelled, "the client went away");
+        let own = Error::new(ErrorKind::Cancelled, "the client went away").with_source("RST");
         let wrapped =
             datafusion::error::DataFusionError::External(Box::new(StreamError::new(&own)));
         let back = from_lance(lance::Error::from(wrapped));
         assert_eq!(back.kind(), ErrorKind::Cancelled);
         assert_eq!(back.message(), "the client went away");
+        assert_eq!(back.report(), "the client went away: RST");
+    }
+
+    #[test]
+    fn messages_say_nothing_of_where_the_lake_lies() {
+        let cases = [
+            ("URI 'file:///srv/lake/_blobs/sha256/ab/abc' is outside", "URI 'abc' is outside"),
+            ("no file /srv/lake/default/t.lance/data/x.lance.", "no file t.lance/data/x.lance."),
+            ("srv/lake/default/a/t.lance/_versions/1: gone", "t.lance/_versions/1: gone"),
+            (
+                "Dataset at path srv/lake/t.lance was not found",
+                "Dataset at path t.lance was not found",
+            ),
+            ("(s3://bucket/lake/t.lance)", "(t.lance)"),
+            ("a / b, x/y and /z of 1.5 é/", "a / b, x/y and /z of 1.5 é/"),
+        ];
+        for (said, shown) in cases {
+            let error = from_lance(lance::Error::invalid_input(said));
+            assert_eq!(error.message(), shown);
+        }
     }
 
     #[test]

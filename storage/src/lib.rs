@@ -39,6 +39,8 @@ mod stored_type;
 mod system;
 mod table;
 mod tag;
+#[cfg(test)]
+mod test_lake;
 mod upload;
 mod upsert;
 mod version;
@@ -55,5 +57,6 @@ pub use system::{SystemObject, SystemStore};
 pub use table::Table;
 pub use tag::TagEntry;
 pub use upload::Uploads;
+pub use upsert::{Prepared, PreparedUpsert};
 pub use version::VersionEntry;
 pub use write::{CommitReceipt, WriteOptions};

@@ -2,20 +2,21 @@
 
 use std::sync::Arc;
 
-use arrow_schema::SchemaRef;
+use arrow_schema::{Schema, SchemaRef};
 use lakebed_core::Result;
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{InsertBuilder, WriteMode};
 use lance_table::format::BasePath;
 
-use crate::append::Start;
 use crate::blob::{BLOB_BASE_NAME, BlobWriter, blob_base, has_blob_column};
 use crate::lance_error::from_lance;
 use crate::scan::BatchStream;
 use crate::schema::{Conform, stored_schema};
 use crate::table::{Branch, Table};
-use crate::write::{CommitReceipt, Counted, WriteOptions, conformed, write_error, write_params};
+use crate::write::{
+    CommitReceipt, Counted, Start, WriteOptions, conformed, write_error, write_params,
+};
 
 impl Table {
     /// Replaces rows and schema of a branch in one version.
@@ -29,10 +30,9 @@ impl Table {
         batches: BatchStream,
         options: WriteOptions,
     ) -> Result<CommitReceipt> {
-        let branch = self.branch(branch).await?;
-        let _reservation = match branch.start(&options).await? {
+        let (branch, _hold) = match self.start(branch, &options).await? {
             Start::Repeat(receipt) => return Ok(receipt),
-            Start::Go(reservation) => reservation,
+            Start::Go(branch, hold) => (branch, hold),
         };
         let shared = &self.shared;
         let stored = stored_schema(&sent, &shared.limits)?;
@@ -54,16 +54,22 @@ impl Table {
         let record = counted.record(&options, shared.clock.now_ms());
         let writes = options.write_id.map(|id| (id, record)).into_iter().collect();
         let committed = branch.commit(transaction, writes, None).await?;
-        Ok(CommitReceipt {
-            version: committed.version().version,
-            rows: counted.rows(),
-            bytes: counted.bytes(),
-            is_repeat: false,
-        })
+        Ok(counted.receipt(committed.version().version))
     }
 }
 
 impl Branch {
+    /// Registers the lake's blobs as a base path before columns are written to the branch, where one of
+    /// them is a blob column: a table that another tool made has no such base, and lance places a large
+    /// blob only below one that is in the manifest already.
+    pub(crate) async fn ensure_blob_base_for(self: &Arc<Self>, sent: &Schema) -> Result<()> {
+        let dataset = self.latest().await?;
+        let mut fields = dataset.schema().fields.iter();
+        let brings_blobs =
+            fields.any(|field| field.is_blob_v2() && sent.field_with_name(&field.name).is_ok());
+        if brings_blobs { self.ensure_blob_base().await } else { Ok(()) }
+    }
+
     /// Registers the lake's blobs as a base path of the table, once.
     pub(crate) async fn ensure_blob_base(self: &Arc<Self>) -> Result<()> {
         if has_blob_base(&*self.latest().await?) {

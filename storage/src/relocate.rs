@@ -13,7 +13,7 @@ use lance_table::format::pb;
 use object_store::ObjectStoreExt;
 use prost::Message;
 
-use crate::lake::{LakeOptions, open_root, read_record, write_record};
+use crate::lake::{LakeOptions, claim, open_root, read_record, write_record};
 use crate::lance_error::from_object_store;
 use crate::root::Root;
 
@@ -36,13 +36,18 @@ pub struct Relocation {
 /// `AlreadyExists` when a server holds it, `NotFound` when there is no lake, `Corrupt` for a manifest
 /// that cannot be read.
 pub async fn relocate(options: &LakeOptions, dry_run: bool) -> Result<Relocation> {
+    let no_lake = || Error::not_found(format!("there is no lake at `{}`", options.root));
+    // Opening a root makes its folder.
     if !options.root.contains("://") && !std::path::Path::new(&options.root).is_dir() {
-        return Err(Error::not_found(format!("there is no lake at `{}`", options.root)));
+        return Err(no_lake());
     }
-    let (root, system, _lock) = open_root(options)?;
-    let mut record = read_record(&system)
-        .await?
-        .ok_or_else(|| Error::not_found(format!("there is no lake at `{}`", root.uri())))?;
+    let (root, system) = open_root(options)?;
+    if read_record(&system).await?.is_none() {
+        return Err(no_lake());
+    }
+    let _lock = claim(&root)?;
+    // Only now nobody changes it.
+    let mut record = read_record(&system).await?.ok_or_else(no_lake)?;
     let mut done = Relocation {
         from: record.root.clone(),
         to: root.uri().to_owned(),

@@ -74,7 +74,8 @@ impl Table {
             version: number,
         };
         // Pinned before it is opened: between the two nothing may take it away.
-        let pin = Arc::new(self.shared.pins.pin(pinned.clone()));
+        let pin = self.shared.pins.pin(pinned.clone());
+        let pin = Arc::new(pin.ok_or_else(|| Error::not_found("the table was dropped"))?);
         let dataset = if number == latest.version().version {
             latest
         } else {

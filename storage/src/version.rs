@@ -1,7 +1,7 @@
 //! Versions of a table: listing them, and finding one by time.
 //!
 //! There is no index of times. Manifest names are ordered by version and commit times rise (the commit
-//! path waits out a clock that stepped back), so a time is found by a binary search over manifests.
+//! path sees to that when the clock steps back), so a time is found by a binary search over manifests.
 
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
@@ -102,5 +102,52 @@ pub(crate) async fn version_at(latest: &Dataset, time: DateTime<Utc>) -> Result<
             ))
             .about(Subject::Version))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use chrono::TimeDelta;
+    use lance::dataset::CommitBuilder;
+    use lance::dataset::transaction::{Operation, Transaction};
+
+    use super::*;
+    use crate::durable::DurableCommitHandler;
+    use crate::test_lake;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn times_rise_when_the_clock_is_an_hour_behind() {
+        let (lake, _folder) = test_lake::lake().await;
+        test_lake::create(&lake, "t").await;
+        let table = lake.table(&test_lake::id("t")).await.unwrap();
+        let branch = table.branch(None).await.unwrap();
+
+        // Version 2 is of a clock that was an hour ahead.
+        let ahead = Utc::now() + TimeDelta::hours(1);
+        let not_before_nanos = ahead.timestamp_nanos_opt().unwrap() as u128;
+        let nothing = Operation::Append { fragments: Vec::new() };
+        let committed = CommitBuilder::new(branch.latest().await.unwrap())
+            .with_commit_handler(Arc::new(DurableCommitHandler { not_before_nanos }))
+            .execute(Transaction::new(1, nothing, None))
+            .await
+            .unwrap();
+        assert_eq!(committed.version().timestamp, ahead);
+        branch.publish(Arc::new(committed)).await;
+
+        for n in 0..2 {
+            let (schema, batches, options) = test_lake::row(n);
+            table.append(None, schema, batches, options).await.unwrap();
+        }
+        let mut versions = table.list_versions(None, 10, None).await.unwrap();
+        versions.reverse();
+        assert_eq!(versions.len(), 4);
+        assert!(versions.is_sorted_by(|a, b| a.committed_at < b.committed_at), "{versions:?}");
+        let latest = branch.latest().await.unwrap();
+        for VersionEntry { version, committed_at } in versions {
+            assert_eq!(version_at(&latest, committed_at).await.unwrap(), version);
+        }
+        assert_eq!(version_at(&latest, Utc::now()).await.unwrap(), 1);
     }
 }

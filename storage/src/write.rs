@@ -1,4 +1,5 @@
-//! What all writes of batches share: their options, their counted source, and their receipt.
+//! What all writes of batches share: their options, their start, their counted source, and their
+//! receipt.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -8,16 +9,18 @@ use arrow_schema::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt};
-use lakebed_core::Result;
+use lakebed_core::{Error, Result, Subject};
 use lance::dataset::{WriteMode, WriteParams};
 use lance_file::version::LanceFileVersion;
 
 use crate::blob::BLOB_IN_TABLE_BYTES_MAX;
 use crate::lake::Shared;
 use crate::lance_error::StreamError;
+use crate::pins::{Pin, PinnedVersion};
 use crate::scan::BatchStream;
 use crate::schema::Conform;
-use crate::write_id::{KnownWrite, WriteRecord};
+use crate::table::{Branch, Table};
+use crate::write_id::{Begun, KnownWrite, Reservation, WriteRecord};
 
 /// Rows in one data file; also the unit of a column rewrite.
 const FILE_ROWS_MAX: usize = 1 << 20;
@@ -59,6 +62,54 @@ impl CommitReceipt {
     }
 }
 
+/// What starting a write found.
+pub(crate) enum Start {
+    /// The same write was done before.
+    Repeat(CommitReceipt),
+    /// Go on, on this branch, and keep the rest until the commit.
+    Go(Arc<Branch>, Hold),
+}
+
+/// What a write holds: its id, and the version that it builds on, so that the folder stays when the
+/// table is dropped meanwhile.
+#[derive(Debug)]
+pub(crate) struct Hold {
+    _reservation: Option<Reservation>,
+    _pin: Pin,
+}
+
+impl Table {
+    /// Opens the branch of a write and reserves its write id, or finds the receipt of its first time.
+    pub(crate) async fn start(
+        &self,
+        branch: Option<&str>,
+        options: &WriteOptions,
+    ) -> Result<Start> {
+        let branch = self.branch(branch).await?;
+        let pin = self.shared.pins.pin(PinnedVersion {
+            location: self.entry.location.clone(),
+            branch: branch.name.clone(),
+            version: branch.current().await.version().version,
+        });
+        let pin =
+            pin.ok_or_else(|| Error::not_found("the table was dropped").about(Subject::Table))?;
+        let Some(write_id) = &options.write_id else {
+            return Ok(Start::Go(branch, Hold { _reservation: None, _pin: pin }));
+        };
+        let ids = branch.write_ids().await?;
+        ids.catch_up(&*branch.latest().await?).await?;
+        let now_ms = self.shared.clock.now_ms();
+        let begun =
+            ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
+        Ok(match begun {
+            Begun::Known(known) => Start::Repeat(CommitReceipt::of_known(known)),
+            Begun::Fresh(reservation) => {
+                Start::Go(branch, Hold { _reservation: Some(reservation), _pin: pin })
+            }
+        })
+    }
+}
+
 /// Rows and bytes that passed through a source.
 #[derive(Debug, Default)]
 pub(crate) struct Counted {
@@ -78,6 +129,11 @@ impl Counted {
     pub(crate) fn add(&self, batch: &RecordBatch) {
         self.rows.fetch_add(batch.num_rows() as u64, Ordering::Relaxed);
         self.bytes.fetch_add(batch_bytes(batch), Ordering::Relaxed);
+    }
+
+    /// The receipt of a write that `version` made visible.
+    pub(crate) fn receipt(&self, version: u64) -> CommitReceipt {
+        CommitReceipt { version, rows: self.rows(), bytes: self.bytes(), is_repeat: false }
     }
 
     pub(crate) fn record(&self, options: &WriteOptions, at_ms: i64) -> WriteRecord {

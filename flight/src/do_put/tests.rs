@@ -80,6 +80,12 @@ struct Put<S> {
     clean: bool,
     deadline: Option<Deadline>,
     limits: Limits,
+    admit: fn(u64) -> std::future::Ready<Result<Share>>,
+}
+
+/// Admits whatever is asked for.
+fn admit_all(_: u64) -> std::future::Ready<Result<Share>> {
+    std::future::ready(Ok(Box::new(())))
 }
 
 impl<S> Put<S>
@@ -87,7 +93,8 @@ where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
 {
     fn of(messages: S) -> Self {
-        Put { messages, clean: true, deadline: None, limits: Limits::default() }
+        let limits = Limits::default();
+        Put { messages, clean: true, deadline: None, limits, admit: admit_all }
     }
 
     /// Runs the put into a write that reads its stream to the end, and says what it saw.
@@ -130,7 +137,7 @@ where
             message_bytes_max: self.limits.message_bytes_max,
             count: 0,
         };
-        run(&mut messages, &call(self.deadline), &self.limits, write).await
+        run(&mut messages, &call(self.deadline), &self.limits, self.admit, write).await
     }
 }
 
@@ -250,6 +257,22 @@ async fn limits_hold_for_each_message() {
     let error = result.unwrap_err();
     assert!(error.message().contains("batch_rows_max"), "{error}");
     assert_eq!(seen, Seen { rows: 100, end: Some(Err(ErrorKind::InvalidArgument)) });
+}
+
+#[tokio::test]
+async fn a_batch_is_admitted_by_its_bytes_before_it_is_decoded() {
+    let admit = |bytes| {
+        std::future::ready(match bytes {
+            0..8_000 => Ok(Box::new(()) as Share),
+            _ => Err(Error::new(ErrorKind::Busy, format!("no room for {bytes} bytes"))),
+        })
+    };
+    let put = Put { admit, ..Put::of(stream(messages(ON_END, &[100, 1_000]))) };
+    let (result, seen) = put.run().await;
+    let error = result.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Busy);
+    assert!(error.message().contains("no room for 8"), "{error}");
+    assert_eq!(seen, Seen { rows: 100, end: Some(Err(ErrorKind::Busy)) });
 }
 
 #[tokio::test]
