@@ -175,6 +175,8 @@ impl Branch {
             transaction.transaction_properties = Some(Arc::new(properties));
         }
         let started = std::time::Instant::now();
+        // Here too, because whoever asked for the commit may be gone, and what it held with it.
+        let _pin = self.hold().await?;
         let dataset = self.current().await;
         self.wait_out_the_clock(&dataset).await;
         let not_before_nanos = dataset.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);

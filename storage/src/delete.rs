@@ -16,6 +16,7 @@ impl Table {
     pub async fn delete_rows(&self, branch: Option<&str>, filter: &str) -> Result<(u64, u64)> {
         let branch = self.branch(branch).await?;
         let _mutation = branch.mutation.lock().await;
+        let _pin = branch.hold().await?;
         let mut tries = 1;
         loop {
             let latest = branch.latest().await?;

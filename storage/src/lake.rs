@@ -303,14 +303,16 @@ impl Lake {
         self.catalog.rename(from, to).await
     }
 
-    /// Drops a table. Its name is free at once; its folder is deleted now, or as soon as the last
-    /// reader and ticket are done with it.
+    /// Drops a table. Its name is free at once, and a write that is under way is refused when it would
+    /// commit; its folder is deleted now, or as soon as the last reader, writer and ticket are done
+    /// with it.
     ///
     /// # Errors
     /// `NotFound`, or `Unavailable` when the store does not answer.
     pub async fn drop_table(&self, id: &TableId) -> Result<()> {
         self.table(id).await?;
         let entry = self.catalog.remove(id).await?;
+        self.handle(entry.clone()).set_dropped();
         self.delete_if_unused(&id.database, &entry).await.map(|_| ())
     }
 

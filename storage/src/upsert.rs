@@ -31,8 +31,7 @@ use crate::scan::BatchStream;
 use crate::schema::{Conform, declares_blob};
 use crate::spool::{Spool, SpoolWriter};
 use crate::table::{Branch, Table};
-use crate::write::{CommitReceipt, Counted, Start, WriteOptions, write_error};
-use crate::write_id::Reservation;
+use crate::write::{CommitReceipt, Counted, Held, Start, WriteOptions, write_error};
 
 /// What preparing an upsert gives.
 #[derive(Debug)]
@@ -52,7 +51,7 @@ pub struct PreparedUpsert {
     counted: Counted,
     options: WriteOptions,
     wants_key_index: bool,
-    _reservation: Option<Reservation>,
+    _held: Held,
 }
 
 impl std::fmt::Debug for PreparedUpsert {
@@ -75,9 +74,9 @@ impl Table {
         batches: BatchStream,
         options: WriteOptions,
     ) -> Result<Prepared> {
-        let (branch, reservation) = match self.start(branch, &options).await? {
+        let (branch, held) = match self.start(branch, &options).await? {
             Start::Repeat(receipt) => return Ok(Prepared::Repeat(receipt)),
-            Start::Go(branch, reservation) => (branch, reservation),
+            Start::Go(branch, held) => (branch, held),
         };
         let counted = Counted::default();
         let Received { spool, schema, keys } =
@@ -95,7 +94,7 @@ impl Table {
             counted,
             options,
             wants_key_index,
-            _reservation: reservation,
+            _held: held,
         }))
     }
 

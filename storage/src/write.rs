@@ -16,6 +16,7 @@ use lance_file::version::LanceFileVersion;
 use crate::blob::BLOB_IN_TABLE_BYTES_MAX;
 use crate::lake::Shared;
 use crate::lance_error::StreamError;
+use crate::pins::Pin;
 use crate::scan::BatchStream;
 use crate::schema::Conform;
 use crate::table::{Branch, Table};
@@ -65,8 +66,14 @@ impl CommitReceipt {
 pub(crate) enum Start {
     /// The same write was done before.
     Repeat(CommitReceipt),
-    /// Go on, on this branch; the write id is held while the reservation lives.
-    Go(Arc<Branch>, Option<Reservation>),
+    /// Go on, on this branch.
+    Go(Arc<Branch>, Held),
+}
+
+/// What a running write holds: its write id, and the folder that it writes into.
+pub(crate) struct Held {
+    _reservation: Option<Reservation>,
+    _pin: Pin,
 }
 
 impl Table {
@@ -77,7 +84,10 @@ impl Table {
         options: &WriteOptions,
     ) -> Result<Start> {
         let branch = self.branch(branch).await?;
-        let Some(write_id) = &options.write_id else { return Ok(Start::Go(branch, None)) };
+        let pin = branch.hold().await?;
+        let Some(write_id) = &options.write_id else {
+            return Ok(Start::Go(branch, Held { _reservation: None, _pin: pin }));
+        };
         let ids = branch.write_ids().await?;
         ids.catch_up(&*branch.latest().await?).await?;
         let now_ms = self.shared.clock.now_ms();
@@ -85,7 +95,9 @@ impl Table {
             ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
         Ok(match begun {
             Begun::Known(known) => Start::Repeat(CommitReceipt::of_known(known)),
-            Begun::Fresh(reservation) => Start::Go(branch, Some(reservation)),
+            Begun::Fresh(reservation) => {
+                Start::Go(branch, Held { _reservation: Some(reservation), _pin: pin })
+            }
         })
     }
 }
