@@ -406,19 +406,29 @@ ADOPTED = """
 import sys, lance, pyarrow as pa
 cell = pa.struct([pa.field("data", pa.large_binary()), pa.field("uri", pa.string())])
 blob = pa.field("data", cell, metadata={"ARROW:extension:name": "lance.blob.v2"})
+cells = pa.array([{"data": b"theirs"}], cell)
+if sys.argv[2] == "pylance":
+    blob, cells = lance.blob.blob_field("data"), lance.blob.blob_array([b"theirs"])
 schema = pa.schema([pa.field("id", pa.int64()), blob])
-rows = pa.table([pa.array([0]), pa.array([{"data": b"theirs"}], cell)], schema=schema)
+rows = pa.table([pa.array([0]), cells], schema=schema)
 lance.write_dataset(rows, sys.argv[1], data_storage_version="2.2", enable_stable_row_ids=True)
 """
 
 
-@pytest.mark.parametrize("mode", ["append", "upsert"])
-def test_a_table_that_was_adopted_takes_big_blobs(
-    server: LakebedServer, lake: Lake, table: str, mode: str
-) -> None:
+def make_outside(server: LakebedServer, table: str, declared: str = "plainly") -> None:
+    """A table with one blob, by pylance, with the column declared plainly or as pylance does it."""
     path = server.table_path(table)
     path.parent.mkdir(exist_ok=True)
-    subprocess.run([sys.executable, "-c", ADOPTED, str(path)], check=True, timeout=100)
+    program = [sys.executable, "-c", ADOPTED, str(path), declared]
+    subprocess.run(program, check=True, timeout=100)
+
+
+@pytest.mark.parametrize("declared", ["plainly", "pylance"])
+@pytest.mark.parametrize("mode", ["append", "upsert"])
+def test_a_table_that_was_adopted_takes_big_blobs(
+    server: LakebedServer, lake: Lake, table: str, mode: str, declared: str
+) -> None:
+    make_outside(server, table, declared)
     assert lake.read(table, blobs="bytes")["data"].to_pylist() == [b"theirs"]
     big = [os.urandom(17 * MIB), os.urandom(18 * MIB)]
     on = {"on": ["id"]} if mode == "upsert" else {}
@@ -433,7 +443,5 @@ def test_a_table_that_was_adopted_takes_big_blobs(
 def test_a_write_without_blobs_registers_no_base(
     server: LakebedServer, lake: Lake, table: str
 ) -> None:
-    path = server.table_path(table)
-    path.parent.mkdir(exist_ok=True)
-    subprocess.run([sys.executable, "-c", ADOPTED, str(path)], check=True, timeout=100)
+    make_outside(server, table)
     assert lake.write(table, pa.table({"id": [1]}))["version"] == 2

@@ -250,3 +250,28 @@ def test_a_refused_write_is_answered_while_the_client_still_sends(lake: Lake, fi
     with lake.refuses("invalid_argument", "wrong"):
         finish(writer, reader, batches)
     check_untouched(lake, filled)
+
+
+# ---- a table that goes meanwhile ------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["append", "overwrite", "upsert"])
+def test_a_write_whose_table_was_dropped(own_server: LakebedServer, mode: str) -> None:
+    """It is refused, and leaves nothing in the next table of the name."""
+    lake, other = own_server.lake(), own_server.lake()
+    lake.create("t", numbered(3))
+    rows = numbered(2, start=3)
+    on = {"on": ["id"]} if mode == "upsert" else {}
+    stream = lake.begin(write_command("t", mode, **on), rows.schema)
+    stream[0].write_table(rows)
+    own_server.http().ok("POST", "/v1/table/t/drop")
+    assert other.create("t", numbered(1))["version"] == 1
+    with lake.refuses("not_found", "dropped"):
+        finish(*stream)
+    own_server.restart()
+    other = own_server.lake()
+    assert other.read("t").equals(numbered(1))
+    with other.refuses("not_found"):
+        other.read("t", version=2)
+    other.write("t", numbered(1, start=1))
+    assert other.read("t").equals(numbered(2))

@@ -1,6 +1,6 @@
 //! The audit log: one line for each change, kept in the lake.
 //!
-//! A verb that changes something records one line, whether it succeeded or not. Lines go at once to
+//! A verb that changes something records one line, whether it succeeded, failed or was denied. Lines go at once to
 //! the log (target `lakebed::audit`) and are collected in memory; a task writes them as one object
 //! `_lakebed/audit/<date>/<time>-<uuid>.jsonl` at most a second later, and once more at shutdown. A
 //! killed process can lose the lines of its last second from the lake, never the writes themselves.
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
-use lakebed_core::{Clock, RequestContext, Result};
+use lakebed_core::{Clock, RequestContext, Result, Role};
 use lakebed_storage::SystemStore;
 use serde::Serialize;
 use tokio::sync::Notify;
@@ -22,6 +22,9 @@ use tokio::task::JoinHandle;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
+
+use crate::Service;
+use crate::authenticate::require;
 
 const PENDING_BYTES_MAX: usize = 8 << 20;
 const FLUSH_BYTES: usize = 1 << 20;
@@ -53,6 +56,28 @@ pub(crate) struct AuditLine {
     pub(crate) bytes: Option<u64>,
     /// `ok`, or the name of the error's kind.
     pub(crate) outcome: &'static str,
+}
+
+impl Service {
+    /// Checks that the caller may do `verb`, which changes something; a denial has its line.
+    ///
+    /// # Errors
+    /// `Denied` naming both roles.
+    pub(crate) fn permit(
+        &self,
+        ctx: &RequestContext,
+        needed: Role,
+        verb: &'static str,
+        table: Option<&str>,
+    ) -> Result<()> {
+        let outcome = require(ctx, needed);
+        if outcome.is_err() {
+            let mut line = AuditLine::new(ctx, verb).outcome(&outcome);
+            line.table = table.map(str::to_owned);
+            self.audit.record(line);
+        }
+        outcome
+    }
 }
 
 impl AuditLine {

@@ -3,7 +3,6 @@ use lakebed_core::{Error, RequestContext, Result, Role, TableId};
 
 use crate::Service;
 use crate::audit::AuditLine;
-use crate::authenticate::require;
 
 impl Service {
     /// Deletes the rows for which `filter` is true; returns how many, and the version without them.
@@ -16,7 +15,7 @@ impl Service {
         table: &TableId,
         filter: &str,
     ) -> Result<(u64, u64)> {
-        require(ctx, Role::Write)?;
+        self.permit(ctx, Role::Write, "delete", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         if filter.trim().is_empty() || filter.len() > self.limits.sql_bytes_max {
             return Err(Error::invalid(format!(

@@ -191,7 +191,7 @@ impl Service {
         expires_at_ms: Option<i64>,
     ) -> Result<NewKey> {
         let _guard = self.gate.enter()?;
-        require(ctx, Role::Admin)?;
+        self.permit(ctx, Role::Admin, "create_key", None)?;
         let made = self.store_new_key(name, role, expires_at_ms).await;
         let mut line = AuditLine::new(ctx, "create_key").outcome(&made);
         line.subject = made.as_ref().ok().map(|key| key.id.clone());
@@ -252,7 +252,7 @@ impl Service {
     /// `Denied` unless an admin asks; `NotFound` where there is no such key.
     pub async fn revoke_key(&self, ctx: &RequestContext, id: &str) -> Result<()> {
         let _guard = self.gate.enter()?;
-        require(ctx, Role::Admin)?;
+        self.permit(ctx, Role::Admin, "revoke_key", None)?;
         let result = self.store_revocation(id).await;
         let mut line = AuditLine::new(ctx, "revoke_key").outcome(&result);
         line.subject = is_id(id).then(|| id.to_owned());

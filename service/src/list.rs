@@ -1,5 +1,6 @@
 //! What there is: databases, tables, one table in detail.
 use arrow_schema::SchemaRef;
+use chrono::{DateTime, Utc};
 use lakebed_core::{DatabaseName, NamespacePath, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::ReadCommand;
 
@@ -28,8 +29,8 @@ pub struct TableDetails {
     pub rows: u64,
     /// Its schema as clients write it.
     pub schema: SchemaRef,
-    /// When the version was committed, in milliseconds since the Unix epoch.
-    pub committed_at_ms: i64,
+    /// When the version was committed, as precisely as its manifest says.
+    pub committed_at: DateTime<Utc>,
     /// `open` when every released Lance reader can open the table, else `extended`.
     pub profile: &'static str,
 }
@@ -77,7 +78,7 @@ impl Service {
             version: snapshot.version(),
             rows: snapshot.count_rows().await?,
             schema: snapshot.schema(),
-            committed_at_ms: snapshot.committed_at().timestamp_millis(),
+            committed_at: snapshot.committed_at(),
             profile: snapshot.profile(),
         })
     }

@@ -3,7 +3,6 @@ use lakebed_core::{RequestContext, Result, Role, TableId};
 
 use crate::Service;
 use crate::audit::AuditLine;
-use crate::authenticate::require;
 
 impl Service {
     /// Commits `version` again as the newest version and returns its number.
@@ -16,7 +15,7 @@ impl Service {
         table: &TableId,
         version: u64,
     ) -> Result<u64> {
-        require(ctx, Role::Write)?;
+        self.permit(ctx, Role::Write, "restore", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         let outcome = match self.lake.table(table).await {
             Ok(handle) => handle.restore(None, version).await,

@@ -3,7 +3,6 @@ use lakebed_core::{RequestContext, Result, Role, TableId};
 
 use crate::Service;
 use crate::audit::AuditLine;
-use crate::authenticate::require;
 
 impl Service {
     /// Gives a table another name; its folder stays.
@@ -16,7 +15,7 @@ impl Service {
         from: &TableId,
         to: &TableId,
     ) -> Result<()> {
-        require(ctx, Role::Write)?;
+        self.permit(ctx, Role::Write, "rename", Some(&from.to_string()))?;
         let _guard = self.gate.enter()?;
         let outcome = self.lake.rename_table(from, to).await;
         let mut line = AuditLine::new(ctx, "rename").outcome(&outcome);
@@ -32,7 +31,7 @@ impl Service {
     /// # Errors
     /// `NotFound` when there is no such table.
     pub async fn drop_table(&self, ctx: &RequestContext, table: &TableId) -> Result<()> {
-        require(ctx, Role::Write)?;
+        self.permit(ctx, Role::Write, "drop", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         let outcome = self.lake.drop_table(table).await;
         let mut line = AuditLine::new(ctx, "drop").outcome(&outcome);

@@ -83,7 +83,7 @@ impl Service {
         version: Option<u64>,
         change: impl AsyncFnOnce(&Table) -> Result<()>,
     ) -> Result<()> {
-        require(ctx, Role::Write)?;
+        self.permit(ctx, Role::Write, verb, Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         let outcome = match self.lake.table(table).await {
             Ok(handle) => change(&handle).await,

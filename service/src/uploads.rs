@@ -61,7 +61,7 @@ impl Service {
         size: u64,
         sha256_hex: &str,
     ) -> Result<()> {
-        require(ctx, Role::Write)?;
+        self.permit(ctx, Role::Write, "complete_upload", None)?;
         let _guard = self.gate.enter()?;
         let _request = self.admission.admit_request().await?;
         let _memory = self.admission.write_bytes(UPLOAD_BYTES).await?;
@@ -78,7 +78,7 @@ impl Service {
     /// # Errors
     /// `NotFound` when there is no such upload.
     pub async fn abort_upload(&self, ctx: &RequestContext, id: &str) -> Result<()> {
-        require(ctx, Role::Write)?;
+        self.permit(ctx, Role::Write, "abort_upload", None)?;
         let _guard = self.gate.enter()?;
         let outcome = self.lake.uploads().abort(id).await;
         let mut line = AuditLine::new(ctx, "abort_upload").outcome(&outcome);

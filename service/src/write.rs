@@ -11,7 +11,6 @@ use lakebed_storage::{CommitReceipt, Prepared, WriteOptions, schema_digest};
 
 use crate::admission::Permit;
 use crate::audit::AuditLine;
-use crate::authenticate::require;
 use crate::{BatchStream, Service};
 
 impl Service {
@@ -38,11 +37,12 @@ impl Service {
         schema: SchemaRef,
         batches: BatchStream,
     ) -> Result<Receipt> {
-        require(ctx, Role::Write)?;
+        let table = format!("{}/{}", ctx.database, command.table);
+        self.permit(ctx, Role::Write, command.mode.name(), Some(&table))?;
         let _guard = self.gate.enter()?;
         let outcome = self.write_admitted(ctx, &command, schema, batches).await;
         let mut line = AuditLine::new(ctx, command.mode.name()).outcome(&outcome);
-        line.table = Some(format!("{}/{}", ctx.database, command.table));
+        line.table = Some(table);
         if let Ok(receipt) = &outcome {
             line.version = Some(receipt.version);
             line.rows = Some(receipt.rows);

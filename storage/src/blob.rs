@@ -214,6 +214,7 @@ impl BlobWriter {
             ));
         };
         let upload = self.uploads.finished(id).await?;
+        self.uploads.mark_used(&upload).await?;
         if upload.size <= BLOB_IN_TABLE_BYTES_MAX {
             return Ok(Stored::Here(self.uploads.read(&upload).await?));
         }

@@ -233,9 +233,17 @@ impl Catalog {
                 .map_err(|error| Error::internal("encode the catalogue").with_source(error))?;
             let folder = folder_of(database);
             let path = format!("{folder}/{number:020}.json");
-            if !self.system.create(&path, Bytes::from(bytes)).await? {
-                must_reload = true;
-                continue;
+            match self.system.create(&path, Bytes::from(bytes)).await {
+                Ok(true) => {}
+                Ok(false) => {
+                    must_reload = true;
+                    continue;
+                }
+                Err(error) => {
+                    // It may have been written all the same; the next look has to ask the store.
+                    loaded.remove(database);
+                    return Err(error);
+                }
             }
             let state = Arc::new(state);
             loaded.insert(database.clone(), Loaded { number, state, at: Instant::now() });

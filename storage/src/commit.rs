@@ -18,12 +18,12 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use lakebed_core::{Error, ErrorKind, Result, Subject};
+use lakebed_core::{Error, ErrorKind, Result};
 use lance::Dataset;
 use lance::dataset::CommitBuilder;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance_table::format::Fragment;
-use tokio::sync::oneshot;
+use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::durable::{DurableCommitHandler, sync_transaction};
 use crate::lance_error::{StreamError, from_lance};
@@ -47,6 +47,10 @@ pub(crate) struct PendingAppend {
     done: oneshot::Sender<Result<u64>>,
 }
 
+/// The turn to commit on a branch, while it lives.
+#[derive(Debug)]
+pub(crate) struct Turn(#[expect(dead_code, reason = "held")] OwnedMutexGuard<()>);
+
 /// Selects the rows that a delete or an update touched, so that two that touch different rows of one
 /// fragment do not conflict.
 pub(crate) type AffectedRows = lance_select::RowAddrTreeMap;
@@ -69,7 +73,7 @@ impl Branch {
     }
 
     async fn commit_queue(self: Arc<Self>) {
-        let _committing = self.committing.lock().await;
+        let _turn = self.turn().await;
         let group = self.take_group().await;
         if group.is_empty() {
             return; // the task of an earlier append took ours along
@@ -132,6 +136,40 @@ impl Branch {
         Ok(dataset.version().version)
     }
 
+    /// Takes the turn to commit: nothing else of this process commits on the branch while it is held.
+    pub(crate) async fn turn(&self) -> Turn {
+        Turn(self.committing.clone().lock_owned().await)
+    }
+
+    /// Commits what must see every row that was committed before it, such as an upsert: an append in
+    /// between could have brought its key. `turn` is given when it was taken before the newest version
+    /// was read.
+    ///
+    /// # Errors
+    /// `Conflict` when the version that the transaction was built on is not the newest any more.
+    pub(crate) async fn commit_on_newest(
+        self: &Arc<Self>,
+        transaction: Transaction,
+        writes: Vec<(String, WriteRecord)>,
+        affected_rows: Option<AffectedRows>,
+        turn: Option<Turn>,
+    ) -> Result<Arc<Dataset>> {
+        self.sync(&transaction).await?;
+        let branch = self.clone();
+        tokio::spawn(async move {
+            let _turn = match turn {
+                Some(turn) => turn,
+                None => branch.turn().await,
+            };
+            if branch.current().await.version().version != transaction.read_version {
+                return Err(Error::new(ErrorKind::Conflict, "rows were appended meanwhile"));
+            }
+            branch.commit_built(transaction, &writes, affected_rows).await
+        })
+        .await
+        .map_err(|error| Error::internal("the commit task failed").with_source(error))?
+    }
+
     /// Syncs, commits and publishes a transaction that was built on a recent version of this branch.
     /// The caller holds the mutation lock unless the transaction is an append.
     pub(crate) async fn commit(
@@ -144,7 +182,7 @@ impl Branch {
         let branch = self.clone();
         // A task of its own, so that a caller that goes away cannot cut the commit in half.
         tokio::spawn(async move {
-            let _committing = branch.committing.lock().await;
+            let _turn = branch.turn().await;
             branch.commit_built(transaction, &writes, affected_rows).await
         })
         .await
@@ -168,10 +206,6 @@ impl Branch {
         writes: &[(String, WriteRecord)],
         affected_rows: Option<AffectedRows>,
     ) -> Result<Arc<Dataset>> {
-        if self.shared.is_dropped(&self.entry.uid) {
-            return Err(Error::not_found("the table was dropped while the write went on")
-                .about(Subject::Table));
-        }
         if !writes.is_empty() {
             let mut properties: HashMap<String, String> =
                 transaction.transaction_properties.as_deref().cloned().unwrap_or_default();
@@ -179,6 +213,8 @@ impl Branch {
             transaction.transaction_properties = Some(Arc::new(properties));
         }
         let started = std::time::Instant::now();
+        // Here too, because whoever asked for the commit may be gone, and what it held with it.
+        let _pin = self.hold().await?;
         let dataset = self.current().await;
         self.wait_out_the_clock(&dataset).await;
         let not_before_nanos = dataset.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);

@@ -18,7 +18,9 @@ impl Table {
         check_sql(filter, &self.shared.limits).map_err(|error| error.context("filter"))?;
         let branch = self.branch(branch).await?;
         let _mutation = branch.mutation.lock().await;
+        let _pin = branch.hold().await?;
         let mut tries = 1;
+        let mut turn = None;
         loop {
             let latest = branch.latest().await?;
             let deletion =
@@ -34,10 +36,20 @@ impl Table {
                 return Ok((0, latest.version().version));
             }
             let rows = deletion.num_deleted_rows;
-            match branch.commit(deletion.transaction, Vec::new(), deletion.affected_rows).await {
+            let outcome = branch
+                .commit_on_newest(
+                    deletion.transaction,
+                    Vec::new(),
+                    deletion.affected_rows,
+                    turn.take(),
+                )
+                .await;
+            match outcome {
                 Ok(committed) => return Ok((rows, committed.version().version)),
                 Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => {
-                    tries += 1
+                    tries += 1;
+                    // Appends wait this time.
+                    turn = Some(branch.turn().await);
                 }
                 Err(error) => return Err(error),
             }

@@ -4,7 +4,7 @@
 //! it was made, the catalogue, and one [`Table`] handle per table folder, so that all requests for a
 //! table meet in the same commit queue.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -78,17 +78,9 @@ pub(crate) struct Shared {
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pins: Pins,
     pub(crate) system: SystemStore,
-    /// The incarnations of tables that were dropped while this process ran: their writers must not
-    /// commit any more.
-    pub(crate) dropped: Mutex<HashSet<String>>,
 }
 
 impl Shared {
-    /// Whether a table was dropped, by its uid.
-    pub(crate) fn is_dropped(&self, uid: &str) -> bool {
-        self.dropped.lock().unwrap_or_else(PoisonError::into_inner).contains(uid)
-    }
-
     /// Opens the dataset at a location at its newest version on a branch.
     pub(crate) async fn open_dataset(
         &self,
@@ -157,14 +149,7 @@ impl Lake {
         let catalog = Catalog::new(system.clone(), trusted_for);
         let LakeOptions { limits, clock, .. } = options;
         let lake = Arc::new(Lake {
-            shared: Arc::new(Shared {
-                root,
-                limits,
-                clock,
-                pins: Pins::default(),
-                system,
-                dropped: Mutex::default(),
-            }),
+            shared: Arc::new(Shared { root, limits, clock, pins: Pins::default(), system }),
             catalog,
             lake_id: record.lake_id,
             tables: Mutex::new(HashMap::new()),
@@ -318,21 +303,16 @@ impl Lake {
         self.catalog.rename(from, to).await
     }
 
-    /// Drops a table. Its name is free at once; its folder is deleted now, or as soon as the last
-    /// reader and ticket are done with it.
+    /// Drops a table. Its name is free at once, and a write that is under way is refused when it would
+    /// commit; its folder is deleted now, or as soon as the last reader, writer and ticket are done
+    /// with it.
     ///
     /// # Errors
     /// `NotFound`, or `Unavailable` when the store does not answer.
     pub async fn drop_table(&self, id: &TableId) -> Result<()> {
-        let table = self.table(id).await?;
+        self.table(id).await?;
         let entry = self.catalog.remove(id).await?;
-        self.shared
-            .dropped
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .insert(entry.uid.clone());
-        // Who began to commit before may finish; who comes later is refused.
-        table.wait_for_commits().await;
+        self.handle(entry.clone()).set_dropped();
         self.delete_if_unused(&id.database, &entry).await.map(|_| ())
     }
 

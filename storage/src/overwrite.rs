@@ -30,9 +30,9 @@ impl Table {
         batches: BatchStream,
         options: WriteOptions,
     ) -> Result<CommitReceipt> {
-        let (branch, _hold) = match self.start(branch, &options).await? {
+        let (branch, _held) = match self.start(branch, &options).await? {
             Start::Repeat(receipt) => return Ok(receipt),
-            Start::Go(branch, hold) => (branch, hold),
+            Start::Go(branch, held) => (branch, held),
         };
         let shared = &self.shared;
         let stored = stored_schema(&sent, &shared.limits)?;

@@ -6,6 +6,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lakebed_core::{Error, ErrorKind, Result, Subject, nearest_names};
@@ -16,6 +17,7 @@ use crate::catalog::Entry;
 use crate::commit::PendingAppend;
 use crate::lake::Shared;
 use crate::lance_error::from_lance;
+use crate::pins::{Pin, PinnedVersion};
 use crate::write_id::WriteIds;
 
 /// How long the newest version is trusted before the store is asked whether another tool committed.
@@ -26,6 +28,7 @@ const TRUSTED_FOR: Duration = Duration::from_millis(500);
 pub struct Table {
     pub(crate) shared: Arc<Shared>,
     pub(crate) entry: Entry,
+    is_dropped: Arc<AtomicBool>,
     branches: Mutex<HashMap<Option<String>, Arc<Branch>>>,
 }
 
@@ -34,10 +37,11 @@ pub(crate) struct Branch {
     pub(crate) shared: Arc<Shared>,
     pub(crate) entry: Entry,
     pub(crate) name: Option<String>,
+    is_dropped: Arc<AtomicBool>,
     latest: RwLock<(Arc<Dataset>, Instant)>,
     pub(crate) queue: Mutex<VecDeque<PendingAppend>>,
     /// Held while a manifest is written.
-    pub(crate) committing: Mutex<()>,
+    pub(crate) committing: Arc<Mutex<()>>,
     /// Held from reading the newest version to committing on it, by everything but appends.
     pub(crate) mutation: Mutex<()>,
     write_ids: OnceCell<Arc<WriteIds>>,
@@ -54,7 +58,7 @@ impl std::fmt::Debug for Branch {
 
 impl Table {
     pub(crate) fn new(shared: Arc<Shared>, entry: Entry) -> Self {
-        Table { shared, entry, branches: Mutex::new(HashMap::new()) }
+        Table { shared, entry, is_dropped: Arc::default(), branches: Mutex::new(HashMap::new()) }
     }
 
     /// Where the table's folder lies, relative to the lake's root.
@@ -88,14 +92,20 @@ impl Table {
             shared: self.shared.clone(),
             entry: self.entry.clone(),
             name: name.map(str::to_owned),
+            is_dropped: self.is_dropped.clone(),
             latest: RwLock::new((Arc::new(dataset), Instant::now())),
             queue: Mutex::default(),
-            committing: Mutex::default(),
+            committing: Arc::default(),
             mutation: Mutex::default(),
             write_ids: OnceCell::new(),
         });
         branches.insert(branch.name.clone(), branch.clone());
         Ok(branch)
+    }
+
+    /// Notes that the table was dropped: nothing is committed to it any more.
+    pub(crate) fn set_dropped(&self) {
+        self.is_dropped.store(true, Ordering::SeqCst);
     }
 
     async fn unknown_branch(&self, wanted: &str) -> Error {
@@ -105,14 +115,6 @@ impl Table {
         };
         let near = nearest_names(wanted, known.keys().map(String::as_str));
         Error::not_found(format!("branch `{wanted}` does not exist{near}")).about(Subject::Branch)
-    }
-
-    /// Waits for the commits that run now.
-    pub(crate) async fn wait_for_commits(&self) {
-        let branches: Vec<Arc<Branch>> = self.branches.lock().await.values().cloned().collect();
-        for branch in branches {
-            drop(branch.committing.lock().await);
-        }
     }
 
     /// Writes what is only in memory.
@@ -130,6 +132,24 @@ impl Table {
 }
 
 impl Branch {
+    /// Keeps the table's folder while something is written into it: were it deleted meanwhile, the
+    /// files would come to lie in the folder of the next table of that name.
+    ///
+    /// # Errors
+    /// `NotFound` when the table was dropped.
+    pub(crate) async fn hold(&self) -> Result<Pin> {
+        let pin = self.shared.pins.pin(PinnedVersion {
+            location: self.entry.location.clone(),
+            branch: self.name.clone(),
+            version: self.current().await.version().version,
+        });
+        // In this order: a drop sets the mark before it looks for pins.
+        match pin {
+            Some(pin) if !self.is_dropped.load(Ordering::SeqCst) => Ok(pin),
+            _ => Err(Error::not_found("the table was dropped")),
+        }
+    }
+
     /// The newest version this process knows, without asking the store.
     pub(crate) async fn current(&self) -> Arc<Dataset> {
         self.latest.read().await.0.clone()

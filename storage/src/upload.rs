@@ -51,6 +51,9 @@ pub struct Uploads {
     shared: Arc<Shared>,
 }
 
+/// The object in an upload's folder that says that a write referred to it.
+const USED_MARK: &str = "used";
+
 /// Uploads that a request of this process is changing: two at once would interleave their bytes.
 static BUSY: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
 
@@ -105,7 +108,7 @@ impl Uploads {
     /// # Errors
     /// `Busy` when there are `uploads_max` already.
     pub async fn create(&self) -> Result<String> {
-        let open = self.list().await?.len();
+        let open = self.count_unused().await?;
         if open >= self.shared.limits.uploads_max {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -325,6 +328,28 @@ impl Uploads {
                 Some((id, object.modified_ms))
             })
             .collect())
+    }
+
+    /// How many uploads no write has referred to yet.
+    async fn count_unused(&self) -> Result<usize> {
+        let mut unused: HashSet<String> = HashSet::new();
+        let mut used: HashSet<String> = HashSet::new();
+        for object in self.shared.system.list("uploads").await? {
+            let mut parts = object.path.split('/').skip(1);
+            match (parts.next(), parts.next()) {
+                (Some(id), Some("upload.json")) => unused.insert(id.to_owned()),
+                (Some(id), Some(USED_MARK)) => used.insert(id.to_owned()),
+                _ => continue,
+            };
+        }
+        Ok(unused.difference(&used).count())
+    }
+
+    /// Notes that a write refers to an upload, which then does not count for `uploads_max` any more.
+    /// The upload stays until its time runs out: the write may fail and be sent again.
+    pub(crate) async fn mark_used(&self, upload: &Finished) -> Result<()> {
+        let path = format!("{}/{USED_MARK}", self.folder(&upload.id)?);
+        self.shared.system.create(&path, Bytes::new()).await.map(|_| ())
     }
 
     /// The ids of uploads whose time has run out.

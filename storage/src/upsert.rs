@@ -31,7 +31,7 @@ use crate::scan::BatchStream;
 use crate::schema::{Conform, declares_blob};
 use crate::spool::{Spool, SpoolWriter};
 use crate::table::{Branch, Table};
-use crate::write::{CommitReceipt, Counted, Hold, Start, WriteOptions, write_error};
+use crate::write::{CommitReceipt, Counted, Held, Start, WriteOptions, write_error};
 
 /// What preparing an upsert gives.
 #[derive(Debug)]
@@ -51,7 +51,7 @@ pub struct PreparedUpsert {
     counted: Counted,
     options: WriteOptions,
     wants_key_index: bool,
-    _hold: Hold,
+    _held: Held,
 }
 
 impl std::fmt::Debug for PreparedUpsert {
@@ -74,9 +74,9 @@ impl Table {
         batches: BatchStream,
         options: WriteOptions,
     ) -> Result<Prepared> {
-        let (branch, hold) = match self.start(branch, &options).await? {
+        let (branch, held) = match self.start(branch, &options).await? {
             Start::Repeat(receipt) => return Ok(Prepared::Repeat(receipt)),
-            Start::Go(branch, hold) => (branch, hold),
+            Start::Go(branch, held) => (branch, held),
         };
         let counted = Counted::default();
         let Received { spool, schema, keys } =
@@ -94,7 +94,7 @@ impl Table {
             counted,
             options,
             wants_key_index,
-            _hold: hold,
+            _held: held,
         }))
     }
 
@@ -158,6 +158,7 @@ impl PreparedUpsert {
         let record = counted.record(options, branch.shared.clock.now_ms());
         let writes: Vec<_> = options.write_id.clone().map(|id| (id, record)).into_iter().collect();
         let mut tries = 1;
+        let mut turn = None;
         loop {
             let latest = branch.latest().await?;
             let stored = Schema::from(latest.schema());
@@ -184,12 +185,20 @@ impl PreparedUpsert {
             {
                 return Err(new_keys(counted.rows() - merged.stats.num_updated_rows, field));
             }
-            let outcome =
-                branch.commit(merged.transaction, writes.clone(), merged.affected_rows).await;
+            let outcome = branch
+                .commit_on_newest(
+                    merged.transaction,
+                    writes.clone(),
+                    merged.affected_rows,
+                    turn.take(),
+                )
+                .await;
             match outcome {
                 Ok(committed) => return Ok(counted.receipt(committed.version().version)),
                 Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => {
-                    tries += 1
+                    tries += 1;
+                    // Appends wait this time, or a table that is always appended to is never upserted.
+                    turn = Some(branch.turn().await);
                 }
                 Err(error) => return Err(error),
             }

@@ -9,14 +9,14 @@ use arrow_schema::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt};
-use lakebed_core::{Error, Result, Subject};
+use lakebed_core::Result;
 use lance::dataset::{WriteMode, WriteParams};
 use lance_file::version::LanceFileVersion;
 
 use crate::blob::BLOB_IN_TABLE_BYTES_MAX;
 use crate::lake::Shared;
 use crate::lance_error::StreamError;
-use crate::pins::{Pin, PinnedVersion};
+use crate::pins::Pin;
 use crate::scan::BatchStream;
 use crate::schema::Conform;
 use crate::table::{Branch, Table};
@@ -66,14 +66,12 @@ impl CommitReceipt {
 pub(crate) enum Start {
     /// The same write was done before.
     Repeat(CommitReceipt),
-    /// Go on, on this branch, and keep the rest until the commit.
-    Go(Arc<Branch>, Hold),
+    /// Go on, on this branch.
+    Go(Arc<Branch>, Held),
 }
 
-/// What a write holds: its id, and the version that it builds on, so that the folder stays when the
-/// table is dropped meanwhile.
-#[derive(Debug)]
-pub(crate) struct Hold {
+/// What a running write holds: its write id, and the folder that it writes into.
+pub(crate) struct Held {
     _reservation: Option<Reservation>,
     _pin: Pin,
 }
@@ -86,15 +84,9 @@ impl Table {
         options: &WriteOptions,
     ) -> Result<Start> {
         let branch = self.branch(branch).await?;
-        let pin = self.shared.pins.pin(PinnedVersion {
-            location: self.entry.location.clone(),
-            branch: branch.name.clone(),
-            version: branch.current().await.version().version,
-        });
-        let pin =
-            pin.ok_or_else(|| Error::not_found("the table was dropped").about(Subject::Table))?;
+        let pin = branch.hold().await?;
         let Some(write_id) = &options.write_id else {
-            return Ok(Start::Go(branch, Hold { _reservation: None, _pin: pin }));
+            return Ok(Start::Go(branch, Held { _reservation: None, _pin: pin }));
         };
         let ids = branch.write_ids().await?;
         ids.catch_up(&*branch.latest().await?).await?;
@@ -104,7 +96,7 @@ impl Table {
         Ok(match begun {
             Begun::Known(known) => Start::Repeat(CommitReceipt::of_known(known)),
             Begun::Fresh(reservation) => {
-                Start::Go(branch, Hold { _reservation: Some(reservation), _pin: pin })
+                Start::Go(branch, Held { _reservation: Some(reservation), _pin: pin })
             }
         })
     }

@@ -67,13 +67,14 @@ fn answer(details: &TableDetails, tags: Vec<Value>) -> Value {
             })
         })
         .collect();
-    let committed = DateTime::from_timestamp_millis(details.committed_at_ms).unwrap_or_default();
+    // All digits: given back as `as_of`, the time has to name this version.
+    let committed = details.committed_at.to_rfc3339_opts(SecondsFormat::AutoSi, true);
     json!({
         "database": details.id.database.as_str(),
         "table": details.id.text(),
         "location": details.location,
         "version": details.version,
-        "committed_at": committed.to_rfc3339_opts(SecondsFormat::Millis, true),
+        "committed_at": committed,
         "rows": details.rows,
         "profile": details.profile,
         "columns": columns,
