@@ -259,11 +259,12 @@ def test_a_refused_write_is_answered_while_the_client_still_sends(lake: Lake, fi
 def test_a_write_whose_table_was_dropped(own_server: LakebedServer, mode: str) -> None:
     """It is refused, and leaves nothing in the next table of the name."""
     lake, other = own_server.lake(), own_server.lake()
-    lake.create("t", numbered(3))
-    rows = numbered(2, start=3)
+    rows = bulk(rows=40, row_bytes=1 << 20)
+    lake.create("t", rows.slice(0, 1))
     on = {"on": ["id"]} if mode == "upsert" else {}
     stream = lake.begin(write_command("t", mode, **on), rows.schema)
-    stream[0].write_table(rows)
+    # More than fits in between: the write has begun when all of it is sent.
+    stream[0].write_table(rows, 1)
     own_server.http().ok("POST", "/v1/table/t/drop")
     assert other.create("t", numbered(1))["version"] == 1
     with lake.refuses("not_found", "dropped"):
