@@ -3,14 +3,18 @@ shows in a later one of its name."""
 
 import os
 import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import lance
 import pyarrow as pa
+import pytest
 
 from support.data import blobs, bulk, numbered
+from support.faults import slow_syncs
 from support.flight import Failure, Lake, finish, write_command
+from support.raw_flight import RawCall, write_messages
 from support.server import LakebedServer, built_binary
 from support.waiting import wait_until
 
@@ -43,7 +47,61 @@ def half_sent(server: LakebedServer, lake: Lake, mode: str) -> Any:
     return stream
 
 
+def check_refused(lake: Lake, stream: Any) -> None:
+    """The end of a write has to say that its table is gone."""
+    with pytest.raises(Failure) as caught:
+        print("not refused:", finish(*stream))
+    kind = lake.received.get("x-lakebed-error-kind")
+    assert kind in {"not_found", "conflict"}, f"{kind}: {caught.value}"
+
+
 # ---- drop and rename under a write -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["append", "overwrite", "upsert"])
+def test_a_write_that_ends_after_its_table_was_dropped(
+    own_server: LakebedServer, mode: str
+) -> None:
+    """It is refused, no ghost of the table appears, and the name is free."""
+    lake = own_server.lake()
+    lake.create("t", FIRST)
+    stream = half_sent(own_server, lake, mode)
+    drop(own_server, "t")
+    check_refused(lake, stream)
+    lake = own_server.lake()
+    with lake.refuses("not_found"):
+        lake.read("t")
+    assert lake.tables() == []
+    own_server.restart()
+    assert own_server.files("default") == {}, "what the write left went with the table"
+    lake = own_server.lake()
+    with lake.refuses("not_found"):
+        lake.read("t")
+    assert lake.create("t", numbered(4))["version"] == 1
+    assert lake.read("t").equals(numbered(4))
+
+
+@pytest.mark.parametrize("mode", ["append", "overwrite", "upsert"])
+def test_a_write_that_ends_after_its_name_went_to_another_table(
+    own_server: LakebedServer, mode: str
+) -> None:
+    """It is refused; the new table has its own rows and no version that it did not make."""
+    lake, other = own_server.lake(), own_server.lake()
+    lake.create("t", FIRST)
+    stream = half_sent(own_server, lake, mode)
+    drop(own_server, "t")
+    fresh = bulk(5, 2_000, seed=9)
+    assert other.create("t", fresh)["version"] == 1
+    check_refused(lake, stream)
+    assert other.read("t").equals(fresh)
+    with other.refuses("not_found"):
+        other.read("t", version=2)
+    assert other.write("t", fresh)["version"] == 2
+    own_server.restart()
+    other = own_server.lake()
+    assert other.read("t").equals(pa.concat_tables([fresh, fresh]))
+    # The id of the write that never happened is free, also in the new table.
+    assert other.write("t", LATE, write_id="late")["version"] == 3
 
 
 def test_a_write_that_ends_after_its_table_was_renamed(own_server: LakebedServer) -> None:
@@ -63,6 +121,65 @@ def test_a_write_that_ends_after_its_table_was_renamed(own_server: LakebedServer
         assert receipt["version"] == 2
         assert other.read("u").equals(pa.concat_tables([FIRST, LATE]))
     assert other.read("t").equals(fresh)
+
+
+def test_an_old_write_never_comes_into_a_new_table(own_server: LakebedServer) -> None:
+    """A write that was opened on a table and sends its rows after the name went to another one."""
+    lake = own_server.lake()
+    lake.create("t", numbered(10))
+    late = numbered(5, start=100)
+    messages = write_messages("t", late)
+    call = RawCall(own_server.flight_address, own_server.admin_key).send(messages[:1])
+    call.ping()
+    drop(own_server, "t")
+    assert lake.create("t", numbered(3))["version"] == 1
+    trailers = call.send(messages[1:]).end().finish()
+    assert trailers.get("x-lakebed-error-kind") in {"not_found", "conflict"}, trailers
+    assert lake.read("t").equals(numbered(3))
+    with lake.refuses("not_found"):
+        lake.read("t", version=2)
+    assert lake.write("t", numbered(1, start=3))["version"] == 2
+    assert lake.read("t").equals(numbered(4))
+    lance.dataset(str(own_server.table_path("t"))).validate()
+
+
+@pytest.mark.parametrize("name_is_taken", [False, True], ids=["free", "taken"])
+def test_a_drop_between_the_rows_and_the_commit_of_an_append(
+    make_server: Any, name_is_taken: bool
+) -> None:
+    """The rows are written and being synced when the table goes: no version of it may come back."""
+    server = make_server().start()
+    server.lake().create("t", numbered(10))
+    assert server.terminate() == 0
+    server.wrapper = slow_syncs(server.table_path("t") / "data", 2_000)
+    server.start()
+    lake, other = server.lake(), server.lake()
+    before = set(server.files("default"))
+
+    def written() -> bool:
+        new = set(server.files("default")) - before
+        return any(path.endswith(".lance") for path in new)
+
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(lake.write, "t", numbered(5, start=100))
+        wait_until(written, "the file of the append")
+        drop(server, "t")
+        if name_is_taken:
+            assert other.create("t", numbered(3))["version"] == 1
+        with pytest.raises(Failure):
+            print("not refused:", pending.result(60))
+    assert lake.received["x-lakebed-error-kind"] in {"not_found", "conflict"}
+    server.restart()
+    other = server.lake()
+    if name_is_taken:
+        assert other.read("t").equals(numbered(3))
+        with other.refuses("not_found"):
+            other.read("t", version=2)
+    else:
+        with other.refuses("not_found"):
+            other.read("t")
+        assert other.tables() == []
+        assert other.create("t", numbered(3))["version"] == 1
 
 
 # ---- drop under a read ----------------------------------------------------------------------
