@@ -71,13 +71,17 @@ class Writer:
         assert answer.status == 200, answer.text
         return answer.json()
 
+    def append(self, rows: Rows) -> None:
+        """An append of these rows."""
+        self._write("append", rows)
+
     def change(self, kind: str, ids: range = range(5, 15)) -> None:
         """One change of a kind. Appends bring keys that nobody else has."""
         self.number += 1
         text = f"{kind} {self.index}.{self.number}"
         if kind == "append":
             start = (self.index + 1) * 10_000 + self.number * 10
-            self._write(kind, dict.fromkeys(range(start, start + 3), text))
+            self.append(dict.fromkeys(range(start, start + 3), text))
         elif kind == "upsert":
             self._write(kind, dict.fromkeys(ids, text), on=["id"])
         elif kind == "overwrite":

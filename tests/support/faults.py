@@ -66,3 +66,9 @@ def small_disk(mount: Path, mib: int) -> list[str]:
 def seen_by(server: LakebedServer, path: Path) -> Path:
     """A path as the server sees it."""
     return Path(f"/proc/{server.pid}/root{path.resolve()}")
+
+
+def failing_syncs(folder: Path, error: str = "EIO") -> list[str]:
+    """Every sync of `folder` fails, as on a disk that loses writes."""
+    inject = f"--inject=fsync,fdatasync:error={error}"
+    return [*STRACE, inject, f"--trace-path={folder.resolve()}", "--output=/dev/null"]
