@@ -300,3 +300,15 @@ def test_an_outside_append_between_plan_and_commit(
             in_a_stop(server, lambda: pool.submit(writer.change, kind), lambda: None)
     assert [change.version for change in writer.changes] == [3]
     check_whole(server, "t", [Change(2, "append", outside), *writer.changes])
+
+
+def test_creates_with_one_write_id_get_one_receipt(
+    server: LakebedServer, lake: Lake, table: str
+) -> None:
+    """A client that sends its create again while the first one still runs is no second writer."""
+    outcomes = at_once(*open_creates(server, table, ["same"] * 4))
+    assert all(isinstance(outcome, dict) for outcome in outcomes), outcomes
+    assert all(outcome == outcomes[0] for outcome in outcomes)
+    assert lake.read(table).equals(rows_of({0: "creator"}))
+    with lake.refuses("not_found"):
+        lake.read(table, version=2)
