@@ -312,3 +312,17 @@ def test_creates_with_one_write_id_get_one_receipt(
     assert lake.read(table).equals(rows_of({0: "creator"}))
     with lake.refuses("not_found"):
         lake.read(table, version=2)
+
+
+def test_overwrites_that_make_one_table(server: LakebedServer, lake: Lake, table: str) -> None:
+    """An overwrite takes what is there, nothing or a table: none is refused as a second create."""
+
+    def overwrite(i: int) -> Change:
+        rows = {i: f"writer {i}"}
+        receipt = server.lake().write(table, rows_of(rows), "overwrite")
+        return Change(receipt["version"], "overwrite", rows)
+
+    changes = at_once(*[lambda i=i: overwrite(i) for i in range(4)])
+    assert sorted(change.version for change in changes) == [1, 2, 3, 4]
+    for change in changes:
+        assert lake.read(table, version=change.version).equals(rows_of(change.rows))
