@@ -15,10 +15,11 @@ import lance
 import pyarrow as pa
 import pytest
 
-from support.faults import in_a_stop, stopping_syncs
+from support.faults import in_a_stop, slow_syncs, stopping_syncs
 from support.flight import Failure, Lake, finish, write_command
 from support.history import Change, Rows, check_history, rows_of
 from support.server import LakebedServer
+from support.waiting import wait_until
 
 T = TypeVar("T")
 FIRST: Rows = {i: f"first {i}" for i in range(20)}
@@ -326,3 +327,46 @@ def test_overwrites_that_make_one_table(server: LakebedServer, lake: Lake, table
     assert sorted(change.version for change in changes) == [1, 2, 3, 4]
     for change in changes:
         assert lake.read(table, version=change.version).equals(rows_of(change.rows))
+
+
+@pytest.mark.parametrize("kind", ["upsert", "delete"])
+def test_an_append_that_commits_after_a_change_was_planned(
+    make_server: Callable[..., LakebedServer], kind: str
+) -> None:
+    """An upsert whose version comes after that of an append finds the key that it brought, and
+    changes it instead of adding it again; a deletion finds it and takes it out."""
+    server = make_server().start()
+    server.lake().create("t", rows_of(FIRST))
+    assert server.terminate() == 0
+    table = server.table_path("t")
+    # Both wait here with their rows written and not committed; the append came first.
+    folder = table / "data"
+    if kind == "delete":
+        folder = table / "_deletions"
+        server.start().http().ok("POST", "/v1/table/t/delete", {"predicate": "id = 0"})
+        assert server.terminate() == 0
+    server.wrapper = slow_syncs(folder, 2_000)
+    server.start()
+    changes = [Change(2, "delete", ids=range(1), count=1)] if kind == "delete" else []
+    appender, writer = Writer(server, "t", 0), Writer(server, "t", 1)
+
+    def written(count: int) -> bool:
+        names = [path.name for path in folder.iterdir() if not path.name.startswith(".")]
+        return len(names) >= count
+
+    files = len(list(folder.iterdir()))
+    with ThreadPoolExecutor(2) as pool:
+        if kind == "upsert":
+            append = pool.submit(appender.append, {100: "appended"})
+            wait_until(lambda: written(files + 1), "the rows of the append")
+            change = pool.submit(writer.change, kind, range(100, 101))
+        else:
+            change = pool.submit(writer.change, kind, range(15, 101))
+            wait_until(lambda: written(files + 1), "the plan of the deletion")
+            append = pool.submit(appender.append, {100: "appended"})
+        append.result(60)
+        change.result(60)
+    assert len(appender.changes) == len(writer.changes) == 1, "both were acknowledged"
+    changes += [*appender.changes, *writer.changes]
+    assert server.lake().read("t")["id"].to_pylist().count(100) <= 1, "a key twice"
+    check_whole(server, "t", changes)
