@@ -200,3 +200,24 @@ def test_reads_go_on_while_writes_are_refused(small: SmallLake) -> None:
         assert lake.read("t").equals(rows)
     small.free()
     assert lake.write("t", bulk(3, MIB))["version"] == 2
+
+
+def test_a_refusal_over_http_says_that_the_disk_is_full(small: SmallLake) -> None:
+    """A clear error: a person who reads it knows that room is missing and nothing is broken."""
+    small.server.lake().create("t", numbered(100))
+    http = small.server.http()
+    upload = http.ok("POST", "/v1/uploads").json()["id"]
+    small.fill()
+    answers = {
+        "rename": http.post("/v1/table/t/rename", {"new_table_name": "u"}),
+        "upload": http.request("PUT", f"/v1/uploads/{upload}?offset=0", bytes(MIB)),
+        "new upload": http.post("/v1/uploads"),
+        "key": http.post("/v1/keys", {"name": "x", "role": "read"}),
+        "tag": http.post("/v1/table/t/tags/create", {"tag": "x", "version": 1}),
+        "restore": http.post("/v1/table/t/restore", {"version": 1}),
+        "delete": http.post("/v1/table/t/delete", {"predicate": "id < 10"}),
+    }
+    texts = {verb: answer.json()["error"] for verb, answer in answers.items()}
+    assert all(answer.status == 503 for answer in answers.values()), texts
+    unclear = {v: t for v, t in texts.items() if "full" not in t and "No space left" not in t}
+    assert not unclear, unclear
