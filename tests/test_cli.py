@@ -140,6 +140,14 @@ def test_show_at_a_version_a_tag_and_a_time(cli: Cli, cars: str) -> None:
     assert cli.fails(1, "show", cars, "--at", "2001-01-01T00:00:00Z")
 
 
+def test_the_time_that_show_prints_names_its_version(cli: Cli, lake: Lake, cars: str) -> None:
+    """What `show` says of a version's time, given back, is that version, in a read as well."""
+    for version in (1, 2, 3):
+        committed = cli.json("show", cars, "--at", str(version))["committed_at"]
+        assert cli.json("show", cars, "--at", committed)["version"] == version
+        assert lake.read(cars, as_of=committed).equals(lake.read(cars, version=version))
+
+
 def test_show_of_a_table_with_blobs(cli: Cli, lake: Lake, table: str) -> None:
     lake.create(table, blobs([b"x"]))
     shown = cli.json("show", table)
