@@ -176,6 +176,18 @@ def test_too_many_uploads(make_server: Callable[..., LakebedServer]) -> None:
     new_upload(http)
 
 
+def test_an_upload_that_is_used_does_not_count(make_server: Callable[..., LakebedServer]) -> None:
+    """`uploads_max` is of unfinished and unreferenced uploads: whoever uploads one blob after the
+    other and writes each is never stopped by it."""
+    server = make_server(env={"LAKEBED_LIMITS_UPLOADS_MAX": "2"}).start()
+    http = server.http()
+    for _ in range(5):
+        url = new_upload(http)
+        data = os.urandom(100_000)
+        http.ok("PUT", f"{url}?offset=0", data)
+        check_blob(server, url, data)
+
+
 def test_an_upload_that_is_too_large(make_server: Callable[..., LakebedServer]) -> None:
     """The limit is named as soon as it is passed, and what fits is taken to the last byte."""
     server = make_server(env={"LAKEBED_LIMITS_UPLOAD_BYTES_MAX": str(MIB)}).start()
