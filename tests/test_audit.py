@@ -178,3 +178,18 @@ def test_a_killed_server_keeps_what_was_written_out(
         server.kill()
         server.start()
     assert [line["table"] for line in audit(server)] == [f"default/t{i}" for i in range(kills)]
+
+
+def test_what_a_role_may_not_do_has_its_line(own_server: LakebedServer) -> None:
+    """Who tries doors that are shut to him is what such a log is read for."""
+    http = own_server.http()
+    own_server.lake().create("t", numbered(1))
+    made = http.ok("POST", "/v1/keys", {"name": "r", "role": "read"}).json()
+    reader, reader_http = own_server.lake(made["key"]), own_server.http(made["key"])
+    with reader.refuses("denied"):
+        reader.write("t", numbered(1))
+    assert reader_http.post("/v1/table/t/drop").status == 403
+    lines = after_the_end(own_server)
+    for verb in ("append", "drop"):
+        line = only(lines, verb=verb, table="default/t")
+        assert (line["outcome"], line["key_id"]) == ("denied", made["id"])
