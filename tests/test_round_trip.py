@@ -405,6 +405,14 @@ def test_batches_on_the_wire_have_a_bounded_size(lake: Lake, table: str, shape: 
     assert np.median(sizes) >= 1 << 19
 
 
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_batches_on_the_wire_but_the_last_are_full(lake: Lake, table: str, shape: str) -> None:
+    """1 to 4 MiB each, so that a reader does not pay a message for a few rows in between."""
+    lake.create(table, SHAPES[shape]())
+    for endpoint in wire_sizes(lake, table):
+        assert all(1 << 20 <= size <= 4 << 20 for size in endpoint[:-1]), endpoint
+
+
 def test_small_files_are_gathered_on_the_wire(lake: Lake, table: str) -> None:
     """A table of many small appends comes in batches as large as any other."""
     lake.create(table, bulk(100, 2_048))
