@@ -45,7 +45,7 @@ def check_refused(lake: Lake, write: Callable[[], Any]) -> None:
     assert kind in {"unavailable", "commit_unknown"}, f"{kind}: {caught.value}"
 
 
-@pytest.mark.parametrize("folder", ["data", "_transactions", "."])
+@pytest.mark.parametrize("folder", ["data", "_transactions", "_versions", "."])
 @pytest.mark.parametrize("mode", ["append", "upsert", "overwrite"])
 def test_a_write_whose_sync_fails(make_server: Make, folder: str, mode: str) -> None:
     server = started_with_failing(make_server, f"default/t.lance/{folder}")
