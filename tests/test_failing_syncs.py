@@ -128,3 +128,16 @@ def test_an_upload_whose_sync_fails(make_server: Make) -> None:
     offset = http.ok("GET", url).json()["offset"]
     assert offset in {5, 10}
     assert http.ok("PUT", f"{url}?offset={offset}", b"67890"[offset - 5 :]).json()["offset"] == 10
+
+
+def test_what_a_failed_rename_left_is_one_story(make_server: Make) -> None:
+    """Listing, reading and dropping agree on the name, whether the rename happened or not."""
+    server = started_with_failing(make_server, "_lakebed/catalog/default")
+    lake, http = server.lake(), server.http()
+    assert http.post("/v1/table/t/rename", {"new_table_name": "u"}).status == 503
+    names = lake.tables()
+    assert names in (["t"], ["u"])
+    assert lake.read(names[0]).equals(numbered(10))
+    url = f"/v1/table/{names[0]}"
+    assert http.get(f"{url}/show").status == 200
+    assert http.post(f"{url}/drop").status != 404, f"{names[0]} is listed and read"
