@@ -2,6 +2,7 @@
 
 import datetime as dt
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -223,6 +224,19 @@ def test_versions_tags_and_times(server: LakebedServer, lake: Lake, table: str) 
     assert lake.read(table).equals(numbered(4))
 
 
+def test_an_unknown_tag_names_its_neighbours(server: LakebedServer, lake: Lake, table: str) -> None:
+    lake.create(table, numbered(1))
+    for tag in ("gold", "golden", "unlike"):
+        server.http().ok("POST", f"/v1/table/{table}/tags/create", {"tag": tag, "version": 1})
+    for wrong in ("gild", "Gold", "golde"):
+        with lake.refuses("not_found", table, f"`{wrong}`", "nearest", "gold"):
+            lake.read(table, tag=wrong)
+    with lake.refuses("not_found", "`gold.1`"):
+        lake.read(table, tag="gold.1")
+    with lake.refuses("not_found", table, "version"):
+        lake.read(table, version=99)
+
+
 def test_tags_are_made_and_kept_over_http(own_server: LakebedServer) -> None:
     lake = own_server.lake()
     lake.create("t", numbered(1))
@@ -276,7 +290,30 @@ def test_limit_and_offset(lake: Lake, scores: str) -> None:
     assert ids(limit=0) == []
     assert ids(offset=2_000) == []
     assert ids(filter="score = 7", limit=2, offset=3) == [37, 47]
-    assert lake.info(scores, limit=3, offset=399).total_records in {3, -1}
+
+
+@pytest.mark.parametrize(
+    ("fields", "rows"),
+    [
+        ({"limit": 3, "offset": 399}, 3),
+        ({"limit": 0}, 0),
+        ({"limit": 5_000}, 1_000),
+        ({"offset": 990}, 10),
+        ({"offset": 2_000}, 0),
+        ({"limit": 10, "offset": 995}, 5),
+        ({"version": 2, "limit": 900}, 700),
+        ({"order": "any"}, 1_000),
+        ({"columns": ["id"]}, 1_000),
+        ({"columns": {"x": "id + 1"}, "limit": 7}, 7),
+    ],
+    ids=str,
+)
+def test_the_number_of_rows_is_known_without_a_filter(
+    lake: Lake, scores: str, fields: dict[str, Any], rows: int
+) -> None:
+    """`total_records` is exact, and is what then comes."""
+    assert lake.info(scores, **fields).total_records == rows
+    assert lake.count(scores, **fields) == rows
 
 
 def test_rows_by_id_come_in_the_order_asked_for(lake: Lake, scores: str) -> None:
@@ -343,15 +380,46 @@ def test_a_large_table_has_parallel_endpoints(lake: Lake, table: str) -> None:
     assert pa.concat_tables(parts).equals(rows), "in the order of the endpoints, each row once"
 
 
-def test_batches_on_the_wire_have_a_bounded_size(lake: Lake, table: str) -> None:
-    lake.create(table, bulk(rows=20_000, row_bytes=2_048))
-    sizes = [
-        chunk.data.nbytes
-        for endpoint in lake.info(table).endpoints
-        for chunk in lake.stream(endpoint.ticket)
+def wire_sizes(lake: Lake, table: str, **fields: Any) -> list[list[int]]:
+    """The decoded bytes of every batch, by endpoint."""
+    return [
+        [chunk.data.nbytes for chunk in lake.stream(endpoint.ticket)]
+        for endpoint in lake.info(table, **fields).endpoints
     ]
-    assert max(sizes) <= 5 << 20
+
+
+SHAPES = {
+    "2 KiB rows": lambda: bulk(rows=20_000, row_bytes=2_048),
+    "narrow": lambda: pa.table({"id": np.arange(2_000_000)}),
+    "wide rows": lambda: bulk(rows=40, row_bytes=500_000),
+    "texts": lambda: numbered(300_000, more=pa.array([f"text {i}" * 5 for i in range(300_000)])),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_batches_on_the_wire_have_a_bounded_size(lake: Lake, table: str, shape: str) -> None:
+    """No message is larger than what clients take by default, and most are worth their cost."""
+    lake.create(table, SHAPES[shape]())
+    sizes = [size for endpoint in wire_sizes(lake, table) for size in endpoint]
+    assert max(sizes) <= 4 << 20
     assert np.median(sizes) >= 1 << 19
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_all_batches_on_the_wire_but_the_last_are_full(lake: Lake, table: str, shape: str) -> None:
+    """1 to 4 MiB each, so that a reader does not pay a message for a few rows in between."""
+    lake.create(table, SHAPES[shape]())
+    for endpoint in wire_sizes(lake, table):
+        assert all(1 << 20 <= size <= 4 << 20 for size in endpoint[:-1]), endpoint
+
+
+def test_small_files_are_gathered_on_the_wire(lake: Lake, table: str) -> None:
+    """A table of many small appends comes in batches as large as any other."""
+    lake.create(table, bulk(100, 2_048))
+    for _ in range(19):
+        lake.write(table, bulk(100, 2_048))
+    for endpoint in wire_sizes(lake, table):
+        assert all(1 << 20 <= size <= 4 << 20 for size in endpoint[:-1]), endpoint
 
 
 def test_a_ticket_keeps_its_version(lake: Lake, table: str) -> None:

@@ -10,8 +10,10 @@ import pyarrow as pa
 import pytest
 
 from support.data import blob_cells, blobs, bulk, numbered
+from support.flight import Lake
 from support.s3 import BUCKET, S3Server
 from support.server import LakebedServer
+from support.waiting import wait_until
 
 MIB = 1 << 20
 
@@ -139,5 +141,67 @@ def test_a_store_that_is_away_is_a_clear_error(
         assert server.http().get("/livez").status == 200
         assert server.http().get("/readyz").status == 503
         server.kill()
+    finally:
+        own.stop()
+
+
+def test_a_store_that_comes_back(
+    make_server: Callable[..., LakebedServer], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """The server lives through an outage of its store and needs no restart afterwards: nothing that
+    was acknowledged is gone, and what was refused succeeds under the same write id, once."""
+    own = S3Server(tmp_path_factory.mktemp("back")).start()
+    try:
+        server = make_server(data=f"s3://{BUCKET}/x", env=own.environment()).start()
+        lake, http = server.lake(), server.http()
+        lake.create("t", numbered(100))
+        first = lake.write("t", numbered(10, start=100), write_id="before")
+        data = os.urandom(9 * MIB)
+        url = f"/v1/uploads/{http.ok('POST', '/v1/uploads').json()['id']}"
+        http.ok("PUT", f"{url}?offset=0", data[: 6 * MIB])
+        server.expect_log("store|s3|object|connect|maintenance|unavailable|audit")
+        own.stop()
+        tag = {"tag": "gold", "version": 1}
+        late = numbered(5, start=500)
+
+        def refused(ask: Callable[[Lake], object]) -> None:
+            own_lake = server.lake()
+            with own_lake.refuses("unavailable"):
+                ask(own_lake)
+
+        asked = [
+            lambda lake: lake.write("t", late, write_id="during"),
+            lambda lake: lake.upsert("t", late, ["id"]),
+            lambda lake: lake.write("t", late, "overwrite"),
+            lambda lake: lake.create("new", numbered(1), write_id="make"),
+            lambda lake: lake.read("t"),
+        ]
+        with ThreadPoolExecutor(8) as pool:
+            flights = pool.map(refused, asked)
+            put = pool.submit(http.request, "PUT", f"{url}?offset={6 * MIB}", data[6 * MIB :])
+            tagged = pool.submit(http.post, "/v1/table/t/tags/create", tag)
+            assert len(list(flights)) == len(asked)
+            assert (put.result().status, tagged.result().status) == (503, 503)
+        assert http.get("/readyz").status == 503
+        assert http.get("/livez").status == 200
+        own.start()
+        wait_until(lambda: http.get("/readyz").status == 200, "a server that is ready again")
+        assert lake.read("t").equals(numbered(110))
+        assert lake.write("t", numbered(10, start=100), write_id="before") == first
+        done = lake.write("t", late, write_id="during")
+        assert done["version"] == 3
+        assert lake.write("t", late, write_id="during") == done
+        assert lake.create("new", numbered(1), write_id="make")["version"] == 1
+        assert lake.count("t") == 115
+        http.ok("POST", "/v1/table/t/tags/create", tag)
+        offset = http.ok("GET", url).json()["offset"]
+        assert offset == 6 * MIB
+        http.ok("PUT", f"{url}?offset={offset}", data[offset:])
+        claim = {"size": len(data), "sha256": hashlib.sha256(data).hexdigest()}
+        http.ok("POST", f"{url}/complete", claim)
+        cell = {"data": None, "uri": f"upload:{url.rsplit('/', 1)[1]}"}
+        lake.create("media", blob_cells([cell]))
+        assert lake.read("media", blobs="bytes")["data"][0].as_py() == data
+        assert lake.tables() == ["media", "new", "t"]
     finally:
         own.stop()

@@ -1,7 +1,9 @@
 """The same write sent again: one write, one receipt, also after the server died."""
 
+import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pytest
@@ -9,6 +11,7 @@ import pytest
 from support.data import numbered
 from support.flight import Lake
 from support.server import LakebedServer
+from support.waiting import wait_until
 
 
 def test_the_receipt_carries_the_write_id(lake: Lake, table: str) -> None:
@@ -151,3 +154,38 @@ def test_ids_live_through_a_restart(make_server: Callable[..., LakebedServer], e
     with lake.refuses("already_exists", "w-3"):
         lake.write("t", pa.table({"id": [1]}), write_id="w-3")
     assert lake.read("t").sort_by("id").equals(numbered(21))
+
+
+def test_a_restart_reads_a_bounded_part_of_a_long_history(
+    make_server: Callable[..., LakebedServer], tmp_path: Path
+) -> None:
+    """Ids of hundreds of versions come back from a checkpoint; only what was committed after it is
+    read transaction by transaction. A server that was killed has nothing but that checkpoint."""
+    versions = 320
+    server = make_server().start()
+    lake = server.lake()
+    first = lake.create("t", numbered(1), write_id="make")
+    receipts = [
+        lake.write("t", numbered(1, start=i), write_id=f"w-{i}") for i in range(1, versions)
+    ]
+    assert receipts[-1]["version"] == versions
+    wait_until(lambda: server.files("_lakebed/write_ids"), "the checkpoint")
+    server.kill()
+    trace = tmp_path / "trace"
+    server.wrapper = [
+        *("strace", "--follow-forks", "--seccomp-bpf", "--quiet=all", "--trace=openat,open"),
+        *("--string-limit=512", f"--output={trace}"),
+    ]
+    server.start()
+    lake = server.lake()
+    assert lake.write("t", numbered(1, start=7), write_id="w-7") == receipts[6]
+    assert lake.create("t", numbered(1), write_id="make") == first
+    last = lake.write("t", numbered(1, start=versions - 1), write_id=f"w-{versions - 1}")
+    assert last == receipts[-1]
+    with lake.refuses("already_exists", "w-300"):
+        lake.write("t", pa.table({"id": [1]}), write_id="w-300")
+    assert lake.count("t") == versions
+    assert server.terminate() == 0
+    opened = set(re.findall(r'"([^"]*/(?:_transactions|_versions)/[^"]*)"', trace.read_text()))
+    print(f"{len(opened)} files of the history of {versions} versions were opened")
+    assert 0 < len(opened) < versions // 3, sorted(opened)[:20]

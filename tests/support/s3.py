@@ -38,29 +38,36 @@ class S3Server:
     def __init__(self, work: Path) -> None:
         self.work = work
         self.process: subprocess.Popen[bytes] | None = None
-        self.port = 0
+        self.ports: list[int] = []
+
+    @property
+    def port(self) -> int:
+        """Where S3 is spoken."""
+        return self.ports[3]
 
     def start(self) -> "S3Server":
-        """Starts it and waits until it takes a bucket."""
+        """Starts it and waits until it takes a bucket. After a stop it comes back at the same place
+        with what it held."""
         folder = self.work / "s3"
-        folder.mkdir(parents=True)
+        folder.mkdir(parents=True, exist_ok=True)
         credentials = [{"accessKey": ACCESS_KEY, "secretKey": SECRET_KEY}]
         actions = ["Admin", "Read", "Write", "List", "Tagging"]
         identity = {"name": "admin", "credentials": credentials, "actions": actions}
         keys = self.work / "keys.json"
         keys.write_text(json.dumps({"identities": [identity]}))
-        master, volume, filer, self.port = free_ports(4)
+        self.ports = self.ports or free_ports(4)
+        master, volume, filer, port = self.ports
         weed = shutil.which("weed", path=str(Path(sys.executable).parent))
         assert weed, "weed is missing beside the interpreter; run `make setup`"
         command = [
             *(weed, "server", f"-dir={folder}", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"),
             *(f"-master.port={master}", f"-volume.port={volume}"),
-            *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={self.port}"),
+            *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={port}"),
             *(f"-s3.config={keys}", "-s3.iam=false", "-s3.port.iceberg=0"),
             "-s3.port.lance=0",
             *("-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
         ]
-        with (self.work / "s3.log").open("wb") as log:
+        with (self.work / "s3.log").open("ab") as log:
             self.process = subprocess.Popen(
                 command, cwd=self.work, stdin=subprocess.DEVNULL, stdout=log, stderr=log
             )
