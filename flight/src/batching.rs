@@ -18,8 +18,11 @@ use lakebed_service::BatchStream;
 const WIRE_BYTES_MAX: usize = 3 << 20;
 const WIRE_BYTES_TARGET: usize = 2 << 20;
 const WIRE_BYTES_MIN: usize = 1 << 20;
-/// How long small batches wait for company before they are sent as they are.
-const GATHER_WAIT: Duration = Duration::from_millis(20);
+/// Batches up to this are joined to a small one before them; they are cut again for the wire.
+const JOINED_BYTES_MAX: usize = 16 << 20;
+/// How long small batches wait for company before they are sent as they are: a read that finds little
+/// still shows that it goes on.
+const GATHER_WAIT: Duration = Duration::from_millis(500);
 
 /// Gathers small batches of a stream into larger ones.
 pub(crate) struct Gathered {
@@ -67,7 +70,7 @@ impl Gathered {
                 () = &mut patience => break,
             };
             match following {
-                Some(Ok(batch)) if bytes + wire_bytes(&batch) <= WIRE_BYTES_MAX => {
+                Some(Ok(batch)) if bytes + wire_bytes(&batch) <= JOINED_BYTES_MAX => {
                     bytes += wire_bytes(&batch);
                     held.push(batch);
                 }
@@ -91,7 +94,7 @@ fn joined(mut held: Vec<RecordBatch>) -> Result<RecordBatch> {
     })
 }
 
-/// Cuts a batch into slices for the wire; a batch without rows is one slice.
+/// Cuts a batch into even slices for the wire; a batch without rows is one slice.
 pub(crate) fn slices(batch: &RecordBatch) -> Vec<RecordBatch> {
     let columns: Vec<ArrayData> = batch.columns().iter().map(|column| column.to_data()).collect();
     let bytes = |at: usize, rows: usize| -> usize {
@@ -102,7 +105,8 @@ pub(crate) fn slices(batch: &RecordBatch) -> Vec<RecordBatch> {
     if total <= WIRE_BYTES_MAX || rows <= 1 {
         return vec![batch.clone()];
     }
-    let even = (rows as u128 * WIRE_BYTES_TARGET as u128 / total as u128).max(1) as usize;
+    // Even ones, so that none is a small rest.
+    let even = rows.div_ceil(total.div_ceil(WIRE_BYTES_TARGET));
     let mut slices = Vec::with_capacity(rows / even + 1);
     let mut at = 0;
     while at < rows {
