@@ -12,6 +12,7 @@ from support.data import blobs, bulk, numbered
 from support.flight import Failure, finish, write_command
 from support.raw_flight import RawCall, write_messages
 from support.server import LakebedServer
+from support.uploads import OpenPut, new_upload
 from support.waiting import wait_until
 
 PLACES = 2
@@ -172,8 +173,8 @@ def test_memory_of_writes_is_a_limit_by_name(make_server: Callable[..., LakebedS
     ).start()
     lake = server.lake()
     lake.create("t", bulk(1, 10))
-    stream = server.lake().begin(write_command("t"), bulk(1, 10).schema)
-    stream[0].write_table(bulk(1, 10))
+    # An upload that runs takes 16 MiB of it.
+    upload = OpenPut(server, new_upload(server.http()), length=1 << 20).send(b"some")
 
     def is_refused() -> bool:
         try:
@@ -186,5 +187,7 @@ def test_memory_of_writes_is_a_limit_by_name(make_server: Callable[..., LakebedS
     assert lake.received["x-lakebed-error-kind"] == "busy"
     check_delay(lake.received)
     assert lake.count("t") >= 1, "reads have their own"
-    finish(*stream)
+    upload.send(bytes((1 << 20) - 4))
+    assert "200" in upload.answer()
+    upload.close("closed")
     lake.write("t", bulk(1, 10))

@@ -316,11 +316,16 @@ def test_creates_with_one_write_id_get_one_receipt(
 
 
 def test_overwrites_that_make_one_table(server: LakebedServer, lake: Lake, table: str) -> None:
-    """An overwrite takes what is there, nothing or a table: none is refused as a second create."""
+    """An overwrite takes what is there, nothing or a table: none is refused as a second create. One
+    that was overtaken while it made the table is a conflict, and done when it is sent again."""
 
     def overwrite(i: int) -> Change:
-        rows = {i: f"writer {i}"}
-        receipt = server.lake().write(table, rows_of(rows), "overwrite")
+        rows, writer = {i: f"writer {i}"}, server.lake()
+        try:
+            receipt = writer.write(table, rows_of(rows), "overwrite")
+        except Failure:
+            assert writer.received["x-lakebed-error-kind"] == "conflict"
+            receipt = writer.write(table, rows_of(rows), "overwrite")
         return Change(receipt["version"], "overwrite", rows)
 
     changes = at_once(*[lambda i=i: overwrite(i) for i in range(4)])

@@ -184,7 +184,8 @@ def test_a_revoked_key_is_refused_at_once(own_server: LakebedServer) -> None:
 
 def test_a_key_that_expires(server: LakebedServer, table: str) -> None:
     server.lake().create(table, numbered(1))
-    soon = dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)
+    # Kept in milliseconds.
+    soon = (dt.datetime.now(dt.UTC) + dt.timedelta(seconds=2)).replace(microsecond=0)
     made = make_key(server.http(), "read", expires_at=soon.isoformat())
     reader = server.lake(made["key"])
     assert reader.read(table).num_rows == 1

@@ -25,7 +25,7 @@ use lance::dataset::transaction::{Operation, Transaction};
 use lance_table::format::Fragment;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
-use crate::durable::{DurableCommitHandler, sync_transaction};
+use crate::durable::{DurableCommitHandler, sync_file, sync_transaction};
 use crate::lance_error::{StreamError, from_lance};
 use crate::table::Branch;
 use crate::write_id::{WriteRecord, to_properties};
@@ -241,6 +241,7 @@ impl Branch {
         let committed = Arc::new(committed);
         let version = committed.version().version;
         self.publish(committed.clone()).await;
+        self.sync_versions(&committed).await?;
         if let Some(ids) = self.loaded_write_ids().await {
             ids.finish(version, writes);
             if ids.wants_checkpoint() {
@@ -259,6 +260,21 @@ impl Branch {
         }
         metrics::histogram!("lakebed_commit_seconds").record(started.elapsed().as_secs_f64());
         Ok(committed)
+    }
+
+    /// Makes sure of the entry of a manifest. The put of the manifest synced it, but a put that failed
+    /// there is tried again by lance, finds its own manifest and says that all is well.
+    async fn sync_versions(&self, committed: &Dataset) -> Result<()> {
+        let Some(folder) = self.shared.root.folder_of(&committed.branch_location().path)? else {
+            return Ok(());
+        };
+        tokio::task::spawn_blocking(move || sync_file(&folder.join("_versions")))
+            .await
+            .map_err(|error| Error::internal("sync task failed").with_source(error))?
+            .map_err(|error| {
+                let message = "the version is visible and may not be durable";
+                Error::new(ErrorKind::CommitUnknown, message).with_source(error)
+            })
     }
 
     /// Waits out a clock that stepped back by little. What it is behind by more is not waited for: the

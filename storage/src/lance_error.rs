@@ -8,6 +8,9 @@ use std::error::Error as _;
 
 use lakebed_core::{Error, ErrorKind};
 
+/// The system's words for a full disk.
+const NO_SPACE: &str = "No space left on device";
+
 /// Converts an error of lance.
 pub(crate) fn from_lance(error: lance::Error) -> Error {
     if error.is_commit_status_unknown() {
@@ -23,11 +26,17 @@ pub(crate) fn from_lance(error: lance::Error) -> Error {
         return own;
     }
     if is_disk_full(&error) {
-        return Error::new(ErrorKind::Unavailable, "the disk is full; nothing was written")
-            .with_retry_after_ms(5_000)
-            .with_source(error);
+        return Error::new(
+            ErrorKind::Unavailable,
+            format!("the disk is full ({NO_SPACE}); nothing was written"),
+        )
+        .with_retry_after_ms(5_000)
+        .with_source(error);
     }
-    let kind = kind_of(&error);
+    let kind = match kind_of(&error) {
+        ErrorKind::Internal => wrapped_kind(&error).unwrap_or(ErrorKind::Internal),
+        kind => kind,
+    };
     let message = match kind {
         ErrorKind::InvalidArgument | ErrorKind::NotFound => plain(&error),
         ErrorKind::Conflict => "another writer committed first".to_owned(),
@@ -96,11 +105,32 @@ fn own_error(error: &lance::Error) -> Option<Error> {
 }
 
 fn find_own(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
+    find(error, &|error| error.downcast_ref::<StreamError>().map(StreamError::to_error))
+}
+
+/// The kind of an error of lance that other errors are wrapped around, such as a store that did not
+/// answer while a plan ran.
+fn wrapped_kind(error: &lance::Error) -> Option<ErrorKind> {
+    let look = |error: &(dyn std::error::Error + 'static)| {
+        let kind = error.downcast_ref::<lance::Error>().map(kind_of)?;
+        Some(kind).filter(|kind| *kind != ErrorKind::Internal)
+    };
+    error
+        .external_source()
+        .and_then(|held| find(held.as_ref(), &look))
+        .or_else(|| find(error, &look))
+}
+
+/// The first thing that `look` finds in an error or below it.
+fn find<T>(
+    error: &(dyn std::error::Error + 'static),
+    look: &dyn Fn(&(dyn std::error::Error + 'static)) -> Option<T>,
+) -> Option<T> {
     use arrow_schema::ArrowError;
     use datafusion::error::DataFusionError;
 
-    if let Some(own) = error.downcast_ref::<StreamError>() {
-        return Some(own.to_error());
+    if let Some(found) = look(error) {
+        return Some(found);
     }
     // Boxed errors hide behind wrappers that do not show them as their source.
     let held: Option<&(dyn std::error::Error + 'static)> = match error.downcast_ref() {
@@ -116,21 +146,17 @@ fn find_own(error: &(dyn std::error::Error + 'static)) -> Option<Error> {
             },
         },
     };
-    held.and_then(find_own).or_else(|| error.source().and_then(find_own))
+    held.and_then(|held| find(held, look))
+        .or_else(|| error.source().and_then(|source| find(source, look)))
 }
 
-fn is_disk_full(error: &lance::Error) -> bool {
-    let mut next = error.source();
-    while let Some(cause) = next {
-        if let Some(io) = cause.downcast_ref::<std::io::Error>()
-            && io.kind() == std::io::ErrorKind::StorageFull
-        {
-            return true;
-        }
-        next = cause.source();
-    }
+fn is_disk_full(error: &(dyn std::error::Error + 'static)) -> bool {
+    let look = |error: &(dyn std::error::Error + 'static)| {
+        let io = error.downcast_ref::<std::io::Error>()?;
+        (io.kind() == std::io::ErrorKind::StorageFull).then_some(())
+    };
     // object_store and lance's writers keep only the text of some IO errors.
-    error.to_string().contains("No space left on device")
+    find(error, &look).is_some() || error.to_string().contains(NO_SPACE)
 }
 
 /// Lance's message without the source location it appends and without its variant's prefix.
@@ -221,13 +247,17 @@ pub(crate) fn from_object_store(error: object_store::Error, what: &str) -> Error
         object_store::Error::Precondition { .. } => ErrorKind::Conflict,
         _ => ErrorKind::Unavailable,
     };
-    Error::new(kind, format!("{what} failed in storage")).with_source(error)
+    let why = match is_disk_full(&error) {
+        true => format!(": the disk is full ({NO_SPACE})"),
+        false => String::new(),
+    };
+    Error::new(kind, format!("{what} failed in storage{why}")).with_source(error)
 }
 
 /// Converts an error of the local file system.
 pub(crate) fn from_io(error: std::io::Error, what: &str) -> Error {
     let message = match error.kind() {
-        std::io::ErrorKind::StorageFull => format!("{what}: the disk is full"),
+        std::io::ErrorKind::StorageFull => format!("{what}: the disk is full ({NO_SPACE})"),
         _ => format!("{what} failed: {error}"),
     };
     Error::new(ErrorKind::Unavailable, message).with_source(error)
