@@ -245,17 +245,7 @@ impl Branch {
         if let Some(ids) = self.loaded_write_ids().await {
             ids.finish(version, writes);
             if ids.wants_checkpoint() {
-                let now_ms = self.shared.clock.now_ms();
-                tokio::spawn(async move {
-                    let done = match ids.checkpoint().await {
-                        Ok(()) => ids.delete_old_segments(now_ms).await,
-                        Err(error) => Err(error),
-                    };
-                    if let Err(error) = done {
-                        // Nothing is lost: the transactions hold the ids until the next checkpoint.
-                        tracing::info!(error = %error.report(), "write id checkpoint failed");
-                    }
-                });
+                ids.checkpoint_in_background(self.shared.clock.now_ms());
             }
         }
         metrics::histogram!("lakebed_commit_seconds").record(started.elapsed().as_secs_f64());

@@ -195,7 +195,8 @@ impl Branch {
             .get_or_try_init(|| async {
                 let dataset = self.latest().await?;
                 let branch = self.name.as_deref().unwrap_or("main");
-                WriteIds::load(&self.shared.system, &self.entry.uid, branch, &dataset).await
+                let now_ms = self.shared.clock.now_ms();
+                WriteIds::load(&self.shared.system, &self.entry.uid, branch, &dataset, now_ms).await
             })
             .await
             .cloned()

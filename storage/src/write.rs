@@ -89,8 +89,8 @@ impl Table {
             return Ok(Start::Go(branch, Held { _reservation: None, _pin: pin }));
         };
         let ids = branch.write_ids().await?;
-        ids.catch_up(&*branch.latest().await?).await?;
         let now_ms = self.shared.clock.now_ms();
+        ids.catch_up(&*branch.latest().await?, now_ms).await?;
         let begun =
             ids.begin_in_turn(write_id, &options.mode, &options.schema_digest, now_ms).await?;
         Ok(match begun {

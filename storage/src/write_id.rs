@@ -17,16 +17,21 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
+use chrono::DateTime;
+use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Result};
 use lance::Dataset;
 use serde::{Deserialize, Serialize};
 
 use crate::lance_error::from_lance;
 use crate::system::SystemStore;
+use crate::version::version_at;
 
 const REMEMBERED_MAX: usize = 100_000;
 const REMEMBERED_MS: i64 = 7 * 24 * 3_600_000;
 const SEGMENT_VERSIONS: u64 = 256;
+/// Transactions that are read at the same time.
+const READS_AT_ONCE: usize = 16;
 /// How long a write waits for another with the same id.
 const TURN_WAIT: std::time::Duration = std::time::Duration::from_secs(30);
 const PROPERTY_PREFIX: &str = "lakebed.write.";
@@ -113,6 +118,7 @@ impl WriteIds {
         uid: &str,
         branch: &str,
         dataset: &Dataset,
+        now_ms: i64,
     ) -> Result<Arc<WriteIds>> {
         let folder = format!("write_ids/{uid}/{branch}");
         let mut inner = Inner::default();
@@ -147,16 +153,30 @@ impl WriteIds {
             inner: Mutex::new(inner),
             ended: tokio::sync::Notify::new(),
         };
-        ids.catch_up(dataset).await?;
-        Ok(Arc::new(ids))
+        ids.catch_up(dataset, now_ms).await?;
+        let ids = Arc::new(ids);
+        if ids.wants_checkpoint() {
+            // So that the next start does not read them again.
+            ids.clone().checkpoint_in_background(now_ms);
+        }
+        Ok(ids)
     }
 
-    /// Reads the transactions of versions that were committed since, by this server or another.
-    pub(crate) async fn catch_up(&self, dataset: &Dataset) -> Result<()> {
+    /// Reads the transactions of versions that were committed since, by this server or another, as far
+    /// back as ids are remembered.
+    pub(crate) async fn catch_up(&self, dataset: &Dataset, now_ms: i64) -> Result<()> {
         let latest = dataset.version().version;
         let seen = self.lock().seen;
-        for version in seen + 1..=latest {
-            match dataset.read_transaction_by_version(version).await {
+        let first = match latest.saturating_sub(seen) > SEGMENT_VERSIONS {
+            true => first_remembered(dataset, now_ms).await?.max(seen + 1),
+            false => seen + 1,
+        };
+        let reads = (first..=latest).map(|version| async move {
+            (version, dataset.read_transaction_by_version(version).await)
+        });
+        let mut transactions = futures::stream::iter(reads).buffered(READS_AT_ONCE);
+        while let Some((version, transaction)) = transactions.next().await {
+            match transaction {
                 Ok(Some(transaction)) => {
                     let found = from_properties(transaction.transaction_properties.as_deref());
                     let mut inner = self.lock();
@@ -259,6 +279,20 @@ impl WriteIds {
     pub(crate) fn wants_checkpoint(&self) -> bool {
         let inner = self.lock();
         inner.seen >= inner.checkpointed + SEGMENT_VERSIONS
+    }
+
+    /// Checkpoints in a task of its own. Nothing is lost when that fails: the transactions hold the ids
+    /// until the next checkpoint.
+    pub(crate) fn checkpoint_in_background(self: Arc<Self>, now_ms: i64) {
+        tokio::spawn(async move {
+            let done = match self.checkpoint().await {
+                Ok(()) => self.delete_old_segments(now_ms).await,
+                Err(error) => Err(error),
+            };
+            if let Err(error) = done {
+                tracing::info!(error = %error.report(), "write id checkpoint failed");
+            }
+        });
     }
 
     /// Writes what was learned since the last checkpoint. Runs in the background: until it is done the
@@ -389,4 +423,16 @@ fn from_properties(properties: Option<&HashMap<String, String>>) -> Vec<(String,
             Some((id.to_owned(), serde_json::from_str(value).ok()?))
         })
         .collect()
+}
+/// The first version whose ids are not forgotten for their age.
+async fn first_remembered(dataset: &Dataset, now_ms: i64) -> Result<u64> {
+    let Some(time) = DateTime::from_timestamp_millis(now_ms.saturating_sub(REMEMBERED_MS)) else {
+        return Ok(1);
+    };
+    match version_at(dataset, time).await {
+        Ok(version) => Ok(version),
+        // All are younger.
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(1),
+        Err(error) => Err(error),
+    }
 }
