@@ -171,7 +171,6 @@ def test_a_store_that_comes_back(
 
         asked = [
             lambda lake: lake.write("t", late, write_id="during"),
-            lambda lake: lake.upsert("t", late, ["id"]),
             lambda lake: lake.write("t", late, "overwrite"),
             lambda lake: lake.create("new", numbered(1), write_id="make"),
             lambda lake: lake.read("t"),
