@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from support.data import blob_cells, blobs, bulk, numbered
-from support.flight import Lake
+from support.flight import Lake, finish, write_command
 from support.s3 import BUCKET, S3Server
 from support.server import LakebedServer
 from support.waiting import wait_until
@@ -171,7 +171,6 @@ def test_a_store_that_comes_back(
 
         asked = [
             lambda lake: lake.write("t", late, write_id="during"),
-            lambda lake: lake.upsert("t", late, ["id"]),
             lambda lake: lake.write("t", late, "overwrite"),
             lambda lake: lake.create("new", numbered(1), write_id="make"),
             lambda lake: lake.read("t"),
@@ -203,5 +202,28 @@ def test_a_store_that_comes_back(
         lake.create("media", blob_cells([cell]))
         assert lake.read("media", blobs="bytes")["data"][0].as_py() == data
         assert lake.tables() == ["media", "new", "t"]
+    finally:
+        own.stop()
+
+
+def test_a_store_that_goes_away_under_an_upsert(
+    make_server: Callable[..., LakebedServer], tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """An upsert has read the table's newest version and not yet its rows when the store goes: that
+    is an unavailable store too, and no fault of the server's."""
+    own = S3Server(tmp_path_factory.mktemp("under")).start()
+    try:
+        server = make_server(data=f"s3://{BUCKET}/x", env=own.environment()).start()
+        lake = server.lake()
+        lake.create("t", numbered(100))
+        rows = numbered(5, start=98)
+        lake.upsert("t", numbered(1), ["id"])
+        stream = lake.begin(write_command("t", "upsert", on=["id"]), rows.schema)
+        stream[0].write_table(rows)
+        server.expect_log("store|s3|object|connect|maintenance|unavailable|audit")
+        server.lake().write("t", numbered(1, start=200))
+        own.stop()
+        with lake.refuses("unavailable"):
+            finish(*stream)
     finally:
         own.stop()

@@ -140,6 +140,18 @@ class LakebedServer:
             os.killpg(self.process.pid, signal.SIGKILL)
         self.process.wait(30)
         self.process = None
+        if self.wrapper and self.ready:
+            # The wrapper is gone; what it wrapped may still hold the lake.
+            wait_until(lambda: self._is_dead(self.pid), "the end of the killed server")
+
+    @staticmethod
+    def _is_dead(pid: int) -> bool:
+        """Whether no thread of a process runs any more."""
+        try:
+            tasks = [(task / "stat").read_text() for task in Path(f"/proc/{pid}/task").iterdir()]
+        except (FileNotFoundError, ProcessLookupError):
+            return True
+        return all(task.rsplit(")", 1)[1].split()[0] in {"Z", "X"} for task in tasks)
 
     def terminate(self, timeout_s: float = 60.0) -> int:
         """SIGTERM; the exit code."""
