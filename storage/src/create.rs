@@ -60,8 +60,15 @@ impl Lake {
             params.initial_bases = Some(vec![blob_base(shared, BLOB_BASE_ID)]);
         }
         let insert = InsertBuilder::new(uri.as_str()).with_params(&params);
-        let mut transaction =
-            Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)?;
+        let written = Box::pin(insert.execute_uncommitted_stream(source)).await;
+        let mut transaction = match written.map_err(write_error) {
+            Ok(transaction) => transaction,
+            // Lance looks for itself before it writes anything.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {
+                return self.lost(id, &options).await;
+            }
+            Err(error) => return Err(error),
+        };
 
         let record = counted.record(&options, shared.clock.now_ms());
         if let Some(write_id) = &options.write_id {
