@@ -27,7 +27,7 @@ const BATCH_BYTES: u64 = 4 << 20;
 /// Batches that are decoded ahead of the one that is sent.
 const BATCH_READAHEAD: usize = 2;
 /// Bytes that one scan may read ahead of its client, for columns and for blobs.
-const READ_AHEAD_BYTES: u64 = 32 << 20;
+const READ_AHEAD_BYTES: u64 = 16 << 20;
 /// Rows that are fetched at a time when rows are asked for by id.
 const TAKE_ROWS: usize = 4_096;
 
