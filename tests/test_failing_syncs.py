@@ -69,7 +69,9 @@ def test_a_write_whose_sync_fails(make_server: Make, folder: str, mode: str) -> 
     lance.dataset(str(server.table_path("t"))).validate()
 
 
-@pytest.mark.parametrize("folder", ["_lakebed/catalog/default", "default"])
+@pytest.mark.parametrize(
+    "folder", ["_lakebed/catalog/default", "default", "default/new.lance/_versions"]
+)
 def test_a_create_whose_sync_fails(make_server: Make, folder: str) -> None:
     """The table is there whole or not at all, and the create can be sent again."""
     server = started_with_failing(make_server, folder)

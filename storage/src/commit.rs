@@ -26,6 +26,7 @@ use lance_table::format::Fragment;
 use tokio::sync::{OwnedMutexGuard, oneshot};
 
 use crate::durable::{DurableCommitHandler, sync_file, sync_transaction};
+use crate::lake::Shared;
 use crate::lance_error::{StreamError, from_lance};
 use crate::table::Branch;
 use crate::write_id::{WriteRecord, to_properties};
@@ -241,7 +242,7 @@ impl Branch {
         let committed = Arc::new(committed);
         let version = committed.version().version;
         self.publish(committed.clone()).await;
-        self.sync_versions(&committed).await?;
+        sync_versions(&self.shared, &committed.branch_location().path).await?;
         if let Some(ids) = self.loaded_write_ids().await {
             ids.finish(version, writes);
             if ids.wants_checkpoint() {
@@ -250,21 +251,6 @@ impl Branch {
         }
         metrics::histogram!("lakebed_commit_seconds").record(started.elapsed().as_secs_f64());
         Ok(committed)
-    }
-
-    /// Makes sure of the entry of a manifest. The put of the manifest synced it, but a put that failed
-    /// there is tried again by lance, finds its own manifest and says that all is well.
-    async fn sync_versions(&self, committed: &Dataset) -> Result<()> {
-        let Some(folder) = self.shared.root.folder_of(&committed.branch_location().path)? else {
-            return Ok(());
-        };
-        tokio::task::spawn_blocking(move || sync_file(&folder.join("_versions")))
-            .await
-            .map_err(|error| Error::internal("sync task failed").with_source(error))?
-            .map_err(|error| {
-                let message = "the version is visible and may not be durable";
-                Error::new(ErrorKind::CommitUnknown, message).with_source(error)
-            })
     }
 
     /// Waits out a clock that stepped back by little. What it is behind by more is not waited for: the
@@ -306,4 +292,21 @@ impl Branch {
         )
         .with_retry_after_ms(1_000))
     }
+}
+
+/// Makes sure of the entry of a manifest below `base`, a table's folder. The put of the manifest synced
+/// it, but a put that failed there is tried again by lance, finds its own manifest and says that all is
+/// well.
+///
+/// # Errors
+/// `CommitUnknown` when the folder cannot be synced.
+pub(crate) async fn sync_versions(shared: &Shared, base: &object_store::path::Path) -> Result<()> {
+    let Some(folder) = shared.root.folder_of(base)? else { return Ok(()) };
+    tokio::task::spawn_blocking(move || sync_file(&folder.join("_versions")))
+        .await
+        .map_err(|error| Error::internal("sync task failed").with_source(error))?
+        .map_err(|error| {
+            let message = "the version is visible and may not be durable";
+            Error::new(ErrorKind::CommitUnknown, message).with_source(error)
+        })
 }

@@ -10,6 +10,7 @@ use lance::dataset::{CommitBuilder, InsertBuilder, WriteMode};
 use lance_file::version::LanceFileVersion;
 
 use crate::blob::{BlobWriter, blob_base, has_blob_column};
+use crate::commit::sync_versions;
 use crate::durable::{DurableCommitHandler, sync_transaction};
 use crate::lake::Lake;
 use crate::scan::BatchStream;
@@ -117,6 +118,7 @@ impl Lake {
             }
             return Err(error);
         }
+        sync_versions(shared, &base).await?;
         match self.register(id, &location).await {
             Ok(_) => {}
             // Somebody asked for the name between commit and here, and adopted what we made.

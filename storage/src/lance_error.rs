@@ -4,8 +4,6 @@
 //! run time. The two questions that cut across variants, "is it back-pressure" and "is the commit's
 //! fate unknown", are asked first, because lance may wrap the answer in any variant.
 
-use std::error::Error as _;
-
 use lakebed_core::{Error, ErrorKind};
 
 /// The system's words for a full disk.

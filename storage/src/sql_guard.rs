@@ -7,7 +7,7 @@
 //! cannot be refused later.
 //!
 //! The depth is estimated from tokens: operators since the last `,`, `AND` or `OR` on this level of
-//! parentheses, added up over the open levels. That is never below the real depth but for the chain of
+//! parentheses or of `CASE … END`, added up over the open levels. That is never below the real depth but for the chain of
 //! `AND` and `OR`, which is limited by itself.
 
 use datafusion::sql::sqlparser::dialect::{Dialect, GenericDialect};
@@ -53,9 +53,10 @@ impl Dialect for LanceDialect {
     }
 }
 
-/// One open level of parentheses, brackets or the text itself.
+/// One open level of parentheses, brackets, `CASE` or the text itself.
 #[derive(Debug, Default)]
 struct Level {
+    is_case: bool,
     /// Operators since the last token that begins a new operand list.
     run: usize,
     /// `BETWEEN`s whose `AND` has not come.
@@ -87,12 +88,15 @@ pub(crate) fn check_sql(sql: &str, limits: &Limits) -> Result<()> {
                 below += level.run;
                 levels.push(Level::default());
             }
+            // One too many is left to the parser to say.
             Token::RParen | Token::RBracket | Token::RBrace => {
-                if levels.len() == 1 {
-                    continue; // the parser will say so
+                while levels.len() > 1 {
+                    let closed = levels.pop();
+                    below -= levels.last().map_or(0, |level| level.run);
+                    if closed.is_some_and(|level| !level.is_case) {
+                        break;
+                    }
                 }
-                levels.pop();
-                below -= levels.last().map_or(0, |level| level.run);
             }
             Token::Comma | Token::SemiColon => level.run = 0,
             Token::Word(word) if word.quote_style.is_none() => match word.keyword {
@@ -101,7 +105,17 @@ pub(crate) fn check_sql(sql: &str, limits: &Limits) -> Result<()> {
                     terms += 1;
                     level.run = 0;
                 }
-                Keyword::WHEN | Keyword::THEN | Keyword::ELSE => level.run = 0,
+                Keyword::CASE => {
+                    level.run += 1;
+                    below += level.run;
+                    levels.push(Level { is_case: true, ..Level::default() });
+                }
+                Keyword::WHEN | Keyword::THEN | Keyword::ELSE if level.is_case => level.run = 0,
+                // Elsewhere it is a column's name.
+                Keyword::END if level.is_case => {
+                    levels.pop();
+                    below -= levels.last().map_or(0, |level| level.run);
+                }
                 Keyword::BETWEEN => {
                     level.betweens += 1;
                     // Chains of them are not cut by their own `AND`.
@@ -120,7 +134,6 @@ pub(crate) fn check_sql(sql: &str, limits: &Limits) -> Result<()> {
                 | Keyword::AT
                 | Keyword::DIV
                 | Keyword::XOR
-                | Keyword::CASE
                 | Keyword::OVERLAPS => {
                     level.run += 1;
                 }
@@ -212,6 +225,8 @@ mod tests {
             format!("a = {}1", many("- ")),
             format!("{}a", many("NOT ")),
             format!("{}a{}", many("abs("), many(")")),
+            format!("a = 1{}", many(" + CASE WHEN a THEN 1 ELSE 2 END")),
+            format!("a = 1{}", many(" + (end)")),
             format!("a + (b{} + (c{}))", " + 1".repeat(150), " + 1".repeat(150)),
         ] {
             let error = check(&sql).unwrap_err();
