@@ -81,13 +81,13 @@ fn named(database: &DatabaseName, descriptor: &FlightDescriptor) -> Result<Named
 }
 
 fn not_json(command: &[u8]) -> Error {
-    if let Ok(any) = Any::decode(command) {
-        if let Some(name) = any.type_url.strip_prefix(SQL_TYPE_PREFIX) {
-            return Error::new(
-                ErrorKind::NotImplemented,
-                format!("flight sql command {} is not built yet", shown(name)),
-            );
-        }
+    if let Ok(any) = Any::decode(command)
+        && let Some(name) = any.type_url.strip_prefix(SQL_TYPE_PREFIX)
+    {
+        return Error::new(
+            ErrorKind::NotImplemented,
+            format!("flight sql command {} is not built yet", shown(name)),
+        );
     }
     Error::invalid("command is neither a JSON object nor a flight sql message")
 }

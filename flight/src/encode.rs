@@ -290,7 +290,7 @@ impl Plain {
         let (first, last) = (own[0], own[data.len()]);
         if first == O::default() {
             let width = size_of::<O>();
-            self.push(buffer.slice_with_length(data.offset() * width, own.len() * width));
+            self.push(buffer.slice_with_length(data.offset() * width, size_of_val(own)));
         } else {
             self.push(own.iter().map(|offset| offset.minus(first)).collect());
         }

@@ -16,10 +16,10 @@ use crate::error::ApiError;
 
 /// Refuses requests that a foreign page made, on a server that lets everybody in.
 pub(crate) async fn guard(State(door): State<Door>, request: Request, next: Next) -> Response {
-    if door.options.allow_anonymous {
-        if let Err(error) = check(&request) {
-            return ApiError::from(error).into_response();
-        }
+    if door.options.allow_anonymous
+        && let Err(error) = check(&request)
+    {
+        return ApiError::from(error).into_response();
     }
     next.run(request).await
 }
@@ -36,7 +36,7 @@ fn check<B>(request: &http::Request<B>) -> Result<(), Error> {
         Some(host) => host.to_str().ok(),
         None => request.uri().authority().map(|authority| authority.as_str()),
     };
-    if !host.is_some_and(|host| is_loopback(host)) {
+    if !host.is_some_and(is_loopback) {
         return Err(denied("the Host header"));
     }
     if let Some(origin) = request.headers().get(ORIGIN) {

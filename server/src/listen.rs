@@ -100,10 +100,10 @@ async fn bind_pair(ip: IpAddr) -> Result<(TcpListener, TcpListener), Exit> {
             .local_addr()
             .map_err(|error| Exit::failed(format!("ask for a port: {error}")))?
             .port();
-        if let Some(next) = port.checked_add(1) {
-            if let Ok(flight) = TcpListener::bind(SocketAddr::new(ip, next)).await {
-                return Ok((http, flight));
-            }
+        if let Some(next) = port.checked_add(1)
+            && let Ok(flight) = TcpListener::bind(SocketAddr::new(ip, next)).await
+        {
+            return Ok((http, flight));
         }
         tried.push(http);
     }

@@ -289,10 +289,11 @@ impl Service {
         let system = self.lake.system();
         let record =
             KeyRecord::new(ADMIN_KEY_ID, ADMIN_KEY_ID, Role::Admin, secret, self.clock.now_ms());
-        if let Some(known) = load(system, ADMIN_KEY_ID).await? {
-            if known.revoked_at_ms.is_none() && known.sha256 == record.sha256 {
-                return Ok(());
-            }
+        if let Some(known) = load(system, ADMIN_KEY_ID).await?
+            && known.revoked_at_ms.is_none()
+            && known.sha256 == record.sha256
+        {
+            return Ok(());
         }
         system.put(&path(ADMIN_KEY_ID), encode(&record)?).await?;
         self.keys.forget(ADMIN_KEY_ID);

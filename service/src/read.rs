@@ -16,8 +16,11 @@ use crate::{BatchStream, Service};
 
 /// A version is cut into at most this many parts.
 const PARTS_MAX: u64 = 16;
-/// Parts below this many bytes are not worth a connection.
+/// A few parts, for a client with a few readers, may be this small.
+const FEW_PARTS: u64 = 4;
 const PART_BYTES_MIN: u64 = 32 << 20;
+/// More parts than that have to be larger: each begins with a pause of some milliseconds.
+const MANY_PARTS_BYTES_MIN: u64 = 128 << 20;
 const PART_ROWS_MIN: u64 = 4_096;
 /// Memory that one open read may take for read-ahead.
 const READ_BYTES: usize = 8 << 20;
@@ -309,7 +312,10 @@ fn split(snapshot: &Snapshot, command: &ReadCommand) -> Vec<Option<Vec<Slice>>> 
         return vec![None];
     }
     let parts_max = match snapshot.data_bytes() {
-        Some(bytes) => (bytes / PART_BYTES_MIN).clamp(1, PARTS_MAX),
+        Some(bytes) => (bytes / PART_BYTES_MIN)
+            .min(FEW_PARTS)
+            .max(bytes / MANY_PARTS_BYTES_MIN)
+            .clamp(1, PARTS_MAX),
         None => PARTS_MAX,
     };
     let parts = snapshot.split(usize::try_from(parts_max).unwrap_or(1), PART_ROWS_MIN);

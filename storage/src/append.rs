@@ -40,7 +40,7 @@ impl Table {
         let counted = Arc::new(Counted::default());
         let source = conformed(conform, batches, counted.clone());
         let params = write_params(shared, WriteMode::Append);
-        let insert = InsertBuilder::new(dataset).with_params(&params);
+        let insert = InsertBuilder::new(shared.root.writable(&dataset).await?).with_params(&params);
         let transaction =
             Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)?;
         let record = counted.record(&options, shared.clock.now_ms());

@@ -5,9 +5,9 @@
 //! ```
 //!
 //! Why not lance's own way (`BlobHandling::AllBinary`): it cuts batches by rows, before the sizes of
-//! their blobs are known, and reads a blob of any size; nor does it know other names for blobs. Descriptors say the sizes first, so a group of
-//! rows holds about one batch's bytes, and what is too large for a batch is refused before any of it is
-//! read. Two groups are in memory at most: the one that is sent and the next.
+//! their blobs are known, and reads a blob of any size; nor does it know other names for blobs.
+//! Descriptors say the sizes first, so a group of rows holds about one batch's bytes, and what is too
+//! large for a batch is refused before any of it is read. Two groups are in memory at most: the one that is sent and the next.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -303,7 +303,7 @@ mod tests {
         assert_eq!(cut_rows(&[], 10), Vec::<Range<usize>>::new());
         assert_eq!(cut_rows(&[3, 3, 3, 3, 3], 10), [0..3, 3..5]);
         assert_eq!(cut_rows(&[50, 1, 1, 50, 50], 10), [0..1, 1..3, 3..4, 4..5]);
-        assert_eq!(cut_rows(&[0; 1_000], 10), [0..1_000]);
+        assert_eq!(cut_rows(&[0; 1_000], 10), std::slice::from_ref(&(0..1_000)));
         assert_eq!(cut_rows(&[u64::MAX, u64::MAX], 10), [0..1, 1..2]);
     }
 

@@ -1,8 +1,9 @@
 //! What "acknowledged is durable" rests on for a local lake.
 //!
-//! Lance never calls fsync on local files. Data, deletion, index and blob files are written by its own
-//! writer (a temporary file, then a rename), which bypasses the object store; only manifests, tags and
-//! transaction files go through it. So durability has two halves:
+//! Lance never calls fsync on local files. Files of upserts, deletions and indexes are written by its own
+//! writer (a temporary file, then a rename), which bypasses the object store; manifests, tags and
+//! transaction files go through it, and the data files of appends, overwrites and new tables through one
+//! for them alone. So durability has two halves:
 //!
 //! 1. [`sync_transaction`] syncs every file that a transaction adds, then their folders, before the
 //!    transaction is committed. `commit.rs` calls it; there is no other way to commit.
@@ -12,7 +13,7 @@
 //! A transaction's own file, which lance writes beside the manifest, is synced by
 //! [`DurableCommitHandler`] between the two. On S3 all of this is nothing to do: a put that returned is durable.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,10 +31,20 @@ use object_store::local::LocalFileSystem;
 use url::Url;
 
 use crate::lance_error::from_io;
+use crate::local_parts::LocalParts;
 
-/// Lance's local store with puts that are synced before they return.
+/// The storage option that asks for the store of data files, see `local_parts.rs`.
+pub(crate) const DATA_FILES_OPTION: &str = "lakebed_data_files";
+/// Lance bypasses a local store unless its prefix says that it is not simply the file system.
+const DATA_FILES_PREFIX: &str = "file$lakebed_data_files";
+
+/// Lance's local store with puts that are synced before they return, and the one for data files.
 #[derive(Debug, Default)]
 pub(crate) struct DurableFileProvider(FileStoreProvider);
+
+fn is_for_data_files(options: Option<&HashMap<String, String>>) -> bool {
+    options.is_some_and(|options| options.contains_key(DATA_FILES_OPTION))
+}
 
 #[async_trait::async_trait]
 impl ObjectStoreProvider for DurableFileProvider {
@@ -43,7 +54,14 @@ impl ObjectStoreProvider for DurableFileProvider {
         params: &ObjectStoreParams,
     ) -> lance::Result<ObjectStore> {
         let mut store = self.0.new_store(base_path, params).await?;
-        store.inner = Arc::new(LocalFileSystem::new().with_fsync(true));
+        if is_for_data_files(params.storage_options()) {
+            store.inner = Arc::new(LocalParts::new());
+            store.store_prefix = DATA_FILES_PREFIX.to_owned();
+            // Parts that grow would take more and more memory.
+            store.use_constant_size_upload_parts = true;
+        } else {
+            store.inner = Arc::new(LocalFileSystem::new().with_fsync(true));
+        }
         Ok(store)
     }
 
@@ -54,8 +72,11 @@ impl ObjectStoreProvider for DurableFileProvider {
     fn calculate_object_store_prefix(
         &self,
         url: &Url,
-        storage_options: Option<&std::collections::HashMap<String, String>>,
+        storage_options: Option<&HashMap<String, String>>,
     ) -> lance::Result<String> {
+        if is_for_data_files(storage_options) {
+            return Ok(DATA_FILES_PREFIX.to_owned());
+        }
         self.0.calculate_object_store_prefix(url, storage_options)
     }
 }

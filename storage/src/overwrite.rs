@@ -44,7 +44,8 @@ impl Table {
         let counted = Arc::new(Counted::default());
         let source = conformed(conform, batches, counted.clone());
         let params = write_params(shared, WriteMode::Overwrite);
-        let insert = InsertBuilder::new(branch.latest().await?).with_params(&params);
+        let dataset = shared.root.writable(&*branch.latest().await?).await?;
+        let insert = InsertBuilder::new(dataset).with_params(&params);
         let mut transaction =
             Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)?;
 

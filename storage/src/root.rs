@@ -9,6 +9,7 @@ use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 
 use lakebed_core::{Error, Result};
+use lance::Dataset;
 use lance::dataset::ReadParams;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
@@ -19,8 +20,8 @@ use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
-use crate::durable::{DurableFileProvider, create_folder_durably};
-use crate::lance_error::{from_io, from_object_store};
+use crate::durable::{DATA_FILES_OPTION, DurableFileProvider, create_folder_durably};
+use crate::lance_error::{from_io, from_lance, from_object_store};
 
 /// The lake's own folder for system state.
 pub(crate) const SYSTEM_FOLDER: &str = "_lakebed";
@@ -121,6 +122,29 @@ impl Root {
             ));
         }
         params
+    }
+
+    /// Store parameters for writing data files below the root.
+    pub(crate) fn data_file_params(&self) -> ObjectStoreParams {
+        if self.local.is_none() {
+            return self.store_params();
+        }
+        let option = [(DATA_FILES_OPTION.to_owned(), "true".to_owned())];
+        ObjectStoreParams {
+            storage_options_accessor: Some(Arc::new(StorageOptionsAccessor::with_static_options(
+                option.into(),
+            ))),
+            ..Default::default()
+        }
+    }
+
+    /// `dataset` with the store that its data files are to be written through.
+    pub(crate) async fn writable(&self, dataset: &Dataset) -> Result<Arc<Dataset>> {
+        let params = self.data_file_params();
+        let registry = self.session.store_registry();
+        let location = lance_io::object_store::uri_to_url(dataset.uri()).map_err(from_lance)?;
+        let store = registry.get_store(location, &params).await.map_err(from_lance)?;
+        Ok(Arc::new(dataset.with_object_store(store, Some(params))))
     }
 
     /// A builder that opens the dataset at `location` with our session and stores.

@@ -21,9 +21,14 @@ use crate::sql_guard::check_sql;
 /// Batches with the error that ended them.
 pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
 
-/// Rows and bytes of one batch of a scan.
-const BATCH_ROWS: usize = 65_536;
-const BATCH_BYTES: u64 = 4 << 20;
+/// Rows of one batch of a scan.
+const BATCH_ROWS: u64 = 65_536;
+/// Bytes of one batch of a scan: as much as goes into one message on the wire, so that nothing is joined
+/// or cut there.
+const BATCH_BYTES: u64 = 2 << 20;
+/// Where rows are wider than those that were looked at, lance makes the following batches smaller.
+/// More than a page's dictionary, see `row_width.rs`.
+const BATCH_BYTES_MAX: u64 = 32 << 20;
 /// Batches that are decoded ahead of the one that is sent.
 const BATCH_READAHEAD: usize = 2;
 /// Bytes that one scan may read ahead of its client, for columns and for blobs.
@@ -101,7 +106,7 @@ impl Snapshot {
         if let Some(bytes) = BlobBytes::of(self, spec) {
             return self.scan_with_blob_bytes(spec, bytes).await;
         }
-        let scanner = self.scanner(spec).await?;
+        let scanner = self.sized_scanner(spec).await?;
         let stream =
             Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
         let schema = lance_io::stream::RecordBatchStream::schema(&stream);
@@ -120,7 +125,7 @@ impl Snapshot {
         bytes: BlobBytes,
     ) -> Result<(SchemaRef, BatchStream)> {
         let schema = self.scan_schema(spec).await?;
-        let mut scanner = self.scanner(spec).await?;
+        let mut scanner = self.sized_scanner(spec).await?;
         scanner.with_row_id();
         let stream =
             Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
@@ -160,13 +165,19 @@ impl Snapshot {
         if let Some(slices) = &spec.slices {
             self.restrict(&mut scanner, slices).await?;
         }
-        scanner.scan_in_order(!spec.unordered).io_buffer_size(READ_AHEAD_BYTES);
-        // Batches are cut by rows before their bytes are known, and several are decoded at once.
         scanner
-            .batch_size(self.batch_rows())
-            .batch_size_bytes(BATCH_BYTES)
+            .scan_in_order(!spec.unordered)
+            .io_buffer_size(READ_AHEAD_BYTES)
             .batch_readahead(BATCH_READAHEAD)
             .fragment_readahead(1);
+        Ok(scanner)
+    }
+
+    /// A scanner whose batches have about one size.
+    async fn sized_scanner(&self, spec: &ScanSpec) -> Result<Scanner> {
+        let mut scanner = self.scanner(spec).await?;
+        let rows = self.rows_of(spec, BATCH_BYTES, BATCH_ROWS).await?;
+        scanner.batch_size(rows as usize).batch_size_bytes(BATCH_BYTES_MAX);
         Ok(scanner)
     }
 
@@ -197,13 +208,18 @@ impl Snapshot {
         Ok(())
     }
 
-    /// Rows that make about one batch's bytes, by the average row of the version.
-    fn batch_rows(&self) -> usize {
-        let fragments = self.dataset.fragments();
-        let rows: usize = fragments.iter().filter_map(|fragment| fragment.physical_rows).sum();
-        let bytes = self.data_bytes().unwrap_or(0).max(1);
-        let row_bytes = (bytes / rows.max(1) as u64).max(1);
-        usize::try_from(BATCH_BYTES / row_bytes).unwrap_or(BATCH_ROWS).clamp(256, BATCH_ROWS)
+    /// All fragments of the version.
+    pub(crate) fn whole_fragments(&self) -> Vec<Slice> {
+        self.dataset
+            .fragments()
+            .iter()
+            .map(|fragment| Slice {
+                fragment: fragment.id as u32,
+                start: 0,
+                rows: fragment.physical_rows.unwrap_or(0) as u64,
+            })
+            .filter(|slice| slice.rows > 0)
+            .collect()
     }
 
     /// Whether a top-level column is a blob column.
@@ -303,13 +319,8 @@ impl Snapshot {
     /// Cuts the version into at most `parts_max` runs of about equal rows, in stored order, none of them
     /// (but the last of a fragment) below `rows_min`. Empty for a version without rows.
     pub fn split(&self, parts_max: usize, rows_min: u64) -> Vec<Vec<Slice>> {
-        let fragments: Vec<(u32, u64)> = self
-            .dataset
-            .fragments()
-            .iter()
-            .map(|fragment| (fragment.id as u32, fragment.physical_rows.unwrap_or(0) as u64))
-            .filter(|(_, rows)| *rows > 0)
-            .collect();
+        let whole = self.whole_fragments();
+        let fragments: Vec<(u32, u64)> = whole.iter().map(|all| (all.fragment, all.rows)).collect();
         split_rows(&fragments, parts_max, rows_min)
     }
 }

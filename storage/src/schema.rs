@@ -41,8 +41,7 @@ pub(crate) fn client_schema(schema: &lance_core::datatypes::Schema) -> SchemaRef
 /// `InvalidArgument` naming the column that cannot be stored, or the limit that is hit.
 pub fn stored_schema(sent: &Schema, limits: &Limits) -> Result<SchemaRef> {
     check_names(sent, limits)?;
-    let fields: Vec<FieldRef> =
-        sent.fields().iter().map(|field| stored_field(field)).collect::<Result<_>>()?;
+    let fields: Vec<FieldRef> = sent.fields().iter().map(stored_field).collect::<Result<_>>()?;
     Ok(Arc::new(Schema::new_with_metadata(fields, sent.metadata().clone())))
 }
 

@@ -39,7 +39,7 @@ pub enum Prepared {
     /// The same write was done before.
     Repeat(CommitReceipt),
     /// The rows are all here and fit.
-    Ready(PreparedUpsert),
+    Ready(Box<PreparedUpsert>),
 }
 
 /// An upsert whose rows were received, conformed and checked; nothing of it is in the table yet.
@@ -86,7 +86,7 @@ impl Table {
         if wants_key_index {
             check_new_keys(&latest, on, &schema, keys).await?;
         }
-        Ok(Prepared::Ready(PreparedUpsert {
+        Ok(Prepared::Ready(Box::new(PreparedUpsert {
             branch,
             on: on.to_vec(),
             schema,
@@ -95,7 +95,7 @@ impl Table {
             options,
             wants_key_index,
             _held: held,
-        }))
+        })))
     }
 
     async fn receive(

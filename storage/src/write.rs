@@ -9,13 +9,15 @@ use arrow_schema::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt};
-use lakebed_core::Result;
+use lakebed_core::{Error, Result};
 use lance::dataset::{WriteMode, WriteParams};
 use lance_file::version::LanceFileVersion;
+use lance_file::writer::FileWriterOptions;
 
 use crate::blob::BLOB_IN_TABLE_BYTES_MAX;
 use crate::lake::Shared;
 use crate::lance_error::StreamError;
+use crate::pieces::{owned, pieces};
 use crate::pins::Pin;
 use crate::scan::BatchStream;
 use crate::schema::Conform;
@@ -166,6 +168,14 @@ pub(crate) fn conformed(
                 conform.apply(&batch, first_row).await
             }
         })
+        .map_ok(|batch| futures::stream::iter(pieces(&batch).into_iter().map(Ok)))
+        .try_flatten()
+        .and_then(|piece| {
+            let owned = owned(&piece);
+            std::future::ready(
+                owned.map_err(|error| Error::internal("copy rows").with_source(error)),
+            )
+        })
         .map_err(|error| {
             datafusion::error::DataFusionError::External(Box::new(StreamError::new(&error)))
         });
@@ -186,12 +196,17 @@ pub(crate) fn write_params(shared: &Shared, mode: WriteMode) -> WriteParams {
         mode,
         max_rows_per_file: FILE_ROWS_MAX,
         max_bytes_per_file: FILE_BYTES_MAX,
-        store_params: Some(shared.root.store_params()),
+        store_params: Some(shared.root.data_file_params()),
         session: Some(shared.root.session().clone()),
         data_storage_version: Some(LanceFileVersion::V2_2),
         enable_stable_row_ids: true,
         enable_v2_manifest_paths: true,
         skip_auto_cleanup: true,
+        file_writer_options: Some(FileWriterOptions {
+            // See `pieces.rs`, which copies what must not be kept.
+            keep_original_array: Some(true),
+            ..Default::default()
+        }),
         blob_pack_file_size_threshold: Some(64 * BLOB_IN_TABLE_BYTES_MAX as usize),
         ..Default::default()
     }
