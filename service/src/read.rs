@@ -20,7 +20,7 @@ const PARTS_MAX: u64 = 16;
 const FEW_PARTS: u64 = 4;
 const PART_BYTES_MIN: u64 = 32 << 20;
 /// More parts than that have to be larger: each begins with a pause of some milliseconds.
-const MANY_PARTS_BYTES_MIN: u64 = 128 << 20;
+const MANY_PARTS_BYTES_MIN: u64 = 256 << 20;
 const PART_ROWS_MIN: u64 = 4_096;
 /// Memory that one open read may take for read-ahead.
 const READ_BYTES: usize = 8 << 20;
