@@ -47,6 +47,7 @@ mod test_lake;
 mod upload;
 mod upsert;
 mod version;
+mod wide_columns;
 mod write;
 mod write_id;
 

@@ -22,10 +22,10 @@ use crate::sql_guard::check_sql;
 pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
 
 /// Rows of one batch of a scan.
-const BATCH_ROWS: u64 = 65_536;
+pub(crate) const BATCH_ROWS: u64 = 65_536;
 /// Bytes of one batch of a scan: as much as goes into one message on the wire, so that nothing is joined
 /// or cut there.
-const BATCH_BYTES: u64 = 2 << 20;
+pub(crate) const BATCH_BYTES: u64 = 2 << 20;
 /// Where rows are wider than those that were looked at, lance makes the following batches smaller.
 /// More than a page's dictionary, see `row_width.rs`.
 const BATCH_BYTES_MAX: u64 = 32 << 20;
@@ -106,7 +106,20 @@ impl Snapshot {
         if let Some(bytes) = BlobBytes::of(self, spec) {
             return self.scan_with_blob_bytes(spec, bytes).await;
         }
-        let scanner = self.sized_scanner(spec).await?;
+        if let Some(found) = self.scan_wide(spec).await? {
+            return Ok(found);
+        }
+        let rows = self.rows_of(spec, BATCH_BYTES, BATCH_ROWS).await?;
+        self.scan_rows(spec, rows).await
+    }
+
+    /// Opens a scan with at most `rows` rows in a batch.
+    pub(crate) async fn scan_rows(
+        &self,
+        spec: &ScanSpec,
+        rows: u64,
+    ) -> Result<(SchemaRef, BatchStream)> {
+        let scanner = self.sized_scanner(spec, rows).await?;
         let stream =
             Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
         let schema = lance_io::stream::RecordBatchStream::schema(&stream);
@@ -125,7 +138,8 @@ impl Snapshot {
         bytes: BlobBytes,
     ) -> Result<(SchemaRef, BatchStream)> {
         let schema = self.scan_schema(spec).await?;
-        let mut scanner = self.sized_scanner(spec).await?;
+        let rows = self.rows_of(spec, BATCH_BYTES, BATCH_ROWS).await?;
+        let mut scanner = self.sized_scanner(spec, rows).await?;
         scanner.with_row_id();
         let stream =
             Box::pin(scanner.try_into_stream()).await.map_err(|error| bad_plan(spec, error))?;
@@ -173,10 +187,8 @@ impl Snapshot {
         Ok(scanner)
     }
 
-    /// A scanner whose batches have about one size.
-    async fn sized_scanner(&self, spec: &ScanSpec) -> Result<Scanner> {
+    async fn sized_scanner(&self, spec: &ScanSpec, rows: u64) -> Result<Scanner> {
         let mut scanner = self.scanner(spec).await?;
-        let rows = self.rows_of(spec, BATCH_BYTES, BATCH_ROWS).await?;
         scanner.batch_size(rows as usize).batch_size_bytes(BATCH_BYTES_MAX);
         Ok(scanner)
     }
