@@ -17,6 +17,7 @@ use crate::blob_bytes::{BlobBytes, row_id_column};
 use crate::lance_error::from_lance;
 use crate::snapshot::Snapshot;
 use crate::sql_guard::check_sql;
+use crate::wide_columns::WideTake;
 
 /// Batches with the error that ended them.
 pub type BatchStream = Pin<Box<dyn Stream<Item = Result<RecordBatch>> + Send>>;
@@ -258,16 +259,17 @@ impl Snapshot {
             ));
         }
         let schema = self.scan_schema(&ScanSpec { row_ids: None, ..spec.clone() }).await?;
+        let wide = self.wide_take(spec, &schema, row_ids.len()).await?;
         let chunks: Vec<Vec<u64>> = row_ids.chunks(TAKE_ROWS).map(<[u64]>::to_vec).collect();
         // The first is taken before the answer begins: most mistakes show there.
         let first = match chunks.first() {
-            Some(chunk) => Some((self.take_chunk(spec, chunk).await?, chunk.clone())),
+            Some(chunk) => Some((self.take_chunk(spec, &wide, chunk).await?, chunk.clone())),
             None => None,
         };
         let (snapshot, owned) = (self.clone(), spec.clone());
         let rest = futures::stream::iter(chunks.into_iter().skip(1)).then(move |chunk| {
-            let (snapshot, spec) = (snapshot.clone(), owned.clone());
-            async move { Ok((snapshot.take_chunk(&spec, &chunk).await?, chunk)) }
+            let (snapshot, spec, wide) = (snapshot.clone(), owned.clone(), wide.clone());
+            async move { Ok((snapshot.take_chunk(&spec, &wide, &chunk).await?, chunk)) }
         });
         let taken = futures::stream::iter(first.map(Ok)).chain(rest);
         if let Some(bytes) = BlobBytes::of(self, spec) {
@@ -278,14 +280,22 @@ impl Snapshot {
         Ok((schema, batches.boxed()))
     }
 
-    async fn take_chunk(&self, spec: &ScanSpec, row_ids: &[u64]) -> Result<RecordBatch> {
-        let projection = match &spec.projection {
-            Projection::All => ProjectionRequest::from_schema(self.dataset.schema().clone()),
-            Projection::Names(names) => {
+    async fn take_chunk(
+        &self,
+        spec: &ScanSpec,
+        wide: &Option<WideTake>,
+        row_ids: &[u64],
+    ) -> Result<RecordBatch> {
+        let projection = match (wide, &spec.projection) {
+            (Some(wide), _) => wide.others(self.dataset.schema()),
+            (None, Projection::All) => {
+                ProjectionRequest::from_schema(self.dataset.schema().clone())
+            }
+            (None, Projection::Names(names)) => {
                 self.check_columns(names)?;
                 ProjectionRequest::from_columns(names, self.dataset.schema())
             }
-            Projection::Expressions(pairs) => {
+            (None, Projection::Expressions(pairs)) => {
                 ProjectionRequest::from_sql(pairs.iter().map(|(a, b)| (a.clone(), b.clone())))
             }
         };
@@ -294,7 +304,10 @@ impl Snapshot {
         if batch.num_rows() != row_ids.len() {
             return Err(self.missing_row(row_ids).await?);
         }
-        Ok(batch)
+        match wide {
+            Some(wide) => wide.complete(batch).await,
+            None => Ok(batch),
+        }
     }
 
     async fn missing_row(&self, row_ids: &[u64]) -> Result<Error> {

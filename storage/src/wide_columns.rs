@@ -35,6 +35,9 @@ use lance_file::reader::FileReader;
 use lance_io::scheduler::{ScanScheduler, SchedulerConfig};
 use lance_table::format::{DataFile, Fragment};
 
+mod take;
+pub(crate) use take::WideTake;
+
 use crate::lance_error::{from_io, from_lance};
 use crate::scan::{BATCH_BYTES, BATCH_ROWS, BatchStream, Projection, ScanSpec, Slice};
 use crate::snapshot::Snapshot;

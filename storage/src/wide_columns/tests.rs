@@ -161,3 +161,35 @@ async fn vectors_with_nulls_are_left_to_lance() {
     let (schema, batches) = snapshot.scan(&ScanSpec::default()).await.unwrap();
     assert_eq!(rows(&schema, batches).await.columns(), batch.columns());
 }
+
+#[tokio::test]
+async fn rows_by_id_agree_with_a_scan() {
+    let (lake, _folder) = test_lake::lake().await;
+    let snapshot = two_files(&lake).await;
+    let (schema, batches) = snapshot.scan(&ScanSpec::default()).await.unwrap();
+    let all = rows(&schema, batches).await;
+    // Each row once or more, in no order.
+    let row_ids: Vec<u64> = (0..9_000).map(|n| n * 7_919 % all.num_rows() as u64).collect();
+    let places = arrow_array::UInt64Array::from(row_ids.clone());
+    let expected = arrow_select::take::take_record_batch(&all, &places).unwrap();
+    for projection in [Projection::All, names(&["digest", "_rowid", "id"]), names(&["matrix"])] {
+        let spec = ScanSpec {
+            projection: projection.clone(),
+            row_ids: Some(row_ids.clone()),
+            ..ScanSpec::default()
+        };
+        let (schema, batches) = snapshot.scan(&spec).await.unwrap();
+        assert!(snapshot.wide_take(&spec, &schema, row_ids.len()).await.unwrap().is_some());
+        let taken = rows(&schema, batches).await;
+        for (field, column) in schema.fields().iter().zip(taken.columns()) {
+            match expected.column_by_name(field.name()) {
+                Some(expected) => assert!(expected == column, "{}", field.name()),
+                None => assert_eq!(column.as_ref(), &places as &dyn arrow_array::Array),
+            }
+        }
+    }
+    let spec = ScanSpec { row_ids: Some(vec![1; 300]), ..ScanSpec::default() };
+    let twice = snapshot.scan(&spec).await.err().map(|error| error.kind());
+    let few = ScanSpec { row_ids: Some(vec![1, 1]), ..ScanSpec::default() };
+    assert_eq!(twice, snapshot.scan(&few).await.err().map(|error| error.kind()));
+}
