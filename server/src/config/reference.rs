@@ -26,6 +26,10 @@ unit, as in `30s`.
 Client verbs read `LAKEBED_URL`, `LAKEBED_API_KEY` and `LAKEBED_DATABASE`. The routes of the HTTP
 port are in `http.md`.
 
+Two libraries have settings of their own: `LANCE_UPLOAD_CONCURRENCY` says how many parts of 5 MiB of
+a data file one write may have under way (4), and `_RJEM_MALLOC_CONF` goes before the settings of the
+allocator in `server/src/main.rs`.
+
 ## Server
 
 | key | flag | variable | default | meaning |
