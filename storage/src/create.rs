@@ -11,6 +11,7 @@ use lance_file::version::LanceFileVersion;
 
 use crate::blob::{BlobWriter, blob_base, has_blob_column};
 use crate::commit::sync_versions;
+use crate::creators::Inside;
 use crate::durable::{DurableCommitHandler, sync_transaction};
 use crate::lake::Lake;
 use crate::scan::BatchStream;
@@ -52,6 +53,7 @@ impl Lake {
         let blobs = BlobWriter::new(shared.clone());
         let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
         let location = self.free_location(id).await?;
+        let inside = self.creators.enter(&location);
         let uri = shared.root.uri_of(&location);
 
         let counted = Arc::new(Counted::default());
@@ -66,7 +68,9 @@ impl Lake {
             Ok(transaction) => transaction,
             // Lance looks for itself before it writes anything.
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-                return self.lost(id, &options).await;
+                let answer = self.lost(id, &options).await;
+                self.leave(id, &location, inside).await?;
+                return answer;
             }
             Err(error) => return Err(error),
         };
@@ -114,7 +118,9 @@ impl Lake {
                 ErrorKind::Conflict | ErrorKind::AlreadyExists | ErrorKind::NotFound
             ) {
                 discard(shared, &base, &fragments).await?;
-                return self.lost(id, &options).await;
+                let answer = self.lost(id, &options).await;
+                self.leave(id, &location, inside).await?;
+                return answer;
             }
             return Err(error);
         }
@@ -125,16 +131,28 @@ impl Lake {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {
                 let entry = self.catalog.get(id).await?;
                 if entry.is_none_or(|entry| entry.location != location) {
-                    // Left there, it would be adopted once the name is free again.
-                    if !self.catalog.is_taken_anywhere(&location).await? {
-                        self.delete_below(&location).await?;
-                    }
+                    self.leave(id, &location, inside).await?;
                     return self.lost(id, &options).await;
                 }
             }
             Err(error) => return Err(error),
         }
         Ok(counted.receipt(1))
+    }
+
+    /// Leaves a folder after a create that lost. A table that nobody named is deleted if the name went to
+    /// another folder: left there, it would be adopted once the name is free again.
+    async fn leave(&self, id: &TableId, location: &str, inside: Inside) -> Result<()> {
+        drop(inside);
+        let is_elsewhere =
+            self.catalog.get(id).await?.is_some_and(|entry| entry.location != location);
+        if is_elsewhere
+            && !self.creators.are_in(location)
+            && !self.catalog.is_taken_anywhere(location).await?
+        {
+            self.delete_below(location).await?;
+        }
+        Ok(())
     }
 
     /// What a create answers that another one was faster than: its receipt if it was the same write.

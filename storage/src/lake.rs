@@ -16,6 +16,7 @@ use lakebed_core::{
 use serde::{Deserialize, Serialize};
 
 use crate::catalog::{Catalog, Entry, canonical_location, is_in, numbered_location};
+use crate::creators::Creators;
 use crate::durable::create_folder_durably;
 use crate::lance_error::{from_io, from_lance, from_object_store};
 use crate::pins::Pins;
@@ -102,6 +103,7 @@ pub struct Lake {
     pub(crate) catalog: Catalog,
     lake_id: String,
     tables: Mutex<HashMap<String, Arc<Table>>>,
+    pub(crate) creators: Creators,
     /// Held until the lake is dropped: a second server on the same folder must not start.
     _lock: Option<File>,
 }
@@ -153,6 +155,7 @@ impl Lake {
             catalog,
             lake_id: record.lake_id,
             tables: Mutex::new(HashMap::new()),
+            creators: Creators::default(),
             _lock: lock,
         });
         lake.finish_drops().await?;

@@ -19,6 +19,7 @@ mod blob_bytes;
 mod catalog;
 mod commit;
 mod create;
+mod creators;
 mod delete;
 mod durable;
 mod keys;

@@ -65,10 +65,11 @@ impl Snapshot {
                 &all
             }
         };
-        let total: u64 = slices.iter().map(|slice| slice.rows).sum();
+        // Slices come from tickets, which may say anything; lance refuses what does not exist.
+        let total = slices.iter().fold(0, |sum: u64, slice| sum.saturating_add(slice.rows));
         let mut widest = None;
         for spot in 0..SPOTS {
-            let Some((fragment, start, rows)) = at(slices, total * spot / SPOTS) else { continue };
+            let Some((fragment, start, rows)) = at(slices, total / SPOTS * spot) else { continue };
             let seen = self.row_bytes(columns, fragment, start, 1).await?;
             let seen = match seen {
                 Some(width) if width >= WIDE_ROW_BYTES => seen,
@@ -107,7 +108,7 @@ impl Snapshot {
 fn at(slices: &[Slice], mut row: u64) -> Option<(u32, u64, u64)> {
     for slice in slices {
         if row < slice.rows {
-            return Some((slice.fragment, slice.start + row, slice.rows - row));
+            return Some((slice.fragment, slice.start.saturating_add(row), slice.rows - row));
         }
         row -= slice.rows;
     }

@@ -151,7 +151,12 @@ impl Snapshot {
         for fragment in fragments {
             let Some(found) = self.dataset.get_fragment(fragment as usize) else { return Ok(None) };
             let found = found.metadata().clone();
-            if found.deletion_file.is_some() {
+            let rows = found.physical_rows.unwrap_or(0) as u64;
+            // Slices come from tickets, which may say anything; lance refuses what does not exist.
+            let exist =
+                |slice: &Slice| slice.start.checked_add(slice.rows).is_some_and(|end| end <= rows);
+            let mut of_this = slices.iter().filter(|slice| slice.fragment == fragment);
+            if found.deletion_file.is_some() || !of_this.all(exist) {
                 return Ok(None);
             }
             let mut opened: HashMap<String, Option<OpenFile>> = HashMap::new();

@@ -193,3 +193,29 @@ async fn rows_by_id_agree_with_a_scan() {
     let few = ScanSpec { row_ids: Some(vec![1, 1]), ..ScanSpec::default() };
     assert_eq!(twice, snapshot.scan(&few).await.err().map(|error| error.kind()));
 }
+
+#[tokio::test]
+async fn slices_that_do_not_exist_are_refused() {
+    let (lake, _folder) = test_lake::lake().await;
+    let snapshot = two_files(&lake).await;
+    let slice = |fragment, start, rows| Slice { fragment, start, rows };
+    let wrong = [
+        vec![slice(0, 14_999, 2)],
+        vec![slice(0, u64::MAX, u64::MAX), slice(1, u64::MAX, u64::MAX)],
+        vec![slice(1, 0, u64::MAX)],
+        vec![slice(7, 0, 1)],
+    ];
+    for slices in wrong {
+        for projection in [Projection::All, names(&["vector"]), names(&["text"])] {
+            let slices = Some(slices.clone());
+            let spec = ScanSpec { projection, slices, ..ScanSpec::default() };
+            let failed = match snapshot.scan(&spec).await {
+                Err(error) => Some(error),
+                Ok((_, batches)) => {
+                    batches.filter_map(async |batch| batch.err()).boxed().next().await
+                }
+            };
+            assert!(failed.is_some(), "{spec:?}");
+        }
+    }
+}
