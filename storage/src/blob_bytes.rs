@@ -7,7 +7,8 @@
 //! Why not lance's own way (`BlobHandling::AllBinary`): it cuts batches by rows, before the sizes of
 //! their blobs are known, and reads a blob of any size; nor does it know other names for blobs.
 //! Descriptors say the sizes first, so a group of rows holds about one batch's bytes, and what is too
-//! large for a batch is refused before any of it is read. Two groups are in memory at most: the one that is sent and the next.
+//! large for a batch is refused before any of it is read. Two groups are in memory at most: the one that
+//! is sent and the next.
 
 use std::ops::Range;
 use std::sync::Arc;

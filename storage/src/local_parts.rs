@@ -10,8 +10,9 @@
 //!                                           └── synced every 32 MiB, beside the writing
 //! ```
 //!
-//! What always holds: a file has its name only once it is complete, and only if nothing of it failed to
-//! be written or synced so far. It is not durable by then: `durable.rs` syncs it, as every file.
+//! What always holds: a file has its name only once it is complete, and only if no sync of it failed so
+//! far; a part that fails is told to lance's writer, which then gives the file up. It is not durable by
+//! then: `durable.rs` syncs it, as every file.
 
 use std::fs::{File, OpenOptions};
 use std::io::ErrorKind;

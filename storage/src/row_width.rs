@@ -34,23 +34,24 @@ impl Snapshot {
     /// # Errors
     /// Those of reading a few rows.
     pub(crate) async fn rows_of(&self, spec: &ScanSpec, bytes: u64, rows_max: u64) -> Result<u64> {
-        let mut row_bytes = 0;
+        let mut row_bytes = 0_u64;
         let mut variable = Vec::new();
         for field in &self.dataset.schema().fields {
             if !reads(spec, &field.name) {
                 continue;
             }
             if field.is_blob() {
-                row_bytes += DESCRIPTOR_BYTES;
+                row_bytes = row_bytes.saturating_add(DESCRIPTOR_BYTES);
                 continue;
             }
             match fixed_bytes(&field.data_type()) {
-                Some(width) => row_bytes += width,
+                Some(width) => row_bytes = row_bytes.saturating_add(width),
                 None => variable.push(field.name.as_str()),
             }
         }
         if !variable.is_empty() {
-            row_bytes += self.look(&variable, spec.slices.as_deref()).await?;
+            let seen = self.look(&variable, spec.slices.as_deref()).await?;
+            row_bytes = row_bytes.saturating_add(seen);
         }
         Ok((bytes / row_bytes.max(1)).clamp(1, rows_max))
     }
@@ -134,10 +135,11 @@ fn fixed_bytes(data_type: &DataType) -> Option<u64> {
         DataType::Boolean => Some(1),
         DataType::FixedSizeBinary(width) => u64::try_from(*width).ok(),
         DataType::FixedSizeList(child, length) => {
-            Some(fixed_bytes(child.data_type())? * u64::try_from(*length).ok()?)
+            Some(fixed_bytes(child.data_type())?.saturating_mul(u64::try_from(*length).ok()?))
         }
         DataType::Struct(children) => {
-            children.iter().map(|child| fixed_bytes(child.data_type())).sum()
+            let widths = children.iter().map(|child| fixed_bytes(child.data_type()));
+            widths.reduce(|sum, width| Some(sum?.saturating_add(width?))).unwrap_or(Some(0))
         }
         other => other.primitive_width().map(|width| width as u64),
     }
