@@ -13,11 +13,13 @@ use lakebed_storage::Lake;
 pub struct Swept {
     /// Uploads whose time ran out.
     pub uploads: usize,
+    /// Writes in parts whose time ran out.
+    pub multipart: usize,
     /// Folders of dropped tables.
     pub tables: usize,
 }
 
-/// Deletes expired uploads and the folders of dropped tables that nobody holds.
+/// Deletes expired uploads, writes in parts that were never completed, and the folders of dropped tables that nobody holds.
 ///
 /// # Errors
 /// `Unavailable` when the store does not answer; what is left is tried by the next pass.
@@ -32,6 +34,7 @@ pub async fn sweep(lake: &Arc<Lake>) -> Result<Swept> {
             Err(error) => return Err(error),
         }
     }
+    swept.multipart = lake.expire_multipart().await?;
     swept.tables = lake.finish_drops().await?;
     Ok(swept)
 }

@@ -9,6 +9,7 @@ mod error;
 mod limits;
 mod name;
 mod principal;
+mod search;
 mod suggest;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -16,4 +17,5 @@ pub use error::{Error, ErrorKind, Result, Subject};
 pub use limits::Limits;
 pub use name::{DatabaseName, NamespacePath, TableId, TableName, TagName};
 pub use principal::{Principal, RequestContext, Role};
+pub use search::{ApproxMode, DistanceType, OrderBy, QueryVectors, SearchReport};
 pub use suggest::nearest_names;

@@ -29,6 +29,6 @@ pub async fn ensure_key_index(
 }
 
 /// The name of the index on a column, as the LanceDB SDKs would name it.
-fn index_name(column: &str) -> String {
+pub fn index_name(column: &str) -> String {
     format!("{column}_idx")
 }

@@ -1,7 +1,10 @@
-//! Which indexes a table needs, and making sure that it has them.
+//! Searching a table, and making sure that it has the indexes it needs.
 //!
-//! Its first piece: the scalar index that a partial upsert beside blobs cannot do without.
+//! - `search.rs`: which index answers a search, and what it leaves to be compared row by row.
+//! - `key_index.rs`: the scalar index that a partial upsert beside blobs cannot do without.
 
 mod key_index;
+mod search;
 
-pub use key_index::ensure_key_index;
+pub use key_index::{ensure_key_index, index_name};
+pub use search::{SearchAnswer, search};

@@ -20,7 +20,7 @@ use flatbuffers::VerifierOptions;
 use lakebed_core::{Error, Limits, Result};
 
 /// Headers are small: 16 bytes for each buffer and node, and a schema's metadata.
-const HEADER_BYTES_MAX: usize = 16 << 20;
+pub(crate) const HEADER_BYTES_MAX: usize = 16 << 20;
 /// Flatbuffers may refer to one object many times; this bounds the header when that is expanded.
 const HEADER_APPARENT_BYTES_MAX: usize = 32 << 20;
 const HEADER_TABLES_MAX: usize = 1 << 18;
@@ -62,23 +62,7 @@ pub fn check_message<'a>(
     body: &[u8],
     limits: &Limits,
 ) -> Result<CheckedMessage<'a>> {
-    if header.len() > HEADER_BYTES_MAX {
-        return Err(Error::invalid(format!(
-            "arrow message has a header of {} bytes; the limit is {HEADER_BYTES_MAX}",
-            header.len()
-        )));
-    }
-    let options = VerifierOptions {
-        max_tables: HEADER_TABLES_MAX,
-        max_apparent_size: HEADER_APPARENT_BYTES_MAX,
-        ..VerifierOptions::default()
-    };
-    let message = ipc::root_as_message_with_opts(&options, header).map_err(|error| {
-        // The verifier's text spans several lines; the first says what is wrong.
-        let text = error.to_string();
-        let what = text.lines().next().unwrap_or_default().trim_end_matches('.').to_lowercase();
-        Error::invalid(format!("arrow message has a broken header: {what}"))
-    })?;
+    let message = verified(header)?;
     if !matches!(message.version(), ipc::MetadataVersion::V4 | ipc::MetadataVersion::V5) {
         return Err(Error::invalid(format!(
             "arrow message has metadata version {}; 4 and 5 are read",
@@ -111,6 +95,36 @@ pub fn check_message<'a>(
             other.variant_name().unwrap_or("kind that is not known")
         ))),
     }
+}
+
+/// The bytes that a message claims for its body, from its header alone.
+///
+/// # Errors
+/// `InvalidArgument` for a broken header or a negative claim.
+pub(crate) fn body_bytes(header: &[u8]) -> Result<u64> {
+    let claimed = verified(header)?.bodyLength();
+    u64::try_from(claimed)
+        .map_err(|_| Error::invalid(format!("arrow message claims a body of {claimed} bytes")))
+}
+
+fn verified(header: &[u8]) -> Result<ipc::Message<'_>> {
+    if header.len() > HEADER_BYTES_MAX {
+        return Err(Error::invalid(format!(
+            "arrow message has a header of {} bytes; the limit is {HEADER_BYTES_MAX}",
+            header.len()
+        )));
+    }
+    let options = VerifierOptions {
+        max_tables: HEADER_TABLES_MAX,
+        max_apparent_size: HEADER_APPARENT_BYTES_MAX,
+        ..VerifierOptions::default()
+    };
+    ipc::root_as_message_with_opts(&options, header).map_err(|error| {
+        // The verifier's text spans several lines; the first says what is wrong.
+        let text = error.to_string();
+        let what = text.lines().next().unwrap_or_default().trim_end_matches('.').to_lowercase();
+        Error::invalid(format!("arrow message has a broken header: {what}"))
+    })
 }
 
 /// Checks the claims of a batch and returns the bytes of its buffers once decompressed.

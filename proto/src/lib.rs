@@ -1,15 +1,19 @@
 //! What travels on the wire, as plain types without an engine behind them.
 //!
 //! - [`command`]: the JSON commands of the Flight door, parsed strictly.
-//! - [`ipc_guard`], [`ipc_decode`]: what stands between Arrow bytes from outside and arrow's reader.
+//! - [`ipc_stream`], [`ipc_guard`], [`ipc_decode`]: what stands between Arrow bytes from outside and
+//!   arrow's reader.
 //! - [`receipt`]: what a write answers.
+//! - [`search`]: what a search asks for.
 //! - [`status`]: the one table from Lakebed's error kinds to gRPC and HTTP codes.
 
 pub mod command;
 pub mod ipc_decode;
 pub mod ipc_guard;
 mod ipc_layout;
+pub mod ipc_stream;
 pub mod receipt;
+pub mod search;
 pub mod status;
 
 #[cfg(test)]

@@ -33,8 +33,12 @@ pub(crate) async fn read_blob(
     let opened =
         door.service.open_blob(target.ctx(), &target.table()?, &at, column, row_id).await?;
     match opened {
-        Some(blob) => answer(&blob, Some(blob.version()), &method, &headers),
-        None => Ok(StatusCode::NO_CONTENT.into_response()),
+        (Some(blob), version) => answer(&blob, Some(version), &method, &headers),
+        (None, version) => {
+            let mut response = StatusCode::NO_CONTENT.into_response();
+            response.headers_mut().insert(VERSION_HEADER, HeaderValue::from(version));
+            Ok(response)
+        }
     }
 }
 
@@ -83,9 +87,17 @@ fn answer(
         Part::Unsatisfiable => {
             let size = blob.size();
             let error = Error::invalid(format!("the range begins behind the end, {size} bytes"));
-            return Err(ApiError::from(error)
+            let refusal = ApiError::from(error)
                 .with_status(StatusCode::RANGE_NOT_SATISFIABLE)
-                .with_header(CONTENT_RANGE, header_value(format!("bytes */{size}"))?));
+                .with_header(CONTENT_RANGE, header_value(format!("bytes */{size}"))?);
+            // The SDKs learn the version of an empty blob from here.
+            return Err(match version {
+                Some(version) => refusal.with_header(
+                    HeaderName::from_static(VERSION_HEADER),
+                    HeaderValue::from(version),
+                ),
+                None => refusal,
+            });
         }
     };
     *response.status_mut() = status;

@@ -17,7 +17,7 @@ use http_body_util::{BodyExt as _, LengthLimitError, Limited};
 use lakebed_core::{Error, ErrorKind, Result};
 use serde::de::{self, DeserializeOwned, Deserializer, MapAccess, Visitor};
 use serde::forward_to_deserialize_any;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
 use crate::Door;
 use crate::error::ApiError;
@@ -35,10 +35,22 @@ impl<T: DeserializeOwned> FromRequest<Door> for StrictBody<T> {
     type Rejection = ApiError;
 
     async fn from_request(request: Request, door: &Door) -> Result<Self, ApiError> {
+        let BodyBytes(bytes) = BodyBytes::from_request(request, door).await?;
+        Ok(StrictBody(parse(&bytes)?))
+    }
+}
+
+/// The bytes of a JSON body, for whoever parses parts of it apart.
+#[derive(Debug)]
+pub(crate) struct BodyBytes(pub(crate) Vec<u8>);
+
+impl FromRequest<Door> for BodyBytes {
+    type Rejection = ApiError;
+
+    async fn from_request(request: Request, door: &Door) -> Result<Self, ApiError> {
         refuse_encoding(request.headers())?;
         let bytes_max = door.service.limits().json_body_bytes_max;
-        let bytes = read(request.into_body(), bytes_max).await?;
-        Ok(StrictBody(parse(&bytes)?))
+        Ok(BodyBytes(read(request.into_body(), bytes_max).await?))
     }
 }
 
@@ -79,22 +91,39 @@ async fn read(body: Body, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
 /// # Errors
 /// `InvalidArgument` naming the field or the position.
 pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
-    let Fields(mut fields) = match bytes.iter().all(u8::is_ascii_whitespace) {
-        true => Fields(Vec::new()),
-        false => serde_json::from_slice(bytes).map_err(|error| {
-            Error::invalid(format!("the body is not understood: {}", shown(&error.to_string())))
-        })?,
+    let not_understood = |error: serde_json::Error| {
+        Error::invalid(format!("the body is not understood: {}", shown(&error.to_string())))
     };
+    // Before anything else: the limit of nesting is kept only by a parse of the whole.
+    match bytes.iter().all(u8::is_ascii_whitespace) {
+        true => parse_fields(Fields(Vec::new())),
+        false => parse_fields(serde_json::from_slice(bytes).map_err(not_understood)?),
+    }
+}
+
+/// Parses an object inside a body as strictly.
+///
+/// # Errors
+/// As [`parse`].
+pub(crate) fn parse_raw<T: DeserializeOwned>(raw: &RawValue) -> Result<T> {
+    parse(raw.get().as_bytes())
+}
+
+fn parse_fields<T: DeserializeOwned>(Fields(mut fields): Fields) -> Result<T> {
     if let Some(known) = field_names::<T>() {
         fields.retain(|(name, value)| known.contains(&name.as_str()) || !says_nothing(value));
         if let Some((name, _)) = fields.iter().find(|(name, _)| !known.contains(&name.as_str())) {
             return Err(Error::invalid(format!("field `{}` is not understood", shown(name))));
         }
     }
-    let object = Value::Object(fields.into_iter().collect());
-    serde_path_to_error::deserialize(object).map_err(|error| {
+    // From the texts of the values, not from a parsed tree: that would sort the keys of objects, whose
+    // order is the order of columns.
+    let fields = fields.iter().map(|(name, value)| (name.as_str(), value.as_ref()));
+    let object = de::value::MapDeserializer::new(fields);
+    serde_path_to_error::deserialize(object).map_err(|error: serde_path_to_error::Error<_>| {
         let path = error.path().to_string();
-        let inner = error.into_inner().to_string();
+        let inner: serde_json::Error = error.into_inner();
+        let inner = inner.to_string();
         match path.as_str() {
             "." => Error::invalid(format!("the body is not understood: {}", shown(&inner))),
             path => Error::invalid(format!("field `{}`: {}", shown(path), shown(&inner))),
@@ -102,17 +131,17 @@ pub(crate) fn parse<T: DeserializeOwned>(bytes: &[u8]) -> Result<T> {
     })
 }
 
-fn says_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        _ => false,
-    }
+fn says_nothing(value: &RawValue) -> bool {
+    let text = value.get().trim();
+    let is_empty_list = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'))
+        .is_some_and(|items| items.trim().is_empty());
+    matches!(text, "null" | "false" | "\"\"") || is_empty_list
 }
 
 /// The fields of a JSON object in their order, each at most once.
-struct Fields(Vec<(String, Value)>);
+struct Fields(Vec<(String, Box<RawValue>)>);
 
 impl<'de> de::Deserialize<'de> for Fields {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -125,9 +154,9 @@ impl<'de> de::Deserialize<'de> for Fields {
             }
 
             fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
-                let mut fields: Vec<(String, Value)> = Vec::new();
+                let mut fields: Vec<(String, Box<RawValue>)> = Vec::new();
                 let mut names = std::collections::HashSet::new();
-                while let Some((name, value)) = map.next_entry::<String, Value>()? {
+                while let Some((name, value)) = map.next_entry::<String, Box<RawValue>>()? {
                     if !names.insert(name.clone()) {
                         let message = format!("field `{}` is given twice", shown(&name));
                         return Err(de::Error::custom(message));

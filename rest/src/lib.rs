@@ -15,12 +15,15 @@
 //! one 404; a field that is not understood is a 400 that names it; every answer carries
 //! `x-request-id`; every error has one JSON body, written in one place ([`error`]).
 
+mod arrow_answer;
+mod arrow_body;
 mod blob;
 mod body;
 mod caller;
 mod drain;
 mod error;
 mod guard;
+mod job;
 mod key;
 mod not_built;
 mod observe;
@@ -33,6 +36,7 @@ mod table;
 mod target;
 #[cfg(test)]
 mod tests;
+mod timeout;
 mod to_the_end;
 mod upload;
 

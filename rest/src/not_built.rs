@@ -22,7 +22,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/namespace/{id}/drop"),
     (MethodFilter::POST, "/v1/namespace/{id}/exists"),
     // Tables.
-    (MethodFilter::POST, "/v1/table/{id}/create"),
     (MethodFilter::POST, "/v1/table/{id}/describe"),
     (MethodFilter::POST, "/v1/table/{id}/clone"),
     (MethodFilter::POST, "/v1/table/{id}/stats"),
@@ -32,16 +31,7 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/table/{id}/declare"),
     (MethodFilter::POST, "/v1/table/{id}/refresh"),
     // Data in.
-    (MethodFilter::POST, "/v1/table/{id}/insert"),
-    (MethodFilter::POST, "/v1/table/{id}/multipart_write/create"),
-    (MethodFilter::POST, "/v1/table/{id}/multipart_write/complete"),
-    (MethodFilter::POST, "/v1/table/{id}/multipart_write/abort"),
-    (MethodFilter::POST, "/v1/table/{id}/merge_insert"),
     (MethodFilter::POST, "/v1/table/{id}/update"),
-    // Query.
-    (MethodFilter::POST, "/v1/table/{id}/query"),
-    (MethodFilter::POST, "/v1/table/{id}/explain_plan"),
-    (MethodFilter::POST, "/v1/table/{id}/analyze_plan"),
     // Versions and transactions.
     (MethodFilter::POST, "/v1/table/{id}/version/create"),
     (MethodFilter::POST, "/v1/table/{id}/version/describe"),
@@ -63,15 +53,8 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/table/{id}/update_field_metadata"),
     (MethodFilter::POST, "/v1/table/{id}/schema_metadata/update"),
     // Indexes.
-    (MethodFilter::POST, "/v1/table/{id}/create_index"),
-    (MethodFilter::POST, "/v1/table/{id}/create_scalar_index"),
-    (MethodFilter::POST, "/v1/table/{id}/index/list"),
-    (MethodFilter::POST, "/v1/table/{id}/index/{name}/stats"),
-    (MethodFilter::POST, "/v1/table/{id}/index/{name}/drop"),
-    (MethodFilter::POST, "/v1/table/{id}/index/{name}/prewarm"),
     (MethodFilter::POST, "/v1/table/{id}/page_cache/prewarm"),
     // Blobs.
-    (MethodFilter::POST, "/v1/table/{id}/fetch_blobs"),
     (MethodFilter::POST, "/v1/table/{id}/blob/{column}/{row_id}/sign"),
     // Computed columns, functions, secrets, views.
     (MethodFilter::POST, "/v1/table/{id}/backfill_column"),
@@ -97,9 +80,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/materialized_view/{id}/drop"),
     (MethodFilter::GET, "/v1/namespace/{id}/materialized_view/list"),
     // Jobs.
-    (MethodFilter::POST, "/v1/jobs/list"),
-    (MethodFilter::POST, "/v1/jobs/describe"),
-    (MethodFilter::POST, "/v1/jobs/cancel"),
     (MethodFilter::POST, "/v1/jobs/pause"),
     (MethodFilter::POST, "/v1/jobs/resume"),
     (MethodFilter::POST, "/v1/jobs/query_events"),

@@ -43,6 +43,22 @@ impl Params {
         Ok(self)
     }
 
+    /// As [`Params::only`], and lets `list` be given any number of times.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming the parameter.
+    pub(crate) fn only_with_list(&self, known: &[&str], list: &str) -> Result<&Self> {
+        let others = self.pairs.iter().filter(|(name, _)| name != list).cloned().collect();
+        Params { pairs: others }.only(known)?;
+        Ok(self)
+    }
+
+    /// Every value of `name`.
+    pub(crate) fn list(&self, name: &str) -> Vec<String> {
+        let given = self.pairs.iter().filter(|(given, value)| given == name && !value.is_empty());
+        given.map(|(_, value)| value.clone()).collect()
+    }
+
     /// The value of `name`, unless it is empty.
     pub(crate) fn text(&self, name: &str) -> Option<&str> {
         self.pairs

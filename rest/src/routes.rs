@@ -17,7 +17,7 @@ use crate::error::ApiError;
 use crate::guard::guard;
 use crate::observe::{observe, panicked};
 use crate::to_the_end::to_the_end;
-use crate::{Door, RestOptions, blob, key, not_built, status, table, upload};
+use crate::{Door, RestOptions, blob, job, key, not_built, status, table, upload};
 
 /// The HTTP door over `service`.
 pub fn router(service: Arc<Service>, options: RestOptions) -> Router {
@@ -64,6 +64,33 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/rename", to_the_end(post(table::rename::rename_table))),
         ("/v1/table/{id}/restore", to_the_end(post(table::restore::restore))),
         ("/v1/table/{id}/delete", to_the_end(post(table::delete::delete_rows))),
+        ("/v1/table/{id}/create", to_the_end(post(table::create::create_table))),
+        ("/v1/table/{id}/insert", to_the_end(post(table::insert::insert_rows))),
+        ("/v1/table/{id}/multipart_write/create", to_the_end(post(table::multipart_write::create))),
+        (
+            "/v1/table/{id}/multipart_write/complete",
+            to_the_end(post(table::multipart_write::complete)),
+        ),
+        ("/v1/table/{id}/multipart_write/abort", to_the_end(post(table::multipart_write::abort))),
+        ("/v1/table/{id}/merge_insert", to_the_end(post(table::merge_insert::merge_insert))),
+        ("/v1/table/{id}/query", post(table::query::query)),
+        ("/v1/table/{id}/explain_plan", post(table::query::explain_plan)),
+        ("/v1/table/{id}/analyze_plan", post(table::query::analyze_plan)),
+        ("/v1/table/{id}/create_index", to_the_end(post(table::index::create::create_index))),
+        (
+            "/v1/table/{id}/create_scalar_index",
+            to_the_end(post(table::index::create::create_index)),
+        ),
+        ("/v1/table/{id}/index/list", post(table::index::list::list_indices)),
+        ("/v1/table/{id}/index/{name}/stats", post(table::index::stats::index_stats)),
+        (
+            "/v1/table/{id}/index/{name}/drop",
+            to_the_end(post(table::index::drop_index::drop_index)),
+        ),
+        ("/v1/table/{id}/index/{name}/prewarm", post(table::index::prewarm::prewarm_index)),
+        ("/v1/jobs/list", post(job::list::list_jobs)),
+        ("/v1/jobs/describe", post(job::describe::describe_job)),
+        ("/v1/jobs/cancel", to_the_end(post(job::cancel::cancel_job))),
         ("/v1/table/{id}/count_rows", post(table::count_rows::count_rows)),
         ("/v1/table/{id}/version/list", post(table::versions::list_versions)),
         ("/v1/table/{id}/tags/create", to_the_end(post(table::tags::create::create_tag))),
@@ -71,6 +98,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/tags/delete", to_the_end(post(table::tags::delete::delete_tag))),
         ("/v1/table/{id}/tags/list", post(table::tags::list::list_tags)),
         ("/v1/table/{id}/tags/version", post(table::tags::version::tag_version)),
+        ("/v1/table/{id}/fetch_blobs", post(table::fetch_blobs::fetch_blobs)),
         ("/v1/table/{id}/blob/{column}/{row_id}/bytes", get(blob::read_blob)),
     ]
 }

@@ -61,6 +61,14 @@ impl Target {
         self.params.only(known)
     }
 
+    /// As [`Target::params`], and lets `list` be given any number of times.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming a parameter that is not understood.
+    pub(crate) fn params_with_list(&self, known: &[&str], list: &str) -> Result<&Params> {
+        self.params.only_with_list(known, list)
+    }
+
     /// A parameter of the path, decoded.
     ///
     /// # Errors

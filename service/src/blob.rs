@@ -1,14 +1,15 @@
 //! One blob by row id, with ranges.
 use std::ops::Range;
 
+use arrow_schema::SchemaRef;
 use futures::StreamExt;
-use lakebed_core::{RequestContext, Result, Role, TableId};
+use lakebed_core::{Error, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::ReadCommand;
 use lakebed_storage::OpenBlob;
 
-use crate::Service;
 use crate::authenticate::require;
 use crate::uploads::ByteStream;
+use crate::{BatchStream, Service};
 
 /// Bytes that are enough to tell a medium.
 const SNIFF_BYTES: u64 = 512;
@@ -62,9 +63,47 @@ impl Blob {
     }
 }
 
+/// Bytes of blobs in one answer of [`Service::fetch_blobs`].
+const FETCHED_BYTES_MAX: u64 = 64 << 20;
+/// Rows of one [`Service::fetch_blobs`], as the SDKs have it.
+const FETCHED_ROWS_MAX: usize = 1_024;
+
 impl Service {
-    /// Opens one blob of one row; nothing when it is null. Of `at` only version, tag, branch and as_of
-    /// are looked at.
+    /// The bytes of the blobs of a column in some rows, in the order of `row_ids`, and the version.
+    ///
+    /// # Errors
+    /// `NotFound` naming table, version or column; `InvalidArgument` for a column without blobs, a row
+    /// that does not exist, more than 1,024 rows or more than 64 MiB.
+    pub async fn fetch_blobs(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        at: &ReadCommand,
+        column: &str,
+        row_ids: &[u64],
+    ) -> Result<(SchemaRef, BatchStream, u64)> {
+        require(ctx, Role::Read)?;
+        let guard = self.gate.enter()?;
+        if row_ids.len() > FETCHED_ROWS_MAX {
+            return Err(Error::invalid(format!(
+                "`row_ids` has {} ids; fetch_blobs takes at most {FETCHED_ROWS_MAX}",
+                row_ids.len()
+            )));
+        }
+        let request = self.admission.admit_request().await?;
+        let memory = self.admission.read_bytes(crate::read::READ_BYTES).await?;
+        let snapshot = self.snapshot_of(table, at).await?;
+        let (schema, batches) = snapshot.fetch_blobs(column, row_ids, FETCHED_BYTES_MAX).await?;
+        let held = (guard, request, memory);
+        let batches = batches.inspect(move |_| {
+            // Gate and admission are held for as long as the stream lives.
+            let _ = &held;
+        });
+        Ok((schema, batches.boxed(), snapshot.version()))
+    }
+
+    /// Opens one blob of one row, nothing when it is null, and says the version. Of `at` only version,
+    /// tag, branch and as_of are looked at.
     ///
     /// # Errors
     /// `NotFound` naming table, version, column or row; `InvalidArgument` for a column without blobs.
@@ -75,13 +114,14 @@ impl Service {
         at: &ReadCommand,
         column: &str,
         row_id: u64,
-    ) -> Result<Option<Blob>> {
+    ) -> Result<(Option<Blob>, u64)> {
         require(ctx, Role::Read)?;
         let guard = self.gate.enter()?;
         let request = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
         let snapshot = self.snapshot_of(table, at).await?;
-        let Some(blob) = snapshot.blob(column, row_id).await? else { return Ok(None) };
+        let version = snapshot.version();
+        let Some(blob) = snapshot.blob(column, row_id).await? else { return Ok((None, version)) };
         let mut head = Vec::new();
         let mut chunks = blob.read(0..blob.size().min(SNIFF_BYTES));
         while let Some(chunk) = chunks.next().await {
@@ -90,6 +130,6 @@ impl Service {
         let media_type =
             infer::get(&head).map_or("application/octet-stream", |kind| kind.mime_type());
         let held = std::sync::Arc::new(Held { _guard: guard, _request: request, _memory: memory });
-        Ok(Some(Blob { blob, media_type, held }))
+        Ok((Some(Blob { blob, media_type, held }), version))
     }
 }

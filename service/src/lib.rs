@@ -18,12 +18,17 @@ mod authenticate;
 mod blob;
 mod delete_rows;
 mod gate;
+mod indexes;
+mod jobs;
 mod keys;
 mod list;
 mod maintenance;
+mod merge;
+mod multipart;
 mod read;
 mod resolve;
 mod restore;
+mod search;
 mod service;
 mod tables;
 mod tags;
@@ -39,9 +44,19 @@ use futures::Stream;
 
 pub use admission::Permit;
 pub use blob::Blob;
+pub use indexes::CreateIndex;
+pub use jobs::{Job, JobState};
 pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey};
+/// What an index and a merge are, for the doors.
+pub use lakebed_storage::{
+    IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind, VectorIndexKind,
+    VectorIndexSpec,
+};
 pub use list::{TableDetails, TableSummary};
+pub use merge::Merge;
+pub use multipart::Part;
 pub use read::{ReadPart, ReadPlan};
+pub use search::Found;
 pub use service::{Service, ServiceOptions};
 pub use tags::TagSummary;
 pub use uploads::ByteStream;

@@ -23,7 +23,7 @@ const PART_BYTES_MIN: u64 = 32 << 20;
 const MANY_PARTS_BYTES_MIN: u64 = 256 << 20;
 const PART_ROWS_MIN: u64 = 4_096;
 /// Memory that one open read may take for read-ahead.
-const READ_BYTES: usize = 8 << 20;
+pub(crate) const READ_BYTES: usize = 8 << 20;
 
 /// A planned read.
 #[derive(Debug, Clone)]

@@ -8,6 +8,7 @@ use crate::admission::Admission;
 use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::gate::Gate;
+use crate::jobs::Jobs;
 use crate::tickets::Tickets;
 
 /// What the audit log gets to write itself out, whatever the deadline says.
@@ -34,6 +35,7 @@ pub struct Service {
     pub(crate) admission: Admission,
     pub(crate) audit: AuditLog,
     pub(crate) gate: Gate,
+    pub(crate) jobs: Arc<Jobs>,
     pub(crate) keys: KeyCache,
     pub(crate) tickets: Tickets,
 }
@@ -44,6 +46,7 @@ impl Service {
         let ServiceOptions { lake, limits, clock, allow_anonymous } = options;
         let admission = Admission::new(&limits);
         let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock));
+        let jobs = Jobs::open(lake.system().clone(), Arc::clone(&clock)).await?;
         Ok(Arc::new(Service {
             lake,
             limits,
@@ -52,6 +55,7 @@ impl Service {
             admission,
             audit,
             gate: Gate::default(),
+            jobs,
             keys: KeyCache::default(),
             tickets: Tickets::default(),
         }))
@@ -67,6 +71,7 @@ impl Service {
     /// Stops admitting work, waits until `deadline` for what runs, flushes. May be called twice.
     pub async fn shutdown(&self, deadline: tokio::time::Instant) {
         self.gate.close();
+        self.jobs.stop();
         let left = self.gate.wait_empty(deadline).await;
         if left > 0 {
             tracing::info!(left, "requests were still running at the shutdown deadline");

@@ -7,7 +7,7 @@ use arrow_schema::SchemaRef;
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::{WriteCommand, WriteMode};
 use lakebed_proto::receipt::Receipt;
-use lakebed_storage::{CommitReceipt, Prepared, WriteOptions, schema_digest};
+use lakebed_storage::{CommitReceipt, MergeRule, Prepared, WriteOptions, schema_digest};
 
 use crate::admission::Permit;
 use crate::audit::AuditLine;
@@ -85,13 +85,14 @@ impl Service {
             }
             WriteMode::Upsert => {
                 let (table, on) = (self.lake.table(&id).await?, &command.on);
-                match table.prepare_upsert(branch, on, schema, batches, options).await? {
+                let rule = MergeRule::upsert();
+                match table.prepare_upsert(branch, on, rule, schema, batches, options).await? {
                     Prepared::Repeat(receipt) => receipt,
                     Prepared::Ready(upsert) => {
                         if upsert.wants_key_index() {
                             lakebed_index::ensure_key_index(&table, branch, on).await?;
                         }
-                        upsert.commit().await?
+                        upsert.commit().await?.receipt
                     }
                 }
             }

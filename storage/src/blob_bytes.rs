@@ -177,7 +177,13 @@ impl BlobBytes {
         .about(Subject::Column)
     }
 
-    async fn sizes(&self, name: &str, column: &ArrayRef, row_ids: &[u64]) -> Result<Vec<u64>> {
+    /// The bytes of each blob of a column of descriptors.
+    pub(crate) async fn sizes(
+        &self,
+        name: &str,
+        column: &ArrayRef,
+        row_ids: &[u64],
+    ) -> Result<Vec<u64>> {
         let described = column.as_struct_opt();
         let sizes = described
             .and_then(|parts| parts.column_by_name("size"))

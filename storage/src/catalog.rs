@@ -144,7 +144,9 @@ impl Catalog {
     /// `AlreadyExists` when the name is taken.
     pub(crate) async fn insert(&self, id: &TableId, entry: Entry) -> Result<()> {
         self.change(&id.database, |state| match state.tables.contains_key(&id.text()) {
-            true => Err(Error::new(ErrorKind::AlreadyExists, format!("table `{id}` exists"))),
+            true => {
+                Err(Error::new(ErrorKind::AlreadyExists, format!("table `{id}` already exists")))
+            }
             false => {
                 state.tables.insert(id.text(), entry.clone());
                 Ok(())
@@ -185,7 +187,10 @@ impl Catalog {
         }
         self.change(&from.database, |state| {
             if state.tables.contains_key(&to.text()) {
-                return Err(Error::new(ErrorKind::AlreadyExists, format!("table `{to}` exists")));
+                return Err(Error::new(
+                    ErrorKind::AlreadyExists,
+                    format!("table `{to}` already exists"),
+                ));
             }
             let entry = state
                 .tables

@@ -191,5 +191,5 @@ impl Lake {
 }
 
 fn taken(id: &TableId) -> Error {
-    Error::new(ErrorKind::AlreadyExists, format!("table `{}` exists", id.text()))
+    Error::new(ErrorKind::AlreadyExists, format!("table `{}` already exists", id.text()))
 }

@@ -300,7 +300,7 @@ impl Lake {
         if self.find_table(to).await?.is_some() {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
-                format!("table `{}` exists", to.text()),
+                format!("table `{}` already exists", to.text()),
             ));
         }
         self.catalog.rename(from, to).await

@@ -6,7 +6,8 @@
 //! | to | look in |
 //! | --- | --- |
 //! | open a lake, find a table | `lake.rs`, `catalog.rs` |
-//! | read a version | `snapshot.rs`, `scan.rs`, `blob.rs` |
+//! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs` |
+//! | build an index | `indexes.rs`, `scalar_index.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `delete.rs`, `restore.rs` |
 //! | see how anything becomes visible | `commit.rs`, `durable.rs` |
 //! | know why a write sent twice is done once | `write_id.rs` |
@@ -22,10 +23,13 @@ mod create;
 mod creators;
 mod delete;
 mod durable;
+mod fetch_blobs;
+mod indexes;
 mod keys;
 mod lake;
 mod lance_error;
 mod local_parts;
+mod multipart;
 mod overwrite;
 mod pieces;
 mod pins;
@@ -36,6 +40,7 @@ mod row_width;
 mod scalar_index;
 mod scan;
 mod schema;
+mod search;
 mod snapshot;
 mod spool;
 mod sql_guard;
@@ -53,15 +58,17 @@ mod write;
 mod write_id;
 
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
+pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};
+pub use search::{Ranking, SearchSpec, TextQuery, VectorQuery};
 pub use snapshot::{At, Snapshot};
 pub use system::{SystemObject, SystemStore};
 pub use table::Table;
 pub use tag::TagEntry;
 pub use upload::Uploads;
-pub use upsert::{Prepared, PreparedUpsert};
+pub use upsert::{Matched, MergeOutcome, MergeRule, Prepared, PreparedUpsert};
 pub use version::VersionEntry;
 pub use write::{CommitReceipt, WriteOptions};

@@ -29,11 +29,11 @@ pub(crate) const BATCH_ROWS: u64 = 65_536;
 pub(crate) const BATCH_BYTES: u64 = 2 << 20;
 /// Where rows are wider than those that were looked at, lance makes the following batches smaller.
 /// More than a page's dictionary, see `row_width.rs`.
-const BATCH_BYTES_MAX: u64 = 32 << 20;
+pub(crate) const BATCH_BYTES_MAX: u64 = 32 << 20;
 /// Batches that are decoded ahead of the one that is sent.
 const BATCH_READAHEAD: usize = 2;
 /// Bytes that one scan may read ahead of its client, for columns and for blobs.
-const READ_AHEAD_BYTES: u64 = 16 << 20;
+pub(crate) const READ_AHEAD_BYTES: u64 = 16 << 20;
 /// Rows that are fetched at a time when rows are asked for by id.
 const TAKE_ROWS: usize = 4_096;
 

@@ -38,7 +38,7 @@ impl Table {
             .await
             .map_err(|error| match from_lance(error) {
                 error if error.kind() == ErrorKind::AlreadyExists => {
-                    Error::new(ErrorKind::AlreadyExists, format!("tag `{tag}` exists"))
+                    Error::new(ErrorKind::AlreadyExists, format!("tag `{tag}` already exists"))
                         .about(Subject::Tag)
                 }
                 error => no_such_version(error, version),

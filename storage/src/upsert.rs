@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
 use futures::StreamExt;
-use lakebed_core::{Error, ErrorKind, Result, nearest_names};
+use lakebed_core::{Error, ErrorKind, Limits, Result, nearest_names};
 use lance::Dataset;
-use lance::dataset::{MergeInsertBuilder, WhenMatched, WhenNotMatched};
+use lance::dataset::{MergeInsertBuilder, WhenMatched, WhenNotMatched, WhenNotMatchedBySource};
 
 use crate::blob::BlobWriter;
 use crate::commit::TRIES_MAX;
@@ -30,8 +30,76 @@ use crate::scalar_index::has_btree;
 use crate::scan::BatchStream;
 use crate::schema::{Conform, declares_blob};
 use crate::spool::{Spool, SpoolWriter};
+use crate::sql_guard::check_sql;
 use crate::table::{Branch, Table};
 use crate::write::{CommitReceipt, Counted, Held, Start, WriteOptions, write_error};
+
+/// What a merge does to rows whose key is there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Matched {
+    /// Nothing.
+    Keep,
+    /// Their cells become those that were sent.
+    Update,
+    /// The same, where this SQL expression over `source.` and `target.` columns is true.
+    UpdateIf(String),
+}
+
+/// What a merge does; an upsert updates what is there and inserts what is new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergeRule {
+    /// Rows whose key is there.
+    pub matched: Matched,
+    /// Whether rows whose key is new are inserted.
+    pub insert_new: bool,
+    /// Whether stored rows whose key was not sent are deleted: all of them, or those for which an SQL
+    /// expression is true.
+    pub delete_unsent: Option<Option<String>>,
+    /// Whether an index on the key may be used.
+    pub use_index: bool,
+}
+
+impl MergeRule {
+    /// An upsert.
+    pub fn upsert() -> Self {
+        MergeRule {
+            matched: Matched::Update,
+            insert_new: true,
+            delete_unsent: None,
+            use_index: true,
+        }
+    }
+
+    fn check(&self, limits: &Limits) -> Result<()> {
+        if let Matched::UpdateIf(condition) = &self.matched {
+            check_sql(condition, limits).map_err(|error| error.context("the update's filter"))?;
+        }
+        if let Some(Some(condition)) = &self.delete_unsent {
+            check_sql(condition, limits).map_err(|error| error.context("the deletion's filter"))?;
+        }
+        if self.matched == Matched::Keep && !self.insert_new && self.delete_unsent.is_none() {
+            return Err(Error::invalid(
+                "the merge does nothing: it neither updates, inserts nor deletes",
+            ));
+        }
+        Ok(())
+    }
+}
+
+/// What a merge did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct MergeOutcome {
+    /// The version, and the rows that were received.
+    pub receipt: CommitReceipt,
+    /// Rows that were inserted.
+    pub inserted: u64,
+    /// Rows that were updated.
+    pub updated: u64,
+    /// Rows that were deleted.
+    pub deleted: u64,
+    /// Times that it was built.
+    pub attempts: u32,
+}
 
 /// What preparing an upsert gives.
 #[derive(Debug)]
@@ -46,6 +114,7 @@ pub enum Prepared {
 pub struct PreparedUpsert {
     branch: Arc<Branch>,
     on: Vec<String>,
+    rule: MergeRule,
     schema: SchemaRef,
     spool: Spool,
     counted: Counted,
@@ -70,10 +139,12 @@ impl Table {
         &self,
         branch: Option<&str>,
         on: &[String],
+        rule: MergeRule,
         sent: SchemaRef,
         batches: BatchStream,
         options: WriteOptions,
     ) -> Result<Prepared> {
+        rule.check(&self.shared.limits)?;
         let (branch, held) = match self.start(branch, &options).await? {
             Start::Repeat(receipt) => return Ok(Prepared::Repeat(receipt)),
             Start::Go(branch, held) => (branch, held),
@@ -82,13 +153,15 @@ impl Table {
         let Received { spool, schema, keys } =
             self.receive(&branch, on, sent, batches, &counted).await?;
         let latest = branch.latest().await?;
-        let wants_key_index = is_partial_beside_blobs(&latest, &schema);
-        if wants_key_index {
+        let wants_key_index =
+            rule.matched != Matched::Keep && is_partial_beside_blobs(&latest, &schema);
+        if wants_key_index && rule.insert_new {
             check_new_keys(&latest, on, &schema, keys).await?;
         }
         Ok(Prepared::Ready(Box::new(PreparedUpsert {
             branch,
             on: on.to_vec(),
+            rule,
             schema,
             spool,
             counted,
@@ -151,8 +224,8 @@ impl PreparedUpsert {
     /// # Errors
     /// `InvalidArgument` for new keys where a column that was not sent allows no null, `Conflict` when
     /// the table changed too much or too often meanwhile.
-    pub async fn commit(self) -> Result<CommitReceipt> {
-        let PreparedUpsert { branch, on, schema, spool, counted, options, .. } = &self;
+    pub async fn commit(self) -> Result<MergeOutcome> {
+        let PreparedUpsert { branch, on, rule, schema, spool, counted, options, .. } = &self;
         branch.ensure_blob_base_for(schema).await?;
         let _mutation = branch.mutation.lock().await;
         let record = counted.record(options, branch.shared.clock.now_ms());
@@ -164,14 +237,26 @@ impl PreparedUpsert {
             let stored = Schema::from(latest.schema());
             check_unchanged(schema, &stored)?;
             // A new key needs every column that does not allow null; a known one does not.
-            let absent = required_but_absent(&stored, schema);
+            let absent = required_but_absent(&stored, schema).filter(|_| rule.insert_new);
+            if let Some(field) = absent
+                && rule.matched != Matched::Update
+            {
+                // Which of the sent keys are new is only known where all others are updated.
+                return Err(Error::invalid(format!(
+                    "new rows would lack column `{}`, which does not allow null and was not sent",
+                    field.name()
+                )));
+            }
+            let (matched, unsent) = lance_rule(rule, &latest)?;
             let mut merge = MergeInsertBuilder::try_new(latest, on.clone()).map_err(write_error)?;
             let job = merge
-                .when_matched(WhenMatched::UpdateAll)
+                .when_matched(matched)
                 .when_not_matched(match absent {
-                    None => WhenNotMatched::InsertAll,
-                    Some(_) => WhenNotMatched::DoNothing,
+                    None if rule.insert_new => WhenNotMatched::InsertAll,
+                    _ => WhenNotMatched::DoNothing,
                 })
+                .when_not_matched_by_source(unsent)
+                .use_index(rule.use_index)
                 .source_dedupe_behavior(
                     lance::dataset::write::merge_insert::SourceDedupeBehavior::Fail,
                 )
@@ -185,6 +270,7 @@ impl PreparedUpsert {
             {
                 return Err(new_keys(counted.rows() - merged.stats.num_updated_rows, field));
             }
+            let stats = merged.stats.clone();
             let outcome = branch
                 .commit_on_newest(
                     merged.transaction,
@@ -194,7 +280,15 @@ impl PreparedUpsert {
                 )
                 .await;
             match outcome {
-                Ok(committed) => return Ok(counted.receipt(committed.version().version)),
+                Ok(committed) => {
+                    return Ok(MergeOutcome {
+                        receipt: counted.receipt(committed.version().version),
+                        inserted: stats.num_inserted_rows,
+                        updated: stats.num_updated_rows,
+                        deleted: stats.num_deleted_rows,
+                        attempts: tries,
+                    });
+                }
                 Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => {
                     tries += 1;
                     // Appends wait this time, or a table that is always appended to is never upserted.
@@ -204,6 +298,26 @@ impl PreparedUpsert {
             }
         }
     }
+}
+
+/// The parts of a rule in lance's words.
+fn lance_rule(
+    rule: &MergeRule,
+    dataset: &Dataset,
+) -> Result<(WhenMatched, WhenNotMatchedBySource)> {
+    let matched = match &rule.matched {
+        Matched::Keep => WhenMatched::DoNothing,
+        Matched::Update => WhenMatched::UpdateAll,
+        Matched::UpdateIf(condition) => WhenMatched::update_if(dataset, condition)
+            .map_err(|error| from_lance(error).context("the update's filter"))?,
+    };
+    let unsent = match &rule.delete_unsent {
+        None => WhenNotMatchedBySource::Keep,
+        Some(None) => WhenNotMatchedBySource::Delete,
+        Some(Some(condition)) => WhenNotMatchedBySource::delete_if(dataset, condition)
+            .map_err(|error| from_lance(error).context("the deletion's filter"))?,
+    };
+    Ok((matched, unsent))
 }
 
 fn is_partial_beside_blobs(stored: &Dataset, conformed: &Schema) -> bool {

@@ -1,9 +1,17 @@
 //! Verbs on tables, one file each.
 
 pub(crate) mod count_rows;
+pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod drop_table;
+pub(crate) mod fetch_blobs;
+pub(crate) mod index;
+pub(crate) mod insert;
 pub(crate) mod list;
+pub(crate) mod merge_insert;
+pub(crate) mod multipart_write;
+pub(crate) mod query;
+pub(crate) mod query_body;
 pub(crate) mod rename;
 pub(crate) mod restore;
 pub(crate) mod show;

@@ -1,0 +1,121 @@
+//! A search: the body of a REST query, the `{"search": {…}}` command of the Flight door, and what SQL's
+//! table function asks for are this one type.
+//!
+//! The fields are those of the LanceDB SDKs' query. A search by vector, a search by text and a plain
+//! read with a filter differ only in which fields are set.
+
+use chrono::{DateTime, Utc};
+use lakebed_core::{ApproxMode, DistanceType, OrderBy, QueryVectors};
+use serde::{Deserialize, Serialize};
+
+use crate::command::Columns;
+
+/// Rows of a search that says no `k`, as the SDKs have it.
+pub const K_DEFAULT: u64 = 10;
+
+/// What to search and how.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SearchRequest {
+    /// Namespaces and table joined with `$`.
+    pub table: String,
+    /// A version by number. At most one of `version`, `tag` and `as_of` may be given.
+    pub version: Option<u64>,
+    /// A version by tag.
+    pub tag: Option<String>,
+    /// The newest version committed at or before this time, RFC 3339 with a zone.
+    pub as_of: Option<DateTime<Utc>>,
+    /// The branch; main when absent.
+    pub branch: Option<String>,
+    /// At most this many rows; 10 for a search by vector or text, all for a plain read.
+    pub k: Option<u64>,
+    /// Skip this many rows first.
+    pub offset: Option<u64>,
+    /// One vector, or several for a batch or a multivector column. Empty means no search by vector.
+    pub vector: Option<QueryVectors>,
+    /// The column of vectors; the only one when absent.
+    pub vector_column: Option<String>,
+    /// How distances are measured; as the index does, else `l2`, when absent.
+    pub distance_type: Option<DistanceType>,
+    /// Partitions of the index to look at.
+    pub nprobes: Option<u64>,
+    /// Partitions to look at in any case; wins over `nprobes`.
+    pub minimum_nprobes: Option<u64>,
+    /// Partitions to look at while there are fewer than `k` rows; 0 for all of them.
+    pub maximum_nprobes: Option<u64>,
+    /// How much of the index to look at, from 0 to 1; wins over `nprobes`.
+    pub search_effort: Option<f64>,
+    /// How exactly the codes of a quantised index are compared.
+    pub approx_mode: Option<ApproxMode>,
+    /// Candidates that a graph keeps while it is searched.
+    pub ef: Option<u64>,
+    /// Fetch this many times `k` candidates and sort them by their true vectors.
+    pub refine_factor: Option<u64>,
+    /// Rows at least this far away.
+    pub lower_bound: Option<f32>,
+    /// Rows nearer than this.
+    pub upper_bound: Option<f32>,
+    /// Compare with every row instead of using the index.
+    pub bypass_vector_index: Option<bool>,
+    /// Whether the filter is applied before the search, the default, or to its result.
+    pub prefilter: Option<bool>,
+    /// Rows for which this SQL expression is true.
+    pub filter: Option<String>,
+    /// Columns in the order of the answer; all when absent.
+    pub columns: Option<Columns>,
+    /// Whether the answer has the stable row ids as `_rowid`.
+    pub with_row_id: Option<bool>,
+    /// Leave out the rows that no index covers.
+    pub fast_search: Option<bool>,
+    /// A search by text.
+    pub full_text_query: Option<FullTextQuery>,
+    /// The order of the answer.
+    pub order_by: Option<Vec<OrderBy>>,
+}
+
+/// A search by text.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct FullTextQuery {
+    /// The words, or a structured query as the SDKs write it: `{"match": {…}}`, `{"phrase": {…}}` and so
+    /// on.
+    pub query: serde_json::Value,
+    /// The columns to search where `query` is words; all that have a text index when empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(text: &str) -> Result<SearchRequest, serde_json::Error> {
+        serde_json::from_str(text)
+    }
+
+    #[test]
+    fn one_vector_several_and_none_are_told_apart() {
+        let vector = |text: &str| request(&format!("{{\"vector\":{text}}}")).unwrap().vector;
+        assert_eq!(vector("[]"), Some(QueryVectors::Empty));
+        assert_eq!(vector("null"), None);
+        assert_eq!(vector("[1, -2, 0.5]"), Some(QueryVectors::One(vec![1.0, -2.0, 0.5])));
+        let two = QueryVectors::Many(vec![vec![1.0], vec![2.0]]);
+        assert_eq!(vector("[[1],[2]]"), Some(two.clone()));
+        assert_eq!(serde_json::to_string(&two).unwrap(), "[[1.0],[2.0]]");
+        for wrong in ["[1,\"x\"]", "[[1],2]", "{\"a\":1}", "[1e300]", "[1,1e300]"] {
+            assert!(request(&format!("{{\"vector\":{wrong}}}")).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn what_the_sdk_sends_is_understood() {
+        let text = r#"{"k":10,"vector":[0.1,0.2],"prefilter":true,"nprobes":20,"minimum_nprobes":20,
+            "maximum_nprobes":20,"ef":null,"refine_factor":null,"lower_bound":null,
+            "upper_bound":null,"version":null,"distance_type":"cosine",
+            "order_by":[{"column_name":"a","ascending":false,"nulls_first":true}]}"#;
+        let request = request(text).unwrap();
+        assert_eq!(request.distance_type, Some(DistanceType::Cosine));
+        assert_eq!(request.maximum_nprobes, Some(20));
+        assert!(super::tests::request(r#"{"nprobs":3}"#).is_err());
+    }
+}

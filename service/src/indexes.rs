@@ -1,0 +1,124 @@
+//! Indexes: listing, building in the background, dropping, warming up.
+
+use lakebed_core::{RequestContext, Result, Role, TableId};
+use lakebed_proto::command::ReadCommand;
+use lakebed_storage::{IndexSpec, IndexSummary};
+use serde_json::json;
+
+use crate::Service;
+use crate::audit::AuditLine;
+use crate::authenticate::require;
+
+/// An index to be built.
+#[derive(Debug, Clone)]
+pub struct CreateIndex {
+    /// The branch; main when absent.
+    pub branch: Option<String>,
+    /// The column, by its whole path.
+    pub column: String,
+    /// The index's name; the column's with `_idx` when absent.
+    pub name: Option<String>,
+    /// Whether an index of that name is replaced.
+    pub replace: bool,
+    /// How it is built.
+    pub spec: IndexSpec,
+    /// What was asked for, for whoever looks at the job.
+    pub asked: serde_json::Value,
+}
+
+impl Service {
+    /// Begins to build an index; returns the id of the job. What can be refused is refused at once.
+    ///
+    /// # Errors
+    /// `NotFound` naming table or column, `InvalidArgument` for what does not fit, `AlreadyExists` for a
+    /// name that is taken and not to be replaced.
+    pub async fn create_index(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        command: CreateIndex,
+    ) -> Result<String> {
+        self.permit(ctx, Role::Write, "create_index", Some(&table.to_string()))?;
+        let _guard = self.gate.enter()?;
+        let outcome = self.begin_index(ctx, table, command.clone()).await;
+        let mut line = AuditLine::new(ctx, "create_index").outcome(&outcome);
+        line.table = Some(table.to_string());
+        line.subject = Some(command.column);
+        self.audit.record(line);
+        outcome
+    }
+
+    async fn begin_index(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        command: CreateIndex,
+    ) -> Result<String> {
+        let CreateIndex { branch, column, name, replace, spec, asked } = command;
+        let handle = self.lake.table(table).await?;
+        let name = name.unwrap_or_else(|| lakebed_index::index_name(&column));
+        handle.check_index(branch.as_deref(), &column, &name, replace, &spec).await?;
+        let work = async move {
+            let version = handle.build_index(branch.as_deref(), &column, &name, &spec).await?;
+            Ok(json!({ "index_name": name, "version": version }))
+        };
+        self.jobs.begin(ctx, "create_index", table.text(), asked, work).await
+    }
+
+    /// The indexes of a version, sorted by name, and the version.
+    ///
+    /// # Errors
+    /// `NotFound` naming table, version or branch.
+    pub async fn list_indexes(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        at: &ReadCommand,
+    ) -> Result<(Vec<IndexSummary>, u64)> {
+        require(ctx, Role::Read)?;
+        let _guard = self.gate.enter()?;
+        let snapshot = self.snapshot_of(table, at).await?;
+        Ok((snapshot.indexes().await?, snapshot.version()))
+    }
+
+    /// Drops an index; returns the version without it.
+    ///
+    /// # Errors
+    /// `NotFound` naming table, branch or index.
+    pub async fn drop_index(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        branch: Option<&str>,
+        name: &str,
+    ) -> Result<u64> {
+        self.permit(ctx, Role::Write, "drop_index", Some(&table.to_string()))?;
+        let _guard = self.gate.enter()?;
+        let outcome = match self.lake.table(table).await {
+            Ok(handle) => handle.drop_index(branch, name).await,
+            Err(error) => Err(error),
+        };
+        let mut line = AuditLine::new(ctx, "drop_index").outcome(&outcome);
+        line.table = Some(table.to_string());
+        line.subject = Some(name.to_owned());
+        line.version = outcome.as_ref().ok().copied();
+        self.audit.record(line);
+        outcome
+    }
+
+    /// Loads an index into the cache.
+    ///
+    /// # Errors
+    /// `NotFound` naming table or index.
+    pub async fn prewarm_index(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        name: &str,
+    ) -> Result<()> {
+        require(ctx, Role::Read)?;
+        let _guard = self.gate.enter()?;
+        let _running = self.admission.admit_request().await?;
+        self.snapshot_of(table, &ReadCommand::default()).await?.prewarm_index(name).await
+    }
+}
