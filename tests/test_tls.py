@@ -272,6 +272,37 @@ def test_a_slow_request_outlives_the_wait_for_its_first_byte(
     assert trailers.get("grpc-status") == "0", trailers
 
 
+def test_a_peer_that_takes_nothing_in_is_given_up(
+    make_server: Make, authority: Authority, pair: Pair
+) -> None:
+    env = {"LAKEBED_LIMITS_READ_STALL_MS_MAX": "1500"}
+    server = make_server(args=pair.flags, authority=authority, env=env).start()
+    server.lake().create("t", blobs([os.urandom(32 << 20)]))
+    with (
+        connected(server.http_address) as plain,
+        authority.context("http/1.1").wrap_socket(plain, server_hostname="localhost") as tls,
+    ):
+        port = tls.getsockname()[1]
+        tls.sendall(
+            b"GET /v1/table/t/blob/data/0/bytes HTTP/1.1\r\nhost: localhost\r\n"
+            + f"authorization: Bearer {server.admin_key}\r\n\r\n".encode()
+        )
+        began = time.monotonic()
+        wait_until(
+            lambda: port not in raw_flight.connections_to(server.http_address),
+            "the server's end of the connection",
+        )
+        assert 1 < time.monotonic() - began < 15
+
+
+def test_stalled_handshakes_do_not_hold_a_stop(own_server: LakebedServer) -> None:
+    with connected(own_server.http_address), connected(own_server.flight_address):
+        time.sleep(0.2)
+        began = time.monotonic()
+        assert own_server.terminate() == 0
+        assert time.monotonic() - began < 5
+
+
 # ---- what commits ---------------------------------------------------------------------------
 
 

@@ -101,7 +101,7 @@ settings! {
          the Host and Origin headers are checked then.";
     tls_cert: PathBuf, true, "none",
         "TLS on both ports: the certificate chain in PEM, the server's own first. Read anew on \
-         SIGHUP and within seconds of a change; one that does not fit its key is not taken.";
+         SIGHUP, which ends a server without TLS, and within seconds of a change.";
     tls_key: PathBuf, true, "none",
         "The key of the certificate in PEM: PKCS#8, SEC1 or PKCS#1, without a password.";
     insecure: bool, true, "`false`",
