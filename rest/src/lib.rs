@@ -5,10 +5,10 @@
 //! writes its answer; who may do what, and what is audited, is decided below.
 //!
 //! ```text
-//!   request ─► tidy_path ─► observe ─► guard ─► catch panic ─► route ─► handler ─► Service verb
-//!              //v1 → /v1   id, log,   Host,                    table, tag, upload, blob, key …
-//!                           metrics,   Origin
-//!                           error body
+//!   request ─► tidy_path ─► protocol ─► gzip ─► observe ─► guard ─► catch panic ─► route ─► handler
+//!              //v1 → /v1   version     of      id, log,   Host,                    table,    │
+//!                           header      answers metrics,   Origin                   tag, …    ▼
+//!                                               error body                             Service verb
 //! ```
 //!
 //! What always holds: a known route of the protocol that is not built answers 501 and an unknown
@@ -24,11 +24,13 @@ mod drain;
 mod error;
 mod guard;
 mod job;
+mod gzip;
 mod key;
 mod not_built;
 mod observe;
 mod page;
 mod params;
+mod protocol_version;
 mod range;
 mod routes;
 mod status;

@@ -15,7 +15,9 @@ use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::ApiError;
 use crate::guard::guard;
+use crate::gzip::gzip;
 use crate::observe::{observe, panicked};
+use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{Door, RestOptions, blob, job, key, not_built, status, table, upload};
 
@@ -31,6 +33,8 @@ pub fn router(service: Arc<Service>, options: RestOptions) -> Router {
         .layer(CatchPanicLayer::custom(panicked))
         .layer(from_fn_with_state(door.clone(), guard))
         .layer(from_fn(observe))
+        .layer(from_fn(gzip))
+        .layer(from_fn(protocol_version))
         .with_state(door);
     // A layer of a router runs after the route was chosen; the path is tidied before.
     Router::new().fallback_service(routes.map_request(tidy_path))

@@ -1,21 +1,22 @@
-//! Accepts connections, for both ports.
+//! Accepts connections, for both ports, and shakes hands where they speak TLS.
 //!
-//! What always holds: at most `connections_max` connections of a port are open; one that sends
-//! nothing at first, or takes nothing in while there is something to send, is closed. A port
-//! survives errors of single connections and a process that is out of file descriptors.
+//! What always holds: at most `connections_max` connections of a port are open, those that still
+//! shake hands included; one that sends nothing at first, or takes nothing in while there is something
+//! to send, is closed. Every handshake is a task of its own with a time limit, so a slow one keeps
+//! nobody waiting. A port survives errors of single connections and a process that is out of file
+//! descriptors.
 
 use std::io;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use futures::Stream;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
-use tonic::transport::server::{Connected, TcpConnectInfo};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
+
+use crate::connection::{Connection, Socket};
 
 /// Pause after an error of the port itself, most often "too many open files".
 const ERROR_PAUSE: Duration = Duration::from_millis(100);
@@ -31,29 +32,85 @@ pub(crate) struct ConnectionRules {
     pub(crate) write_stall: Duration,
 }
 
-/// The connections of a port, as they come. Never ends.
+/// The connections of a port, as they come; through TLS if there is an acceptor. Never ends.
 pub(crate) fn connections(
     listener: TcpListener,
     rules: ConnectionRules,
+    tls: Option<TlsAcceptor>,
 ) -> impl Stream<Item = io::Result<Connection>> + Send {
     let slots = Arc::new(Semaphore::new(rules.connections_max));
-    futures::stream::unfold((listener, slots), move |(listener, slots)| async move {
+    let port = Port { listener, rules, slots, tls, handshakes: JoinSet::new() };
+    futures::stream::unfold(port, |mut port| async move {
+        let connection = port.next().await?;
+        Some((Ok(connection), port))
+    })
+}
+
+/// A port and the handshakes under way on it, which end with it.
+struct Port {
+    listener: TcpListener,
+    rules: ConnectionRules,
+    slots: Arc<Semaphore>,
+    tls: Option<TlsAcceptor>,
+    handshakes: JoinSet<Option<Connection>>,
+}
+
+impl Port {
+    async fn next(&mut self) -> Option<Connection> {
         loop {
-            let slot = Arc::clone(&slots).acquire_owned().await.ok()?;
-            match listener.accept().await {
-                Ok((stream, _)) => {
-                    // Small answers must not wait for more to send; failing only makes them slower.
-                    let _ = stream.set_nodelay(true);
-                    return Some((Ok(Connection::new(stream, slot, rules)), (listener, slots)));
-                }
-                Err(error) if is_of_one_connection(&error) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "connections cannot be accepted");
-                    tokio::time::sleep(ERROR_PAUSE).await;
-                }
+            let socket = tokio::select! {
+                // Whoever shook hands goes before whoever only comes.
+                biased;
+                Some(shaken) = self.handshakes.join_next() => match shaken {
+                    Ok(Some(connection)) => return Some(connection),
+                    _ => continue,
+                },
+                socket = accept(&self.listener, &self.slots, self.rules) => socket?,
+            };
+            let Some(acceptor) = self.tls.clone() else {
+                return Some(Connection::plain(socket, self.rules));
+            };
+            self.handshakes.spawn(shake_hands(socket, acceptor, self.rules));
+        }
+    }
+}
+
+/// The next socket, once there is a slot for it. May be dropped at any point and begun anew.
+async fn accept(
+    listener: &TcpListener,
+    slots: &Arc<Semaphore>,
+    rules: ConnectionRules,
+) -> Option<Socket> {
+    let slot = Arc::clone(slots).acquire_owned().await.ok()?;
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                // Small answers must not wait for more to send; failing only makes them slower.
+                let _ = stream.set_nodelay(true);
+                return Some(Socket::new(stream, slot, rules));
+            }
+            Err(error) if is_of_one_connection(&error) => {}
+            Err(error) => {
+                tracing::warn!(%error, "connections cannot be accepted");
+                tokio::time::sleep(ERROR_PAUSE).await;
             }
         }
-    })
+    }
+}
+
+async fn shake_hands(
+    socket: Socket,
+    acceptor: TlsAcceptor,
+    rules: ConnectionRules,
+) -> Option<Connection> {
+    match Connection::tls(socket, acceptor, rules).await {
+        Ok(connection) => Some(connection),
+        Err(error) => {
+            // Scanners and clients without TLS are part of the weather.
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+    }
 }
 
 fn is_of_one_connection(error: &io::Error) -> bool {
@@ -66,111 +123,11 @@ fn is_of_one_connection(error: &io::Error) -> bool {
     )
 }
 
-/// An accepted connection; its slot is free again when it is dropped.
-#[derive(Debug)]
-pub(crate) struct Connection {
-    stream: TcpStream,
-    first_byte: Option<Pin<Box<Sleep>>>,
-    write_stall: Duration,
-    stalled: Option<Pin<Box<Sleep>>>,
-    _slot: OwnedSemaphorePermit,
-}
-
-impl Connection {
-    fn new(stream: TcpStream, slot: OwnedSemaphorePermit, rules: ConnectionRules) -> Self {
-        Connection {
-            stream,
-            first_byte: Some(Box::pin(tokio::time::sleep(rules.first_byte_wait))),
-            write_stall: rules.write_stall,
-            stalled: None,
-            _slot: slot,
-        }
-    }
-
-    /// Watches over a write: one that stays pending for too long becomes an error.
-    fn watch(
-        &mut self,
-        cx: &mut Context<'_>,
-        written: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if written.is_ready() {
-            self.stalled = None;
-            return written;
-        }
-        let deadline = self.write_stall;
-        let stalled = self
-            .stalled
-            .get_or_insert_with(|| Box::pin(tokio::time::sleep_until(Instant::now() + deadline)));
-        ready!(stalled.as_mut().poll(cx));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the peer takes nothing in")))
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let this = self.get_mut();
-        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
-        if read.is_ready() {
-            this.first_byte = None;
-        } else if let Some(first_byte) = &mut this.first_byte {
-            ready!(first_byte.as_mut().poll(cx));
-            let message = "the peer sent nothing";
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, message)));
-        }
-        read
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buf: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write(cx, buf);
-        this.watch(cx, written)
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bufs: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        let this = self.get_mut();
-        let written = Pin::new(&mut this.stream).poll_write_vectored(cx, bufs);
-        this.watch(cx, written)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = TcpConnectInfo;
-
-    fn connect_info(&self) -> TcpConnectInfo {
-        self.stream.connect_info()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use futures::StreamExt as _;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpStream;
 
     use super::*;
 
@@ -184,7 +141,7 @@ mod tests {
     async fn pair(wait: Duration) -> (TcpStream, Connection) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        let mut incoming = Box::pin(connections(listener, rules(wait)));
+        let mut incoming = Box::pin(connections(listener, rules(wait), None));
         let server = incoming.next().await.unwrap().unwrap();
         (client, server)
     }
@@ -219,7 +176,7 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let addr = listener.local_addr().unwrap();
         let _clients = (TcpStream::connect(addr).await, TcpStream::connect(addr).await);
-        let mut incoming = Box::pin(connections(listener, rules(LONG)));
+        let mut incoming = Box::pin(connections(listener, rules(LONG), None));
         let first = incoming.next().await.unwrap().unwrap();
         assert!(futures::poll!(incoming.next()).is_pending());
         drop(first);

@@ -87,6 +87,12 @@ pub(crate) struct ServeArgs {
     /// Let requests without a key do everything; loopback only
     #[arg(long)]
     allow_anonymous: bool,
+    /// Speak TLS on both ports with this certificate chain in PEM; it is read anew when it changes
+    #[arg(long, value_name = "FILE")]
+    tls_cert: Option<PathBuf>,
+    /// The key of the certificate in PEM
+    #[arg(long, value_name = "FILE")]
+    tls_key: Option<PathBuf>,
     /// Allow listening beyond loopback without TLS
     #[arg(long)]
     insecure: bool,
@@ -108,6 +114,8 @@ impl ServeArgs {
             config,
             api_key_file,
             allow_anonymous,
+            tls_cert,
+            tls_key,
             insecure,
             log_format,
             shutdown_timeout,
@@ -120,6 +128,8 @@ impl ServeArgs {
             api_key_file,
             // A flag that is absent says nothing; it must not stand above a variable.
             allow_anonymous: allow_anonymous.then_some(true),
+            tls_cert,
+            tls_key,
             insecure: insecure.then_some(true),
             log_format,
             shutdown_timeout_ms: shutdown_timeout
@@ -142,6 +152,10 @@ pub(crate) struct ClientArgs {
     /// The database [env: LAKEBED_DATABASE] [default: default]
     #[arg(long, value_name = "NAME")]
     database: Option<String>,
+    /// Certificates in PEM to check an https URL against [env: LAKEBED_CA_CERT] [default: the
+    /// system's]
+    #[arg(long, value_name = "FILE")]
+    ca_cert: Option<PathBuf>,
 }
 
 impl ClientArgs {
@@ -160,6 +174,10 @@ impl ClientArgs {
                 .unwrap_or_else(|| "http://127.0.0.1:10024".to_owned()),
             api_key: self.api_key.clone().or_else(|| variable("LAKEBED_API_KEY")),
             database: self.database.clone().or_else(|| variable("LAKEBED_DATABASE")),
+            ca_cert: self
+                .ca_cert
+                .clone()
+                .or_else(|| variable("LAKEBED_CA_CERT").map(PathBuf::from)),
         }
     }
 }
@@ -246,7 +264,7 @@ mod tests {
         let given = flags(&["lakebed", "serve", "--insecure", "--http-addr", "[::1]:0"]);
         assert_eq!(given.layer.insecure, Some(true));
         assert_eq!(given.layer.http_addr.as_deref(), Some("[::1]:0"));
-        assert!(Cli::try_parse_from(["lakebed", "serve", "--tls-cert", "x"]).is_err());
+        assert!(Cli::try_parse_from(["lakebed", "serve", "--tls-certificate", "x"]).is_err());
     }
 
     #[test]
@@ -254,7 +272,12 @@ mod tests {
         let environment: Environment = [("LAKEBED_URL", "http://a"), ("LAKEBED_API_KEY", "k")]
             .map(|(name, value)| (name.to_owned(), value.to_owned()))
             .into();
-        let args = ClientArgs { url: Some("http://b".to_owned()), api_key: None, database: None };
+        let args = ClientArgs {
+            url: Some("http://b".to_owned()),
+            api_key: None,
+            database: None,
+            ca_cert: None,
+        };
         let settings = args.settings(&environment);
         assert_eq!(settings.url, "http://b");
         assert_eq!(settings.api_key.as_deref(), Some("k"));

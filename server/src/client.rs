@@ -1,17 +1,20 @@
-//! A small HTTP client for the verbs of the command line.
+//! A small HTTP client for the verbs of the command line, with TLS where the URL says `https`.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use serde_json::Value;
 
 use crate::exit::Exit;
+use crate::trust;
 
 const ANSWER_BYTES_MAX: usize = 256 << 20;
 const TIME_MAX: Duration = Duration::from_secs(300);
@@ -25,11 +28,13 @@ pub(crate) struct ClientSettings {
     pub(crate) api_key: Option<String>,
     /// The database.
     pub(crate) database: Option<String>,
+    /// What a server's certificate is checked against; the system's roots when absent.
+    pub(crate) ca_cert: Option<PathBuf>,
 }
 
 /// A client of one server.
 pub(crate) struct Client {
-    http: HyperClient<HttpConnector, Full<Bytes>>,
+    http: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
     base: String,
     headers: Vec<(&'static str, HeaderValue)>,
 }
@@ -38,9 +43,10 @@ impl Client {
     /// A client as `settings` say.
     ///
     /// # Errors
-    /// Wrong usage for a URL that is none, or a key that cannot travel in a header.
+    /// Wrong usage for a URL that is none, a key that cannot travel in a header, or a file of
+    /// certificates that holds none.
     pub(crate) fn new(settings: ClientSettings) -> Result<Client, Exit> {
-        let ClientSettings { url, api_key, database } = settings;
+        let ClientSettings { url, api_key, database, ca_cert } = settings;
         let mut headers = Vec::new();
         if let Some(key) = api_key {
             let mut value = HeaderValue::try_from(format!("Bearer {key}"))
@@ -53,8 +59,10 @@ impl Client {
                 .map_err(|_| Exit::usage("the name of the database cannot travel in a header"))?;
             headers.push(("x-lancedb-database", value));
         }
-        let http = HyperClient::builder(TokioExecutor::new()).build_http();
-        Ok(Client { http, base: base_of(&url)?, headers })
+        let base = base_of(&url)?;
+        let connector = trust::connector(has_tls(&base), ca_cert.as_deref())?;
+        let http = HyperClient::builder(TokioExecutor::new()).build(connector);
+        Ok(Client { http, base, headers })
     }
 
     /// Sends a request; `path` begins with a slash and is encoded already.
@@ -148,10 +156,13 @@ fn base_of(url: &str) -> Result<String, Exit> {
         return Err(wrong("is not of the form http://host:port"));
     }
     match uri.scheme_str() {
-        Some("http") => Ok(base.to_owned()),
-        Some("https") => Err(wrong("asks for TLS, which this client does not speak yet")),
-        _ => Err(wrong("does not begin with http://")),
+        Some("http" | "https") => Ok(base.to_owned()),
+        _ => Err(wrong("does not begin with http:// or https://")),
     }
+}
+
+fn has_tls(base: &str) -> bool {
+    base.split(':').next().is_some_and(|scheme| scheme.eq_ignore_ascii_case("https"))
 }
 
 /// A text as one segment of a path.
@@ -181,7 +192,8 @@ mod tests {
     fn urls_are_checked() {
         assert_eq!(base_of("http://localhost:10024/").unwrap(), "http://localhost:10024");
         assert_eq!(base_of("http://h:1/base").unwrap(), "http://h:1/base");
-        for bad in ["https://h:1", "localhost:10024", "", "ftp://h", "http://h?x=1"] {
+        assert_eq!(base_of("https://h:1").unwrap(), "https://h:1");
+        for bad in ["localhost:10024", "", "ftp://h", "http://h?x=1"] {
             assert!(base_of(bad).is_err(), "{bad}");
         }
     }

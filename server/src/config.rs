@@ -17,6 +17,8 @@ use lakebed_core::{Error, Limits, Result, nearest_names};
 
 pub(crate) use layer::{Layer, LogFormat};
 
+use crate::tls::TlsFiles;
+
 /// Variables are known by this prefix.
 const PREFIX: &str = "LAKEBED_";
 const LIMITS_PREFIX: &str = "LIMITS_";
@@ -25,7 +27,8 @@ const CONFIG_VARIABLE: &str = "LAKEBED_CONFIG";
 /// The operator's key; only ever a variable, so that it stands in no file and no list of processes.
 const ADMIN_KEY_VARIABLE: &str = "LAKEBED_ADMIN_KEY";
 /// What the client verbs read; in the environment of a server they do no harm.
-const CLIENT_VARIABLES: [&str; 3] = ["LAKEBED_URL", "LAKEBED_API_KEY", "LAKEBED_DATABASE"];
+const CLIENT_VARIABLES: [&str; 4] =
+    ["LAKEBED_URL", "LAKEBED_API_KEY", "LAKEBED_DATABASE", "LAKEBED_CA_CERT"];
 const RUST_LOG: &str = "RUST_LOG";
 const DEFAULT_LOG_FILTER: &str = "info,lance=warn,lance_core=warn,lance_io=warn,datafusion=warn";
 
@@ -46,6 +49,8 @@ pub(crate) struct Config {
     pub(crate) admin_key: Option<String>,
     /// Whether requests without a key are let in.
     pub(crate) allow_anonymous: bool,
+    /// Certificate and key, if both ports speak TLS.
+    pub(crate) tls: Option<TlsFiles>,
     /// Whether the server may listen beyond loopback without TLS.
     pub(crate) insecure: bool,
     /// How log lines are written.
@@ -118,6 +123,8 @@ impl Config {
             ready_file,
             api_key_file,
             allow_anonymous,
+            tls_cert,
+            tls_key,
             insecure,
             log_format,
             shutdown_timeout_ms,
@@ -135,6 +142,7 @@ impl Config {
             api_key_file,
             admin_key: variable(ADMIN_KEY_VARIABLE),
             allow_anonymous: allow_anonymous.unwrap_or(false),
+            tls: tls_files(tls_cert, tls_key)?,
             insecure: insecure.unwrap_or(false),
             log_format: log_format.unwrap_or(LogFormat::Text),
             log_filter: variable(RUST_LOG).unwrap_or_else(|| DEFAULT_LOG_FILTER.to_owned()),
@@ -153,6 +161,16 @@ impl std::fmt::Debug for Config {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         // The admin key must not reach a log through a stray debug line.
         f.debug_struct("Config").field("data", &self.data).finish_non_exhaustive()
+    }
+}
+
+/// Both files or neither: half a pair would leave the ports readable without a word.
+fn tls_files(cert: Option<PathBuf>, key: Option<PathBuf>) -> Result<Option<TlsFiles>> {
+    match (cert, key) {
+        (Some(cert), Some(key)) => Ok(Some(TlsFiles { cert, key })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(Error::invalid("`tls_cert` is set and `tls_key` is not")),
+        (None, Some(_)) => Err(Error::invalid("`tls_key` is set and `tls_cert` is not")),
     }
 }
 
@@ -306,10 +324,19 @@ mod tests {
     }
 
     #[test]
+    fn half_a_pair_for_tls_is_refused() {
+        for (name, other) in [("LAKEBED_TLS_CERT", "tls_key"), ("LAKEBED_TLS_KEY", "tls_cert")] {
+            let text = refusal(Flags::default(), &variables(&[(name, "x.pem")]));
+            assert!(text.contains(other), "{text}");
+        }
+    }
+
+    #[test]
     fn a_file_may_hold_every_setting() {
         let (_file, flags) = file(
             "data = 'd'\nhttp_addr = 'a'\nflight_addr = 'b'\nready_file = 'r'\n\
-             api_key_file = 'k'\nallow_anonymous = true\ninsecure = true\nlog_format = 'json'\n\
+             api_key_file = 'k'\nallow_anonymous = true\ntls_cert = 'c'\ntls_key = 't'\n\
+             insecure = true\nlog_format = 'json'\n\
              shutdown_timeout_ms = 5\nconnections_max = 6\nheader_wait_ms_max = 7\n\
              index_cache_bytes = 8\nmetadata_cache_bytes = 9\n",
         );
@@ -318,5 +345,6 @@ mod tests {
         assert_eq!(config.shutdown_timeout, Duration::from_millis(5));
         assert_eq!(config.header_wait, Duration::from_millis(7));
         assert_eq!((config.index_cache_bytes, config.metadata_cache_bytes), (8, 9));
+        assert_eq!(config.tls, Some(TlsFiles { cert: "c".into(), key: "t".into() }));
     }
 }

@@ -9,7 +9,7 @@ use lakebed_service::Service;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 
-use crate::accept::Connection;
+use crate::connection::Connection;
 
 /// A stream's window bounds what one DoPut may have under way; the default of 64 KiB would make its
 /// throughput a matter of latency.

@@ -11,7 +11,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use crate::accept::Connection;
+use crate::connection::Connection;
 
 /// Heads of requests: filters travel in query strings, percent-encoded, up to three bytes for one.
 const HEAD_BYTES_MAX: usize = 512 << 10;
@@ -113,7 +113,7 @@ mod tests {
         let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         let rules =
             ConnectionRules { connections_max: 8, first_byte_wait: LONG, write_stall: LONG };
-        let server = serve(connections(listener, rules), router, LONG, stop.clone());
+        let server = serve(connections(listener, rules, None), router, LONG, stop.clone());
         (client, tokio::spawn(server))
     }
 

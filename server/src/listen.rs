@@ -72,10 +72,10 @@ fn check_allowed(addr: SocketAddr, config: &Config) -> Result<(), Exit> {
             "{addr} is not loopback; --allow-anonymous would let the network do everything"
         )));
     }
-    if !config.insecure {
+    if config.tls.is_none() && !config.insecure {
         return Err(Exit::usage(format!(
             "{addr} is not loopback and there is no TLS; keys and data would cross the network \
-             readably. Listen on loopback behind a proxy that speaks TLS, or say --insecure"
+             readably. Give --tls-cert and --tls-key, or say --insecure"
         )));
     }
     Ok(())
@@ -114,6 +114,7 @@ async fn bind_pair(ip: IpAddr) -> Result<(TcpListener, TcpListener), Exit> {
 mod tests {
     use super::*;
     use crate::config::{Flags, Layer};
+    use crate::tls::TlsFiles;
 
     fn config(http: &str, flight: Option<&str>, anonymous: bool, insecure: bool) -> Config {
         let layer = Layer {
@@ -151,6 +152,11 @@ mod tests {
             assert!(listen(&config(http, flight, anonymous, insecure)).await.is_err(), "{http}");
         }
         listen(&config("0.0.0.0:0", None, false, true)).await.unwrap();
+        let files = TlsFiles { cert: "cert".into(), key: "key".into() };
+        let tls = Config { tls: Some(files), ..config("0.0.0.0:0", None, false, false) };
+        listen(&tls).await.unwrap();
+        let anonymous = Config { allow_anonymous: true, ..tls };
+        assert!(listen(&anonymous).await.is_err());
     }
 
     #[tokio::test]

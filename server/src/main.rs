@@ -1,7 +1,7 @@
 //! The `lakebed` binary: one server, and the command line that talks to it.
 //!
 //! ```text
-//!   main ─► cli (flags) ─┬─► serve ─► config, listen, accept, http, grpc, admin_key, ready_file
+//!   main ─► cli (flags) ─┬─► serve ─► config, tls, listen, accept, http, grpc, admin_key, ready_file
 //!                        └─► command/<verb> ─► client (HTTP to a running server)
 //!                                          └─► the lake itself, for offline verbs
 //! ```
@@ -15,6 +15,7 @@ mod client;
 mod command;
 mod config;
 mod confirm;
+mod connection;
 mod exit;
 mod grpc;
 mod http_server;
@@ -25,6 +26,8 @@ mod ready_file;
 mod serve;
 mod signals;
 mod telemetry;
+mod tls;
+mod trust;
 
 use std::process::ExitCode;
 

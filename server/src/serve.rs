@@ -1,10 +1,10 @@
 //! `lakebed serve`: puts the parts together, and takes them apart in order.
 //!
-//! Start: signals, log, metrics, lake (its lock is taken here), service, admin key, ports, doors,
-//! maintenance, ready file. Stop, within one deadline: `/readyz` says no and the ports close, the
-//! service admits nothing more and waits for what runs while the doors let their connections
-//! finish, the audit log is written out, the process leaves with 0. Nothing acknowledged depends on
-//! a clean stop.
+//! Start: signals, log, metrics, certificate, lake (its lock is taken here), service, admin key,
+//! ports, doors, maintenance, ready file. Stop, within one deadline: `/readyz` says no and the ports
+//! close, the service admits nothing more and waits for what runs while the doors let their
+//! connections finish, the audit log is written out, the process leaves with 0. Nothing acknowledged
+//! depends on a clean stop.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -25,7 +25,8 @@ use crate::listen::{Listeners, listen};
 use crate::ready_file::{Addresses, ReadyFile};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
-use crate::{admin_key, grpc, http_server, logs};
+use crate::tls::Tls;
+use crate::{admin_key, grpc, http_server, logs, tls};
 
 /// The version of the binary.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -81,8 +82,12 @@ pub(crate) fn lake_options(config: &Config) -> LakeOptions {
 
 async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
     let mut signals = Signals::catch()?;
+    let tls = match &config.tls {
+        Some(files) => Some(Tls::open(files.clone()).await?),
+        None => None,
+    };
     let service = open_service(config).await?;
-    let started = start(config, &service, &telemetry).await;
+    let started = start(config, &service, &telemetry, tls).await;
     let server = match started {
         Ok(server) => server,
         Err(exit) => {
@@ -118,6 +123,7 @@ async fn start(
     config: &Config,
     service: &Arc<Service>,
     telemetry: &Telemetry,
+    tls: Option<Tls>,
 ) -> Result<Running, Exit> {
     if let Some(path) = &config.ready_file {
         ReadyFile::remove_stale(path)?;
@@ -127,11 +133,13 @@ async fn start(
     let addresses = Addresses::of(&listeners);
     let stop = CancellationToken::new();
     let broken = CancellationToken::new();
-    let doors = open_doors(config, service, telemetry, listeners, &stop, &broken);
-    let background = vec![
+    let doors = open_doors(config, service, telemetry, listeners, tls.as_ref(), &stop, &broken)?;
+    let has_tls = tls.is_some();
+    let mut background = vec![
         tokio::spawn(Arc::clone(service).run_maintenance(stop.clone())),
         tokio::spawn(telemetry.clone().run_upkeep(stop.clone())),
     ];
+    background.extend(tls.map(|tls| tokio::spawn(tls.run_renewal(stop.clone()))));
     let ready = config
         .ready_file
         .as_deref()
@@ -141,6 +149,7 @@ async fn start(
         version = VERSION,
         http = addresses.http,
         flight = addresses.flight,
+        tls = has_tls,
         data = config.data,
         lake_id = service.lake_id(),
         "lakebed serves"
@@ -156,15 +165,20 @@ fn open_doors(
     service: &Arc<Service>,
     telemetry: &Telemetry,
     listeners: Listeners,
+    tls: Option<&Tls>,
     stop: &CancellationToken,
     broken: &CancellationToken,
-) -> Vec<(&'static str, JoinHandle<Result<(), String>>)> {
+) -> Result<Vec<(&'static str, JoinHandle<Result<(), String>>)>, Exit> {
     let rules = ConnectionRules {
         connections_max: config.connections_max,
         first_byte_wait: config.header_wait,
         write_stall: Duration::from_millis(config.limits.read_stall_ms_max),
     };
     let Listeners { http, http_addr: _, flight, flight_addr } = listeners;
+    let http_tls = tls.map(|tls| tls.acceptor(tls::HTTP_PROTOCOLS)).transpose()?;
+    let flight_tls = tls.map(|tls| tls.acceptor(tls::FLIGHT_PROTOCOLS)).transpose()?;
+    let http = connections(http, rules, http_tls);
+    let flight = connections(flight, rules, flight_tls);
     let options = RestOptions {
         version: VERSION,
         flight_addr,
@@ -173,9 +187,8 @@ fn open_doors(
         stopping: stop.clone(),
     };
     let router = lakebed_rest::router(Arc::clone(service), options);
-    let http =
-        http_server::serve(connections(http, rules), router, config.header_wait, stop.clone());
-    let flight = grpc::serve(connections(flight, rules), Arc::clone(service), stop.clone());
+    let http = http_server::serve(http, router, config.header_wait, stop.clone());
+    let flight = grpc::serve(flight, Arc::clone(service), stop.clone());
     // A door that ends before it was told to is a failure of the server, not a quiet half of one.
     let (http_broken, flight_broken) = (broken.clone(), broken.clone());
     let http = tokio::spawn(async move {
@@ -187,7 +200,7 @@ fn open_doors(
         let _guard = flight_broken.drop_guard();
         flight.await.map_err(|error| error.to_string())
     });
-    vec![("http", http), ("flight", flight)]
+    Ok(vec![("http", http), ("flight", flight)])
 }
 
 impl Running {

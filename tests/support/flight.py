@@ -102,9 +102,20 @@ def commit_marker(rows: int) -> bytes:
 class Lake:
     """A Flight client of one server. One call at a time, because it keeps the last trailers."""
 
-    def __init__(self, address: str, *, key: str | None, database: str | None = None) -> None:
+    def __init__(
+        self,
+        address: str,
+        *,
+        key: str | None,
+        database: str | None = None,
+        tls_roots: bytes | None = None,
+    ) -> None:
         self._recorder = _Recorder()
-        self.client = flight.FlightClient(f"grpc+tcp://{address}", middleware=[self._recorder])
+        scheme = "grpc+tcp" if tls_roots is None else "grpc+tls"
+        roots = {} if tls_roots is None else {"tls_root_certs": tls_roots}
+        self.client = flight.FlightClient(
+            f"{scheme}://{address}", middleware=[self._recorder], **roots
+        )
         self.headers: list[tuple[bytes, bytes]] = []
         if key is not None:
             self.headers.append((b"authorization", f"Bearer {key}".encode()))

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import ssl
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -28,11 +29,17 @@ class Response:
 
 
 class Http:
-    """Requests to one server, one connection each. `key=None` sends no key."""
+    """Requests to one server, one connection each. `key=None` sends no key; `tls` means https."""
 
-    def __init__(self, address: str, key: str | None) -> None:
+    def __init__(self, address: str, key: str | None, tls: ssl.SSLContext | None = None) -> None:
         self.address = address
         self.key = key
+        self.tls = tls
+
+    def _connect(self, timeout_s: float) -> http.client.HTTPConnection:
+        if self.tls is None:
+            return http.client.HTTPConnection(self.address, timeout=timeout_s)
+        return http.client.HTTPSConnection(self.address, timeout=timeout_s, context=self.tls)
 
     def request(
         self,
@@ -50,7 +57,7 @@ class Http:
         if isinstance(body, dict):
             body = json.dumps(body).encode()
             sent.setdefault("content-type", "application/json")
-        connection = http.client.HTTPConnection(self.address, timeout=timeout_s)
+        connection = self._connect(timeout_s)
         try:
             connection.request(method, path, body=body, headers=sent)
             answer = connection.getresponse()

@@ -7,6 +7,7 @@ protobuf, whose four fields are few enough to write out.
 
 import json
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -103,10 +104,17 @@ class RawCall:
     """One call on one connection of its own."""
 
     def __init__(
-        self, address: str, key: str | None, method: str = "DoPut", timeout_s: float = 30.0
+        self,
+        address: str,
+        key: str | None,
+        method: str = "DoPut",
+        timeout_s: float = 30.0,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         host, port = address.rsplit(":", 1)
         self.socket = socket.create_connection((host, int(port)), timeout=timeout_s)
+        if tls is not None:
+            self.socket = tls.wrap_socket(self.socket, server_hostname=host)
         self.h2 = h2.connection.H2Connection(
             h2.config.H2Configuration(client_side=True, header_encoding="utf-8")
         )
@@ -114,7 +122,7 @@ class RawCall:
         self.stream = self.h2.get_next_available_stream_id()
         headers = [
             (":method", "POST"),
-            (":scheme", "http"),
+            (":scheme", "http" if tls is None else "https"),
             (":authority", address),
             (":path", f"/arrow.flight.protocol.FlightService/{method}"),
             ("content-type", "application/grpc"),

@@ -18,6 +18,7 @@ from typing import Any
 
 from support.flight import Lake
 from support.http import Http
+from support.tls import Authority
 from support.waiting import wait_until
 
 FATAL = re.compile(r"panicked at|memory allocation of|stack overflow|fatal runtime error|SIGABRT")
@@ -62,6 +63,7 @@ class LakebedServer:
         env: Mapping[str, str] | None = None,
         admin_key: str | None = None,
         wrapper: Sequence[str] = (),
+        authority: Authority | None = None,
     ) -> None:
         self.work = work
         self.data = data if data is not None else work / "lake"
@@ -69,6 +71,7 @@ class LakebedServer:
         self.extra_env = dict(env or {})
         self.admin_key = admin_key or new_key()
         self.wrapper = list(wrapper)
+        self.authority = authority
         self.log_path = work / "server.log"
         self.ready_path = work / "ready.json"
         self.process: subprocess.Popen[bytes] | None = None
@@ -193,13 +196,16 @@ class LakebedServer:
         return self.ready["pid"]
 
     def lake(self, key: str | None = "", database: str | None = None) -> Lake:
-        """A Flight client; with the admin key unless another one or None is given."""
+        """A Flight client; with the admin key unless another one or None is given. It speaks TLS
+        when the server has an authority."""
         key = self.admin_key if key == "" else key
-        return Lake(self.flight_address, key=key, database=database)
+        roots = self.authority.roots if self.authority else None
+        return Lake(self.flight_address, key=key, database=database, tls_roots=roots)
 
     def http(self, key: str | None = "") -> Http:
         """An HTTP client; with the admin key unless another one or None is given."""
-        return Http(self.http_address, self.admin_key if key == "" else key)
+        tls = self.authority.context() if self.authority else None
+        return Http(self.http_address, self.admin_key if key == "" else key, tls)
 
     # ---- what it does to the machine ----------------------------------------------------------
 

@@ -99,6 +99,11 @@ settings! {
     allow_anonymous: bool, true, "`false`",
         "Lets requests without a key do everything. Refused unless both addresses are loopback; \
          the Host and Origin headers are checked then.";
+    tls_cert: PathBuf, true, "none",
+        "TLS on both ports: the certificate chain in PEM, the server's own first. Read anew on \
+         SIGHUP, which ends a server without TLS, and within seconds of a change.";
+    tls_key: PathBuf, true, "none",
+        "The key of the certificate in PEM: PKCS#8, SEC1 or PKCS#1, without a password.";
     insecure: bool, true, "`false`",
         "Allows listening beyond loopback without TLS: keys and data cross the network \
          readably.";

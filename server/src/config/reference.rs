@@ -23,8 +23,8 @@ error. Sizes are in bytes and times in milliseconds, as the names say; a flag fo
 unit, as in `30s`.
 
 `LAKEBED_ADMIN_KEY` sets the admin key instead of the key file; `RUST_LOG` chooses the log lines.
-Client verbs read `LAKEBED_URL`, `LAKEBED_API_KEY` and `LAKEBED_DATABASE`. The routes of the HTTP
-port are in `http.md`.
+Client verbs read `LAKEBED_URL`, `LAKEBED_API_KEY`, `LAKEBED_DATABASE` and `LAKEBED_CA_CERT`. The
+routes of the HTTP port, and TLS, are in `http.md`.
 
 Two libraries have settings of their own: `LANCE_UPLOAD_CONCURRENCY` says how many parts of 5 MiB of
 a data file one write may have under way (4), and `_RJEM_MALLOC_CONF` goes before the settings of the

@@ -1,0 +1,53 @@
+//! Whom the command line believes: the certificates that a server's own is checked against.
+//!
+//! What always holds: a certificate is always checked, and its name with it. There is no switch that
+//! turns this off; a private certificate is given by `--ca-cert`.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::connect::HttpConnector;
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+
+use crate::exit::Exit;
+use crate::tls::read_certificates;
+
+/// What connects to a server. The system's certificates are looked for only if TLS is asked for and
+/// no others were given.
+///
+/// # Errors
+/// Wrong usage for a file without certificates; failure when the system has none either.
+pub(crate) fn connector(
+    has_tls: bool,
+    ca_cert: Option<&Path>,
+) -> Result<HttpsConnector<HttpConnector>, Exit> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| Exit::failed(format!("set up TLS: {error}")))?;
+    let builder = match ca_cert {
+        _ if !has_tls => builder.with_root_certificates(RootCertStore::empty()),
+        Some(path) => builder.with_root_certificates(roots(path)?),
+        None => builder.with_native_roots().map_err(|error| {
+            Exit::failed(format!("{error}; give the server's certificate by --ca-cert"))
+        })?,
+    };
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(builder.with_no_client_auth())
+        .https_or_http()
+        .enable_http1()
+        .build();
+    Ok(connector)
+}
+
+fn roots(path: &Path) -> Result<RootCertStore, Exit> {
+    let mut roots = RootCertStore::empty();
+    for certificate in read_certificates(path).map_err(Exit::usage)? {
+        roots.add(certificate).map_err(|error| {
+            Exit::usage(format!("TLS certificate `{}`: {error}", path.display()))
+        })?;
+    }
+    Ok(roots)
+}
