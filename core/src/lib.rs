@@ -15,5 +15,5 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use limits::Limits;
 pub use name::{DatabaseName, NamespacePath, TableId, TableName, TagName};
-pub use principal::{Principal, RequestContext, Role};
+pub use principal::{Freshness, Principal, RequestContext, Role};
 pub use suggest::nearest_names;

@@ -3,6 +3,7 @@
 //! - [`command`]: the JSON commands of the Flight door, parsed strictly.
 //! - [`ipc_guard`], [`ipc_decode`]: what stands between Arrow bytes from outside and arrow's reader.
 //! - [`receipt`]: what a write answers.
+//! - [`schema_json`]: schemas as JSON, in the two dialects of the LanceDB protocol.
 //! - [`status`]: the one table from Lakebed's error kinds to gRPC and HTTP codes.
 
 pub mod command;
@@ -10,6 +11,7 @@ pub mod ipc_decode;
 pub mod ipc_guard;
 mod ipc_layout;
 pub mod receipt;
+pub mod schema_json;
 pub mod status;
 
 #[cfg(test)]

@@ -15,6 +15,7 @@
 //! one 404; a field that is not understood is a 400 that names it; every answer carries
 //! `x-request-id`; every error has one JSON body, written in one place ([`error`]).
 
+mod arrow_schema;
 mod blob;
 mod body;
 mod caller;

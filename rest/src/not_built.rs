@@ -37,7 +37,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/table/{id}/multipart_write/complete"),
     (MethodFilter::POST, "/v1/table/{id}/multipart_write/abort"),
     (MethodFilter::POST, "/v1/table/{id}/merge_insert"),
-    (MethodFilter::POST, "/v1/table/{id}/update"),
     // Query.
     (MethodFilter::POST, "/v1/table/{id}/query"),
     (MethodFilter::POST, "/v1/table/{id}/explain_plan"),
@@ -56,12 +55,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/table/{id}/branches/delete"),
     (MethodFilter::POST, "/v1/table/{id}/branches/diff"),
     (MethodFilter::POST, "/v1/table/{id}/branches/cherry_pick"),
-    // Schema evolution.
-    (MethodFilter::POST, "/v1/table/{id}/add_columns"),
-    (MethodFilter::POST, "/v1/table/{id}/alter_columns"),
-    (MethodFilter::POST, "/v1/table/{id}/drop_columns"),
-    (MethodFilter::POST, "/v1/table/{id}/update_field_metadata"),
-    (MethodFilter::POST, "/v1/table/{id}/schema_metadata/update"),
     // Indexes.
     (MethodFilter::POST, "/v1/table/{id}/create_index"),
     (MethodFilter::POST, "/v1/table/{id}/create_scalar_index"),

@@ -80,7 +80,7 @@ impl Service {
         let guard = self.gate.enter()?;
         let request = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
-        let snapshot = self.snapshot_of(table, at).await?;
+        let snapshot = self.snapshot_of(ctx, table, at).await?;
         let Some(blob) = snapshot.blob(column, row_id).await? else { return Ok(None) };
         let mut head = Vec::new();
         let mut chunks = blob.read(0..blob.size().min(SNIFF_BYTES));

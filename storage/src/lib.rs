@@ -7,7 +7,8 @@
 //! | --- | --- |
 //! | open a lake, find a table | `lake.rs`, `catalog.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `blob.rs` |
-//! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `delete.rs`, `restore.rs` |
+//! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
+//! | change columns | `columns/` |
 //! | see how anything becomes visible | `commit.rs`, `durable.rs` |
 //! | know why a write sent twice is done once | `write_id.rs` |
 //! | know who keeps a version | `pins.rs` |
@@ -17,11 +18,13 @@ mod append;
 mod blob;
 mod blob_bytes;
 mod catalog;
+mod columns;
 mod commit;
 mod create;
 mod creators;
 mod delete;
 mod durable;
+mod expressions;
 mod keys;
 mod lake;
 mod lance_error;
@@ -45,6 +48,7 @@ mod table;
 mod tag;
 #[cfg(test)]
 mod test_lake;
+mod update;
 mod upload;
 mod upsert;
 mod version;
@@ -53,6 +57,7 @@ mod write;
 mod write_id;
 
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
+pub use columns::{ColumnAlteration, FieldMetadata};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
