@@ -16,6 +16,6 @@ pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use limits::Limits;
 pub use name::{DatabaseName, NamespacePath, TableId, TableName, TagName};
-pub use principal::{Principal, RequestContext, Role};
+pub use principal::{Freshness, Principal, RequestContext, Role};
 pub use search::{ApproxMode, DistanceType, OrderBy, QueryVectors, SearchReport};
 pub use suggest::nearest_names;

@@ -55,6 +55,16 @@ impl Principal {
     }
 }
 
+/// How new the data of an answer has to be: what a client has seen before, here or on another server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Freshness {
+    /// At least this version of the branch that is asked.
+    pub version_min: Option<u64>,
+    /// Nothing that was last looked up in the store before this time, in milliseconds since the Unix
+    /// epoch.
+    pub looked_up_ms_min: Option<i64>,
+}
+
 /// What travels with one request from the door to the commit. An explicit parameter and not a
 /// task-local, so that a spawned task cannot lose it.
 #[derive(Debug, Clone)]
@@ -65,6 +75,8 @@ pub struct RequestContext {
     pub request_id: String,
     /// The database that the request chose by header, or `default`.
     pub database: DatabaseName,
+    /// How new the answer has to be.
+    pub freshness: Freshness,
 }
 
 #[cfg(test)]

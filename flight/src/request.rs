@@ -11,7 +11,7 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::{STANDARD, STANDARD_NO_PAD};
 use http::{Extensions, HeaderMap};
-use lakebed_core::{DatabaseName, Error, ErrorKind, RequestContext, Result};
+use lakebed_core::{DatabaseName, Error, ErrorKind, Freshness, RequestContext, Result};
 use lakebed_proto::status::{REQUEST_ID_HEADER, to_status};
 use lakebed_service::Service;
 use tokio::time::Instant;
@@ -121,7 +121,12 @@ impl Call {
         let begun = async {
             let database = database(metadata)?;
             let principal = service.authenticate(secret(metadata)?.as_deref()).await?;
-            Ok(RequestContext { principal, request_id: request_id.as_str().to_owned(), database })
+            Ok(RequestContext {
+                principal,
+                request_id: request_id.as_str().to_owned(),
+                database,
+                freshness: Freshness::default(),
+            })
         };
         match begun.await {
             Ok(ctx) => Ok(Call { ctx, deadline: extensions.get::<Deadline>().copied() }),

@@ -5,6 +5,7 @@
 //!   arrow's reader.
 //! - [`receipt`]: what a write answers.
 //! - [`search`]: what a search asks for.
+//! - [`schema_json`]: schemas as JSON, in the two dialects of the LanceDB protocol.
 //! - [`status`]: the one table from Lakebed's error kinds to gRPC and HTTP codes.
 
 pub mod command;
@@ -13,6 +14,7 @@ pub mod ipc_guard;
 mod ipc_layout;
 pub mod ipc_stream;
 pub mod receipt;
+pub mod schema_json;
 pub mod search;
 pub mod status;
 

@@ -68,7 +68,8 @@ pub(crate) fn refuse_encoding(headers: &http::HeaderMap) -> Result<()> {
     }
 }
 
-async fn read(body: Body, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
+/// Reads a whole body of at most `bytes_max` bytes.
+pub(crate) async fn read(body: Body, bytes_max: usize) -> Result<Vec<u8>, ApiError> {
     let collected = tokio::time::timeout(READ_TIME_MAX, Limited::new(body, bytes_max).collect());
     match collected.await {
         Ok(Ok(collected)) => Ok(collected.to_bytes().into()),

@@ -17,14 +17,15 @@
 
 mod arrow_answer;
 mod arrow_body;
+mod arrow_schema;
 mod blob;
 mod body;
 mod caller;
 mod drain;
 mod error;
 mod guard;
-mod job;
 mod gzip;
+mod job;
 mod key;
 mod not_built;
 mod observe;

@@ -30,8 +30,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/table/{id}/deregister"),
     (MethodFilter::POST, "/v1/table/{id}/declare"),
     (MethodFilter::POST, "/v1/table/{id}/refresh"),
-    // Data in.
-    (MethodFilter::POST, "/v1/table/{id}/update"),
     // Versions and transactions.
     (MethodFilter::POST, "/v1/table/{id}/version/create"),
     (MethodFilter::POST, "/v1/table/{id}/version/describe"),
@@ -46,12 +44,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/table/{id}/branches/delete"),
     (MethodFilter::POST, "/v1/table/{id}/branches/diff"),
     (MethodFilter::POST, "/v1/table/{id}/branches/cherry_pick"),
-    // Schema evolution.
-    (MethodFilter::POST, "/v1/table/{id}/add_columns"),
-    (MethodFilter::POST, "/v1/table/{id}/alter_columns"),
-    (MethodFilter::POST, "/v1/table/{id}/drop_columns"),
-    (MethodFilter::POST, "/v1/table/{id}/update_field_metadata"),
-    (MethodFilter::POST, "/v1/table/{id}/schema_metadata/update"),
     // Indexes.
     (MethodFilter::POST, "/v1/table/{id}/page_cache/prewarm"),
     // Blobs.

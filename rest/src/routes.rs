@@ -95,6 +95,18 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/jobs/list", post(job::list::list_jobs)),
         ("/v1/jobs/describe", post(job::describe::describe_job)),
         ("/v1/jobs/cancel", to_the_end(post(job::cancel::cancel_job))),
+        ("/v1/table/{id}/update", to_the_end(post(table::update::update_rows))),
+        ("/v1/table/{id}/add_columns", to_the_end(post(table::add_columns::add_columns))),
+        ("/v1/table/{id}/alter_columns", to_the_end(post(table::alter_columns::alter_columns))),
+        ("/v1/table/{id}/drop_columns", to_the_end(post(table::drop_columns::drop_columns))),
+        (
+            "/v1/table/{id}/update_field_metadata",
+            to_the_end(post(table::field_metadata::update_field_metadata)),
+        ),
+        (
+            "/v1/table/{id}/schema_metadata/update",
+            to_the_end(post(table::schema_metadata::replace_schema_metadata)),
+        ),
         ("/v1/table/{id}/count_rows", post(table::count_rows::count_rows)),
         ("/v1/table/{id}/version/list", post(table::versions::list_versions)),
         ("/v1/table/{id}/tags/create", to_the_end(post(table::tags::create::create_tag))),

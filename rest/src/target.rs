@@ -5,10 +5,10 @@
 
 use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
-use lakebed_core::{Error, ErrorKind, NamespacePath, RequestContext, Result, TableId};
+use lakebed_core::{Error, NamespacePath, RequestContext, Result, TableId};
 
 use crate::Door;
-use crate::caller::Caller;
+use crate::caller::{Caller, is_catalog_mode};
 use crate::error::ApiError;
 use crate::params::{Params, shown};
 
@@ -22,6 +22,7 @@ pub(crate) struct Target {
     path: Vec<(String, String)>,
     params: Params,
     slash: bool,
+    catalog: bool,
 }
 
 impl FromRequestParts<Door> for Target {
@@ -37,6 +38,7 @@ impl FromRequestParts<Door> for Target {
             path: path.iter().map(|(name, value)| (name.to_owned(), value.to_owned())).collect(),
             params: Params::parse(parts.uri.query().unwrap_or_default()),
             slash: parts.uri.path().ends_with('/'),
+            catalog: is_catalog_mode(&parts.headers),
         })
     }
 }
@@ -51,6 +53,27 @@ impl Target {
     /// specification do not, and a few answers differ between the two.
     pub(crate) fn is_sdk(&self) -> bool {
         self.slash
+    }
+
+    /// Whether root namespaces stand for databases: a LanceDB SDK that chose none.
+    pub(crate) fn is_catalog(&self) -> bool {
+        self.catalog
+    }
+
+    /// The branch that a request names in its body or its query string; main is none.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when both name one and not the same.
+    pub(crate) fn branch<'a>(&'a self, in_body: Option<&'a str>) -> Result<Option<&'a str>> {
+        let in_body = in_body.filter(|branch| !branch.is_empty());
+        match (in_body, self.params.text("branch")) {
+            (Some(body), Some(query)) if body != query => Err(Error::invalid(format!(
+                "the body names branch `{}` and the query string `{}`",
+                shown(body),
+                shown(query)
+            ))),
+            (branch, other) => Ok(branch.or(other).filter(|branch| *branch != "main")),
+        }
     }
 
     /// The query string, once it is sure that nothing but `known` is in it.
@@ -135,20 +158,6 @@ impl Target {
     }
 }
 
-/// Refuses a branch other than main where a verb cannot act on one yet.
-///
-/// # Errors
-/// `NotImplemented` naming the branch.
-pub(crate) fn refuse_branch(branch: Option<&str>) -> Result<()> {
-    match branch {
-        None | Some("" | "main") => Ok(()),
-        Some(branch) => Err(Error::new(
-            ErrorKind::NotImplemented,
-            format!("this verb on a branch (`{}`) is not built", shown(branch)),
-        )),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use lakebed_core::{DatabaseName, Principal};
@@ -160,9 +169,10 @@ mod tests {
             principal: Principal::anonymous(),
             request_id: "r".to_owned(),
             database: DatabaseName::default_database(),
+            freshness: lakebed_core::Freshness::default(),
         };
         let path = vec![("id".to_owned(), id.to_owned()), ("row_id".to_owned(), "x".to_owned())];
-        Target { ctx, path, params: Params::parse(query), slash: false }
+        Target { ctx, path, params: Params::parse(query), slash: false, catalog: false }
     }
 
     #[test]

@@ -133,6 +133,7 @@ impl Fixture {
             principal: Principal::anonymous(),
             request_id: "r".to_owned(),
             database: DatabaseName::default_database(),
+            freshness: lakebed_core::Freshness::default(),
         };
         let batches = Box::pin(futures::stream::iter([Ok(batch)]));
         self.service.write(&ctx, command, schema, batches).await.unwrap();

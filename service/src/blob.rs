@@ -92,7 +92,7 @@ impl Service {
         }
         let request = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(crate::read::READ_BYTES).await?;
-        let snapshot = self.snapshot_of(table, at).await?;
+        let snapshot = self.snapshot_of(ctx, table, at).await?;
         let (schema, batches) = snapshot.fetch_blobs(column, row_ids, FETCHED_BYTES_MAX).await?;
         let held = (guard, request, memory);
         let batches = batches.inspect(move |_| {
@@ -119,7 +119,7 @@ impl Service {
         let guard = self.gate.enter()?;
         let request = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
-        let snapshot = self.snapshot_of(table, at).await?;
+        let snapshot = self.snapshot_of(ctx, table, at).await?;
         let version = snapshot.version();
         let Some(blob) = snapshot.blob(column, row_id).await? else { return Ok((None, version)) };
         let mut head = Vec::new();

@@ -8,11 +8,12 @@ impl Service {
     /// Deletes the rows for which `filter` is true; returns how many, and the version without them.
     ///
     /// # Errors
-    /// `InvalidArgument` for a filter that is empty or does not parse, `NotFound` without the table.
+    /// `InvalidArgument` for a filter that is empty or does not parse, `NotFound` without table or branch.
     pub async fn delete_rows(
         &self,
         ctx: &RequestContext,
         table: &TableId,
+        branch: Option<&str>,
         filter: &str,
     ) -> Result<(u64, u64)> {
         self.permit(ctx, Role::Write, "delete", Some(&table.to_string()))?;
@@ -24,8 +25,8 @@ impl Service {
             )));
         }
         let _request = self.admission.admit_request().await?;
-        let outcome = match self.lake.table(table).await {
-            Ok(handle) => handle.delete_rows(None, filter).await,
+        let outcome = match self.fresh_table(ctx, table, branch).await {
+            Ok(handle) => handle.delete_rows(branch, filter).await,
             Err(error) => Err(error),
         };
         let mut line = AuditLine::new(ctx, "delete").outcome(&outcome);

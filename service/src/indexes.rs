@@ -77,7 +77,7 @@ impl Service {
     ) -> Result<(Vec<IndexSummary>, u64)> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let snapshot = self.snapshot_of(table, at).await?;
+        let snapshot = self.snapshot_of(ctx, table, at).await?;
         Ok((snapshot.indexes().await?, snapshot.version()))
     }
 
@@ -119,6 +119,6 @@ impl Service {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
         let _running = self.admission.admit_request().await?;
-        self.snapshot_of(table, &ReadCommand::default()).await?.prewarm_index(name).await
+        self.snapshot_of(ctx, table, &ReadCommand::default()).await?.prewarm_index(name).await
     }
 }

@@ -71,7 +71,7 @@ impl Service {
     ) -> Result<TableDetails> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let snapshot = self.snapshot_of(table, at).await?;
+        let snapshot = self.snapshot_of(ctx, table, at).await?;
         Ok(TableDetails {
             id: table.clone(),
             location: snapshot.table().location().to_owned(),

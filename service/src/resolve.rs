@@ -1,8 +1,10 @@
 //! From what a request names to what storage opens.
 
-use lakebed_core::{Error, RequestContext, Result, TableId};
+use std::sync::Arc;
+
+use lakebed_core::{Error, Freshness, RequestContext, Result, TableId};
 use lakebed_proto::command::ReadCommand;
-use lakebed_storage::{At, Snapshot};
+use lakebed_storage::{At, Snapshot, Table};
 
 use crate::Service;
 
@@ -29,13 +31,35 @@ impl Service {
         command: &ReadCommand,
     ) -> Result<Snapshot> {
         let id = TableId::parse(&ctx.database, &command.table)?;
-        self.snapshot_of(&id, command).await
+        self.snapshot_of(ctx, &id, command).await
+    }
+
+    /// The table, with a branch of it as new as the request asks for.
+    pub(crate) async fn fresh_table(
+        &self,
+        ctx: &RequestContext,
+        id: &TableId,
+        branch: Option<&str>,
+    ) -> Result<Arc<Table>> {
+        let table = self.lake.table(id).await?;
+        if ctx.freshness != Freshness::default() {
+            table
+                .catch_up(branch, &ctx.freshness)
+                .await
+                .map_err(|error| error.context(format!("table `{}`", id.text())))?;
+        }
+        Ok(table)
     }
 
     /// Pins the version of a table that `at` names.
-    pub(crate) async fn snapshot_of(&self, id: &TableId, at: &ReadCommand) -> Result<Snapshot> {
+    pub(crate) async fn snapshot_of(
+        &self,
+        ctx: &RequestContext,
+        id: &TableId,
+        at: &ReadCommand,
+    ) -> Result<Snapshot> {
         let place = at_of(at)?;
-        let table = self.lake.table(id).await?;
+        let table = self.fresh_table(ctx, id, at.branch.as_deref()).await?;
         table
             .snapshot(at.branch.as_deref(), &place)
             .await

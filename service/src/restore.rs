@@ -5,20 +5,21 @@ use crate::Service;
 use crate::audit::AuditLine;
 
 impl Service {
-    /// Commits `version` again as the newest version and returns its number.
+    /// Commits `version` of a branch again as its newest version and returns its number.
     ///
     /// # Errors
-    /// `NotFound` naming table or version.
+    /// `NotFound` naming table, branch or version.
     pub async fn restore(
         &self,
         ctx: &RequestContext,
         table: &TableId,
+        branch: Option<&str>,
         version: u64,
     ) -> Result<u64> {
         self.permit(ctx, Role::Write, "restore", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
-        let outcome = match self.lake.table(table).await {
-            Ok(handle) => handle.restore(None, version).await,
+        let outcome = match self.fresh_table(ctx, table, branch).await {
+            Ok(handle) => handle.restore(branch, version).await,
             Err(error) => Err(error),
         };
         let mut line = AuditLine::new(ctx, "restore").outcome(&outcome);

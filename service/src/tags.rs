@@ -10,36 +10,38 @@ use crate::authenticate::require;
 pub use lakebed_storage::TagEntry as TagSummary;
 
 impl Service {
-    /// Names a version.
+    /// Names a version of a branch.
     ///
     /// # Errors
-    /// `AlreadyExists` when the name is taken, `NotFound` naming table or version.
+    /// `AlreadyExists` when the name is taken, `NotFound` naming table, branch or version.
     pub async fn create_tag(
         &self,
         ctx: &RequestContext,
         table: &TableId,
         tag: &TagName,
+        branch: Option<&str>,
         version: u64,
     ) -> Result<()> {
         self.change_tag(ctx, "create_tag", table, tag, Some(version), async |handle| {
-            handle.create_tag(tag, None, version).await
+            handle.create_tag(tag, branch, version).await
         })
         .await
     }
 
-    /// Moves a tag to another version.
+    /// Moves a tag to another version of a branch.
     ///
     /// # Errors
-    /// `NotFound` naming table, tag or version.
+    /// `NotFound` naming table, branch, tag or version.
     pub async fn update_tag(
         &self,
         ctx: &RequestContext,
         table: &TableId,
         tag: &TagName,
+        branch: Option<&str>,
         version: u64,
     ) -> Result<()> {
         self.change_tag(ctx, "update_tag", table, tag, Some(version), async |handle| {
-            handle.update_tag(tag, None, version).await
+            handle.update_tag(tag, branch, version).await
         })
         .await
     }

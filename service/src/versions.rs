@@ -14,19 +14,21 @@ pub struct VersionSummary {
 }
 
 impl Service {
-    /// Up to `limit` versions, newest first, below `before` where that is given.
+    /// Up to `limit` versions of a branch, newest first, below `before` where that is given.
     ///
     /// # Errors
-    /// `NotFound` when there is no such table.
+    /// `NotFound` naming table or branch.
     pub async fn list_versions(
         &self,
         ctx: &RequestContext,
         table: &TableId,
+        branch: Option<&str>,
         limit: usize,
         before: Option<u64>,
     ) -> Result<Vec<VersionSummary>> {
         require(ctx, Role::Read)?;
-        let versions = self.lake.table(table).await?.list_versions(None, limit, before).await?;
+        let handle = self.fresh_table(ctx, table, branch).await?;
+        let versions = handle.list_versions(branch, limit, before).await?;
         Ok(versions
             .into_iter()
             .map(|entry| VersionSummary {

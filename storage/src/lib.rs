@@ -8,7 +8,8 @@
 //! | open a lake, find a table | `lake.rs`, `catalog.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs` |
 //! | build an index | `indexes.rs`, `scalar_index.rs` |
-//! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `delete.rs`, `restore.rs` |
+//! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
+//! | change columns | `columns/` |
 //! | see how anything becomes visible | `commit.rs`, `durable.rs` |
 //! | know why a write sent twice is done once | `write_id.rs` |
 //! | know who keeps a version | `pins.rs` |
@@ -18,11 +19,13 @@ mod append;
 mod blob;
 mod blob_bytes;
 mod catalog;
+mod columns;
 mod commit;
 mod create;
 mod creators;
 mod delete;
 mod durable;
+mod expressions;
 mod fetch_blobs;
 mod indexes;
 mod keys;
@@ -50,6 +53,7 @@ mod table;
 mod tag;
 #[cfg(test)]
 mod test_lake;
+mod update;
 mod upload;
 mod upsert;
 mod version;
@@ -58,6 +62,7 @@ mod write;
 mod write_id;
 
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
+pub use columns::{ColumnAlteration, FieldMetadata};
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use relocate::{Relocation, relocate};

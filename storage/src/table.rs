@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use lakebed_core::{Error, ErrorKind, Result, Subject, nearest_names};
+use lakebed_core::{Error, ErrorKind, Freshness, Result, Subject, nearest_names};
 use lance::Dataset;
 use tokio::sync::{Mutex, OnceCell, RwLock};
 
@@ -69,6 +69,31 @@ impl Table {
     /// Differs between a table and a later one of the same name.
     pub fn uid(&self) -> &str {
         &self.entry.uid
+    }
+
+    /// Makes sure that what is answered next from a branch is as new as asked for; the store is asked
+    /// only where what is known may be older.
+    ///
+    /// # Errors
+    /// `Conflict` when the branch has no such version yet, `NotFound` for an unknown branch.
+    pub async fn catch_up(&self, branch: Option<&str>, freshness: &Freshness) -> Result<()> {
+        let branch = self.branch(branch).await?;
+        let version_min = freshness.version_min.unwrap_or(0);
+        let age_max = freshness.looked_up_ms_min.map(|at_ms| {
+            let age_ms = self.shared.clock.now_ms().saturating_sub(at_ms);
+            Duration::from_millis(u64::try_from(age_ms).unwrap_or(0))
+        });
+        let (known, looked_up) = branch.latest.read().await.clone();
+        let is_new = age_max.is_none_or(|age_max| looked_up.elapsed() <= age_max);
+        if is_new && known.version().version >= version_min {
+            return Ok(());
+        }
+        let newest = branch.look().await?.version().version;
+        if newest >= version_min {
+            return Ok(());
+        }
+        let message = format!("version {version_min} is not there yet; the newest is {newest}");
+        Err(Error::new(ErrorKind::Conflict, message).about(Subject::Version))
     }
 
     /// The branch of that name; main without one.
@@ -163,10 +188,16 @@ impl Branch {
                 return Ok(latest.0.clone());
             }
         }
+        self.look().await
+    }
+
+    /// The newest version, asking the store.
+    async fn look(&self) -> Result<Arc<Dataset>> {
+        let asked = Instant::now();
         let current = self.current().await;
         let newest = current.latest_version_id().await.map_err(from_lance)?;
         if newest == current.version().version {
-            self.latest.write().await.1 = Instant::now();
+            self.latest.write().await.1 = asked;
             return Ok(current);
         }
         let dataset = Arc::new(self.open_latest().await?);

@@ -19,6 +19,7 @@ fn call() -> Call {
         principal: Principal::anonymous(),
         request_id: "r-1".to_owned(),
         database: DatabaseName::default_database(),
+        freshness: lakebed_core::Freshness::default(),
     };
     Call { ctx, deadline: None }
 }

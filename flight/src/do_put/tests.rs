@@ -71,6 +71,7 @@ fn call(deadline: Option<Deadline>) -> Call {
         principal: Principal::anonymous(),
         request_id: "r-1".to_owned(),
         database: DatabaseName::default_database(),
+        freshness: lakebed_core::Freshness::default(),
     };
     Call { ctx, deadline }
 }

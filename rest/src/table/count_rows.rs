@@ -25,12 +25,12 @@ pub(crate) async fn count_rows(
     target: Target,
     StrictBody(body): StrictBody<CountRows>,
 ) -> Result<Response, ApiError> {
-    target.params(&[])?;
+    target.params(&["branch"])?;
     target.check_id(body.id.as_deref())?;
     let command = ReadCommand {
         table: target.table()?.text(),
         version: body.version,
-        branch: body.branch.filter(|branch| !branch.is_empty()),
+        branch: target.branch(body.branch.as_deref())?.map(str::to_owned),
         filter: body.predicate.filter(|predicate| !predicate.is_empty()),
         ..ReadCommand::default()
     };

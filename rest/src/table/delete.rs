@@ -10,7 +10,7 @@ use super::versioned;
 use crate::Door;
 use crate::body::StrictBody;
 use crate::error::ApiError;
-use crate::target::{Target, refuse_branch};
+use crate::target::Target;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,13 +25,13 @@ pub(crate) async fn delete_rows(
     target: Target,
     StrictBody(body): StrictBody<DeleteRows>,
 ) -> Result<Response, ApiError> {
-    target.params(&[])?;
+    target.params(&["branch"])?;
     target.check_id(body.id.as_deref())?;
-    refuse_branch(body.branch.as_deref())?;
+    let branch = target.branch(body.branch.as_deref())?;
     let Some(predicate) = body.predicate.filter(|predicate| !predicate.trim().is_empty()) else {
         return Err(Error::invalid("field `predicate` is missing or empty").into());
     };
     let (rows, version) =
-        door.service.delete_rows(target.ctx(), &target.table()?, &predicate).await?;
+        door.service.delete_rows(target.ctx(), &target.table()?, branch, &predicate).await?;
     Ok(versioned(json!({ "num_deleted_rows": rows, "version": version }), version))
 }

@@ -1,10 +1,14 @@
 //! Verbs on tables, one file each.
 
+pub(crate) mod add_columns;
+pub(crate) mod alter_columns;
 pub(crate) mod count_rows;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod drop_columns;
 pub(crate) mod drop_table;
 pub(crate) mod fetch_blobs;
+pub(crate) mod field_metadata;
 pub(crate) mod index;
 pub(crate) mod insert;
 pub(crate) mod list;
@@ -14,14 +18,20 @@ pub(crate) mod query;
 pub(crate) mod query_body;
 pub(crate) mod rename;
 pub(crate) mod restore;
+pub(crate) mod schema_metadata;
 pub(crate) mod show;
 pub(crate) mod tags;
+pub(crate) mod update;
 pub(crate) mod versions;
 
 use axum::Json;
 use axum::response::{IntoResponse, Response};
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
+use lakebed_core::{Error, ErrorKind, Subject};
 use serde::Serialize;
+use serde_json::{Map, Value};
+
+use crate::error::ApiError;
 
 /// The version that was served or committed.
 pub(crate) const VERSION_HEADER: &str = "x-lancedb-version";
@@ -31,4 +41,27 @@ fn versioned(body: impl Serialize, version: u64) -> Response {
     let mut response = Json(body).into_response();
     response.headers_mut().insert(VERSION_HEADER, HeaderValue::from(version));
     response
+}
+
+/// The answer to an error of a verb that names columns in its body. The SDKs read any 404 of a table's
+/// route as "no such table", so a column that does not exist is a bad request there; its number stays
+/// the one for columns.
+fn refused(error: Error) -> ApiError {
+    let is_column = error.kind() == ErrorKind::NotFound && error.subject() == Some(Subject::Column);
+    let answer = ApiError::from(error);
+    match is_column {
+        true => answer.with_status(StatusCode::BAD_REQUEST),
+        false => answer,
+    }
+}
+
+/// Refuses properties that a client of the specification wants to be kept with a table.
+fn no_properties(properties: Option<&Map<String, Value>>) -> lakebed_core::Result<()> {
+    match properties.is_none_or(Map::is_empty) {
+        true => Ok(()),
+        false => Err(Error::new(
+            ErrorKind::NotImplemented,
+            "properties of a table (field `properties`) are not built",
+        )),
+    }
 }

@@ -10,7 +10,7 @@ use super::versioned;
 use crate::Door;
 use crate::body::StrictBody;
 use crate::error::ApiError;
-use crate::target::{Target, refuse_branch};
+use crate::target::Target;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -25,13 +25,13 @@ pub(crate) async fn restore(
     target: Target,
     StrictBody(body): StrictBody<Restore>,
 ) -> Result<Response, ApiError> {
-    target.params(&[])?;
+    target.params(&["branch"])?;
     target.check_id(body.id.as_deref())?;
-    refuse_branch(body.branch.as_deref())?;
+    let branch = target.branch(body.branch.as_deref())?;
     // A handle that was not checked out to a version sends null here.
     let Some(version) = body.version else {
         return Err(Error::invalid("field `version` is missing: which version to restore").into());
     };
-    let new_version = door.service.restore(target.ctx(), &target.table()?, version).await?;
+    let new_version = door.service.restore(target.ctx(), &target.table()?, branch, version).await?;
     Ok(versioned(json!({ "version": new_version }), new_version))
 }

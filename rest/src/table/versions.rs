@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use crate::Door;
 use crate::body::StrictBody;
 use crate::error::ApiError;
-use crate::target::{Target, refuse_branch};
+use crate::target::Target;
 
 const PAGE_MAX: usize = 1_000;
 /// Versions in one answer to a client that does not page.
@@ -39,7 +39,7 @@ pub(crate) async fn list_versions(
 ) -> Result<Response, ApiError> {
     let params = target.params(&["limit", "page_token", "descending", "branch"])?;
     target.check_id(body.id.as_deref())?;
-    refuse_branch(body.branch.as_deref().or(params.text("branch")))?;
+    let branch = target.branch(body.branch.as_deref())?;
     let limit = body.limit.or(params.number("limit")?);
     let token = body.page_token.as_deref().filter(|token| !token.is_empty());
     let before = page_token(token.or(params.text("page_token")))?;
@@ -50,7 +50,7 @@ pub(crate) async fn list_versions(
     let newest_first = is_paged || body.descending.unwrap_or(false) || params.flag("descending")?;
     let wanted = limit.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(VERSIONS_MAX);
     let (mut versions, has_more) =
-        collect(&door, &target, wanted.min(VERSIONS_MAX), before).await?;
+        collect(&door, &target, branch, wanted.min(VERSIONS_MAX), before).await?;
     if has_more && !newest_first {
         // The SDKs take an answer as the whole; a part would be a wrong answer that looks right.
         return Err(Error::invalid(format!(
@@ -73,6 +73,7 @@ pub(crate) async fn list_versions(
 async fn collect(
     door: &Door,
     target: &Target,
+    branch: Option<&str>,
     wanted: usize,
     mut before: Option<u64>,
 ) -> Result<(Vec<VersionSummary>, bool)> {
@@ -81,7 +82,8 @@ async fn collect(
     // One more than wanted tells whether there are more.
     while versions.len() <= wanted {
         let page_limit = (wanted + 1 - versions.len()).min(PAGE_MAX);
-        let page = door.service.list_versions(target.ctx(), &table, page_limit, before).await?;
+        let page =
+            door.service.list_versions(target.ctx(), &table, branch, page_limit, before).await?;
         let is_last = page.len() < page_limit;
         before = page.last().map(|last| last.version);
         versions.extend(page);

@@ -34,6 +34,7 @@ fn as_role(role: Role) -> RequestContext {
         principal: Principal { key_id: "tester".to_owned(), role },
         request_id: "r-1".to_owned(),
         database: DatabaseName::default_database(),
+        freshness: lakebed_core::Freshness::default(),
     }
 }
 

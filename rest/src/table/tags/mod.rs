@@ -9,7 +9,7 @@ pub(crate) mod version;
 use lakebed_core::{Error, Result, TagName};
 use serde::Deserialize;
 
-use crate::target::{Target, refuse_branch};
+use crate::target::Target;
 
 /// The body that names a tag and the version it shall name.
 #[derive(Debug, Default, Deserialize)]
@@ -22,15 +22,14 @@ pub(crate) struct TagAndVersion {
 }
 
 impl TagAndVersion {
-    fn check(&self, target: &Target) -> Result<(TagName, u64)> {
-        target.params(&[])?;
+    fn check<'a>(&'a self, target: &'a Target) -> Result<(TagName, Option<&'a str>, u64)> {
+        target.params(&["branch"])?;
         target.check_id(self.id.as_deref())?;
-        refuse_branch(self.branch.as_deref())?;
         let tag = TagName::parse(&self.tag)?;
         let version = self
             .version
             .ok_or_else(|| Error::invalid("field `version` is missing: what the tag names"))?;
-        Ok((tag, version))
+        Ok((tag, target.branch(self.branch.as_deref())?, version))
     }
 }
 

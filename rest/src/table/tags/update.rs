@@ -16,7 +16,7 @@ pub(crate) async fn update_tag(
     target: Target,
     StrictBody(body): StrictBody<TagAndVersion>,
 ) -> Result<Response, ApiError> {
-    let (tag, version) = body.check(&target)?;
-    door.service.update_tag(target.ctx(), &target.table()?, &tag, version).await?;
+    let (tag, branch, version) = body.check(&target)?;
+    door.service.update_tag(target.ctx(), &target.table()?, &tag, branch, version).await?;
     Ok(Json(json!({})).into_response())
 }

@@ -1,0 +1,110 @@
+//! `POST /v1/table/{id}/add_columns`: columns that SQL computes, as JSON, or columns of nulls, as an
+//! Arrow stream that has a schema and no rows.
+
+use arrow_schema::SchemaRef;
+use axum::extract::{FromRequest, Request, State};
+use axum::response::Response;
+use http::header::CONTENT_TYPE;
+use lakebed_core::{Error, ErrorKind, Result};
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{refused, versioned};
+use crate::Door;
+use crate::arrow_schema::schema_of_stream;
+use crate::body::{StrictBody, read, refuse_encoding};
+use crate::error::ApiError;
+use crate::target::Target;
+
+const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct AddColumns {
+    id: Option<Vec<String>>,
+    branch: Option<String>,
+    new_columns: Vec<NewColumn>,
+    function: Option<Value>,
+    auto_refresh_enabled: Option<bool>,
+    auto_refresh_interval_seconds: Option<Value>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct NewColumn {
+    name: String,
+    expression: Option<String>,
+    computed: Option<String>,
+    all_null: Option<bool>,
+    virtual_column: Option<Value>,
+}
+
+pub(crate) async fn add_columns(
+    State(door): State<Door>,
+    target: Target,
+    request: Request,
+) -> Result<Response, ApiError> {
+    target.params(&["branch"])?;
+    let table = target.table()?;
+    let version = if is_arrow(&request) {
+        let added = sent_schema(&door, request).await?;
+        let branch = target.branch(None)?;
+        door.service.add_null_columns(target.ctx(), &table, branch, added).await
+    } else {
+        let StrictBody(body) = StrictBody::<AddColumns>::from_request(request, &door).await?;
+        target.check_id(body.id.as_deref())?;
+        let branch = target.branch(body.branch.as_deref())?;
+        let columns = expressions(&body)?;
+        door.service.add_sql_columns(target.ctx(), &table, branch, &columns).await
+    };
+    let version = version.map_err(refused)?;
+    Ok(versioned(json!({ "version": version }), version))
+}
+
+fn is_arrow(request: &Request) -> bool {
+    let kind = request.headers().get(CONTENT_TYPE).map(http::HeaderValue::as_bytes);
+    kind.is_some_and(|kind| kind.starts_with(ARROW_STREAM.as_bytes()))
+}
+
+/// The schema of the columns, of which there are no values: it is read whole.
+async fn sent_schema(door: &Door, request: Request) -> Result<SchemaRef, ApiError> {
+    refuse_encoding(request.headers())?;
+    let limits = door.service.limits();
+    let bytes = read(request.into_body(), limits.json_body_bytes_max).await?;
+    Ok(schema_of_stream(bytes.into(), limits)?)
+}
+
+fn expressions(body: &AddColumns) -> Result<Vec<(String, String)>> {
+    if body.function.is_some() {
+        return Err(not_built("columns of functions (field `function`)"));
+    }
+    if body.auto_refresh_enabled == Some(true) || body.auto_refresh_interval_seconds.is_some() {
+        return Err(not_built("columns that refresh themselves (field `auto_refresh_enabled`)"));
+    }
+    let columns = body.new_columns.iter().map(|column| {
+        let NewColumn { name, expression, computed, all_null, virtual_column } = column;
+        if computed.is_some() {
+            return Err(not_built("columns that are kept computed (field `computed`)"));
+        }
+        if virtual_column.is_some() {
+            return Err(not_built("virtual columns (field `virtual_column`)"));
+        }
+        if *all_null == Some(true) {
+            let message = "columns of nulls (field `all_null`) are sent as an Arrow schema";
+            return Err(Error::invalid(message));
+        }
+        let expression = expression.clone().filter(|sql| !sql.is_empty()).ok_or_else(|| {
+            Error::invalid(format!("new column `{name}` has no field `expression`"))
+        })?;
+        Ok((name.clone(), expression))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    match columns.is_empty() {
+        true => Err(Error::invalid("field `new_columns` is missing or empty")),
+        false => Ok(columns),
+    }
+}
+
+fn not_built(what: &str) -> Error {
+    Error::new(ErrorKind::NotImplemented, format!("{what} are not built"))
+}

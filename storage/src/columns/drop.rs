@@ -1,0 +1,33 @@
+//! Drop columns: they leave the schema, and their files what is not named any more.
+
+use lakebed_core::{Error, Result};
+use lance::dataset::transaction::Operation;
+
+use super::{Staged, field_at};
+use crate::lance_error::from_lance;
+use crate::table::Table;
+
+impl Table {
+    /// Drops columns, and the indexes on them; returns the version without them.
+    ///
+    /// # Errors
+    /// `NotFound` for a column that does not exist, `InvalidArgument` when none would be left.
+    pub async fn drop_columns(&self, branch: Option<&str>, columns: &[String]) -> Result<u64> {
+        if columns.is_empty() {
+            return Err(Error::invalid("no column is given"));
+        }
+        let branch = self.branch(branch).await?;
+        let names: Vec<&str> = columns.iter().map(String::as_str).collect();
+        let names = names.as_slice();
+        let committed = self
+            .change_columns(&branch, |latest| async move {
+                for name in names {
+                    field_at(latest.schema(), name)?;
+                }
+                let schema = latest.plan_drop_columns(names).map_err(from_lance)?;
+                Ok(Staged::metadata(Operation::Project { schema, preserves_nullability: true }))
+            })
+            .await?;
+        Ok(committed.version().version)
+    }
+}
