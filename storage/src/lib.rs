@@ -6,7 +6,7 @@
 //! | to | look in |
 //! | --- | --- |
 //! | open a lake, find a table | `lake.rs`, `catalog.rs` |
-//! | read a version | `snapshot.rs`, `scan.rs`, `blob.rs` |
+//! | read a version | `snapshot.rs`, `scan.rs`, `blob.rs`; in SQL `provider.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `delete.rs`, `restore.rs` |
 //! | see how anything becomes visible | `commit.rs`, `durable.rs` |
 //! | know why a write sent twice is done once | `write_id.rs` |
@@ -29,6 +29,7 @@ mod local_parts;
 mod overwrite;
 mod pieces;
 mod pins;
+mod provider;
 mod relocate;
 mod restore;
 mod root;
@@ -54,10 +55,12 @@ mod write_id;
 
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
+pub use provider::{Extras, SYSTEM_COLUMNS, carried_error, carry, count_rule};
 pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};
 pub use snapshot::{At, Snapshot};
+pub use sql_guard::{check_statement, is_multiplying};
 pub use system::{SystemObject, SystemStore};
 pub use table::Table;
 pub use tag::TagEntry;

@@ -20,7 +20,7 @@ fn call() -> Call {
         request_id: "r-1".to_owned(),
         database: DatabaseName::default_database(),
     };
-    Call { ctx, deadline: None }
+    Call { ctx, deadline: None, namespace: None }
 }
 
 /// A stream that says when it is dropped, by closing the channel.

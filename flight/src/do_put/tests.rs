@@ -72,7 +72,7 @@ fn call(deadline: Option<Deadline>) -> Call {
         request_id: "r-1".to_owned(),
         database: DatabaseName::default_database(),
     };
-    Call { ctx, deadline }
+    Call { ctx, deadline, namespace: None }
 }
 
 struct Put<S> {
