@@ -8,20 +8,21 @@ import json
 import tempfile
 from pathlib import Path
 
-from bench import do_get, do_put, take
+from bench import do_get, do_put, search, sql, take
 from bench.machine import describe_machine, describe_versions
 from bench.picture import draw
 from bench.rounds import Comparison
 from support.server import LakebedServer
 
 RESULTS = Path(__file__).parent / "results"
+BENCHMARKS = {"do_put": do_put, "do_get": do_get, "take": take, "sql": sql, "search": search}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (at least 5)")
     parser.add_argument("--table-mb", type=int, default=1_000, help="size of the table, in MB")
-    parser.add_argument("--only", choices=["do_get", "do_put", "take"], help="one benchmark")
+    parser.add_argument("--only", choices=BENCHMARKS, help="one benchmark")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args()
     if options.rounds < 5:
@@ -32,9 +33,11 @@ def main() -> None:
         server = LakebedServer(Path(folder) / "server").start()
         try:
             versions = describe_versions(server)
-            for name, run in (("do_put", do_put.run), ("do_get", do_get.run), ("take", take.run)):
+            for name, benchmark in BENCHMARKS.items():
                 if options.only in {None, name}:
-                    comparisons += run(server, Path(folder), options.rounds, options.table_mb)
+                    comparisons += benchmark.run(
+                        server, Path(folder), options.rounds, options.table_mb
+                    )
         finally:
             server.kill()
 

@@ -1,6 +1,5 @@
 """The lake's directories opened by tools that know nothing of Lakebed, row by row."""
 
-import importlib.util
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,6 +11,7 @@ import pyarrow as pa
 import pytest
 
 from support.data import COLUMNS, blobs, numbered, same_rows
+from support.duck import connect
 from support.flight import Lake
 from support.server import LakebedServer
 
@@ -42,11 +42,7 @@ def make_mixed(server: LakebedServer, lake: Lake, table: str, without: set[str])
 @pytest.fixture
 def duck() -> Iterator[duckdb.DuckDBPyConnection]:
     """DuckDB with the lance extension out of its package."""
-    package = importlib.util.find_spec("duckdb_extension_lance")
-    folder = Path(package.submodule_search_locations[0])
-    extension = folder / f"extensions/v{duckdb.__version__}/lance.duckdb_extension"
-    connection = duckdb.connect(config={"allow_unsigned_extensions": "true"})
-    connection.execute(f"LOAD '{extension}'")
+    connection = connect()
     yield connection
     connection.close()
 

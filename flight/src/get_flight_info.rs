@@ -1,23 +1,31 @@
-//! GetFlightInfo: plans a read and hands out one endpoint for each of its parts.
+//! GetFlightInfo: plans a read and hands out one endpoint for each of its parts, or plans a statement.
+
+use std::sync::Arc;
 
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use bytes::Bytes;
 use lakebed_core::{Error, Result};
 use lakebed_service::{ReadPlan, Service};
 
-use crate::descriptor::read_command;
+use crate::descriptor::{read_command, search_command, sql_command};
 use crate::request::Call;
-use crate::ticket;
+use crate::{search, sql, ticket};
 
 /// What the format writes where a number is not known.
 const UNKNOWN: i64 = -1;
 
 /// Plans the read that `descriptor` names.
 pub(crate) async fn get_flight_info(
-    service: &Service,
+    service: &Arc<Service>,
     call: &Call,
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo> {
+    if let Some(command) = sql_command(&descriptor)? {
+        return sql::get_flight_info(service, call, command, descriptor).await;
+    }
+    if let Some(request) = search_command(&descriptor)? {
+        return search::flight_info(service, call, request, descriptor).await;
+    }
     let command = read_command(&call.ctx.database, &descriptor)?;
     let plan = service.plan_read(&call.ctx, command).await?;
     flight_info(&plan, descriptor)
@@ -29,9 +37,7 @@ pub(crate) fn flight_info(plan: &ReadPlan, descriptor: FlightDescriptor) -> Resu
     for part in &plan.parts {
         // No location means the server that answered.
         let mut endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket::encode(part)?));
-        let expires = endpoint.expiration_time.get_or_insert_default();
-        expires.seconds = plan.expires_at_ms.div_euclid(1_000);
-        expires.nanos = (plan.expires_at_ms.rem_euclid(1_000) * 1_000_000) as i32;
+        expire(&mut endpoint, plan.expires_at_ms);
         endpoints.push(endpoint);
     }
     let number = |n: Option<u64>| n.and_then(|n| i64::try_from(n).ok()).unwrap_or(UNKNOWN);
@@ -45,6 +51,13 @@ pub(crate) fn flight_info(plan: &ReadPlan, descriptor: FlightDescriptor) -> Resu
         .with_total_bytes(number(plan.total_bytes))
         .with_ordered(plan.ordered)
         .with_app_metadata(version_metadata(plan.version)))
+}
+
+/// States until when an endpoint's ticket can be used.
+pub(crate) fn expire(endpoint: &mut FlightEndpoint, at_ms: i64) {
+    let expires = endpoint.expiration_time.get_or_insert_default();
+    expires.seconds = at_ms.div_euclid(1_000);
+    expires.nanos = (at_ms.rem_euclid(1_000) * 1_000_000) as i32;
 }
 
 /// The app_metadata that names a version.

@@ -7,4 +7,4 @@ mod key_index;
 mod search;
 
 pub use key_index::{ensure_key_index, index_name};
-pub use search::{SearchAnswer, search};
+pub use search::{SearchAnswer, report, search};

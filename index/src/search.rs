@@ -31,7 +31,11 @@ pub async fn search(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchAnsw
     Ok(SearchAnswer { schema, batches, report })
 }
 
-async fn report(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchReport> {
+/// How a search is answered, without running it.
+///
+/// # Errors
+/// `Corrupt` or `Unavailable` when the indexes cannot be read.
+pub async fn report(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchReport> {
     let rows = snapshot.count_rows().await?;
     let unindexed =
         SearchReport { version: snapshot.version(), rows_scanned: rows, ..SearchReport::default() };

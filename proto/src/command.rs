@@ -1,4 +1,4 @@
-//! The JSON commands of the Flight door: `read` and `write`.
+//! The JSON commands of the Flight door: `read`, `search` and `write`.
 //!
 //! They are parsed strictly: a field that is not known is refused by name and path, so that a misspelt
 //! `filter` can never read a whole table. The same types are what the use cases take, so a new field
@@ -12,6 +12,8 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::search::SearchRequest;
+
 /// A command descriptor or one that was refused with the reason.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
@@ -20,8 +22,8 @@ pub enum Command {
     Read(ReadCommand),
     /// Write rows.
     Write(WriteCommand),
-    /// Search by vector or text; known to the protocol, not built yet.
-    Search(serde_json::Value),
+    /// Search by vector or text.
+    Search(Box<SearchRequest>),
 }
 
 impl Command {

@@ -20,52 +20,76 @@ pub struct SearchRequest {
     /// Namespaces and table joined with `$`.
     pub table: String,
     /// A version by number. At most one of `version`, `tag` and `as_of` may be given.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub version: Option<u64>,
     /// A version by tag.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tag: Option<String>,
     /// The newest version committed at or before this time, RFC 3339 with a zone.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub as_of: Option<DateTime<Utc>>,
     /// The branch; main when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub branch: Option<String>,
     /// At most this many rows; 10 for a search by vector or text, all for a plain read.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub k: Option<u64>,
     /// Skip this many rows first.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub offset: Option<u64>,
     /// One vector, or several for a batch or a multivector column. Empty means no search by vector.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub vector: Option<QueryVectors>,
     /// The column of vectors; the only one when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub vector_column: Option<String>,
     /// How distances are measured; as the index does, else `l2`, when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub distance_type: Option<DistanceType>,
     /// Partitions of the index to look at.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub nprobes: Option<u64>,
     /// Partitions to look at in any case; wins over `nprobes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub minimum_nprobes: Option<u64>,
     /// Partitions to look at while there are fewer than `k` rows; 0 for all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub maximum_nprobes: Option<u64>,
     /// How much of the index to look at, from 0 to 1; wins over `nprobes`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub search_effort: Option<f64>,
     /// How exactly the codes of a quantised index are compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub approx_mode: Option<ApproxMode>,
     /// Candidates that a graph keeps while it is searched.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub ef: Option<u64>,
     /// Fetch this many times `k` candidates and sort them by their true vectors.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub refine_factor: Option<u64>,
     /// Rows at least this far away.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub lower_bound: Option<f32>,
     /// Rows nearer than this.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub upper_bound: Option<f32>,
     /// Compare with every row instead of using the index.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub bypass_vector_index: Option<bool>,
     /// Whether the filter is applied before the search, the default, or to its result.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub prefilter: Option<bool>,
     /// Rows for which this SQL expression is true.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
     /// Columns in the order of the answer; all when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub columns: Option<Columns>,
     /// Whether the answer has the stable row ids as `_rowid`.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub with_row_id: Option<bool>,
     /// Leave out the rows that no index covers.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub fast_search: Option<bool>,
     /// A search by text.
     pub full_text_query: Option<FullTextQuery>,

@@ -27,7 +27,8 @@ pub fn codes(kind: ErrorKind) -> (Code, u16) {
         ErrorKind::Unavailable => (Code::Unavailable, 503),
         ErrorKind::DeadlineExceeded => (Code::DeadlineExceeded, 504),
         ErrorKind::Cancelled => (Code::Cancelled, 499),
-        ErrorKind::CommitUnknown => (Code::Unknown, 500),
+        // Not a 5xx: the SDKs send a write again after one, and this one may have happened.
+        ErrorKind::CommitUnknown => (Code::Unknown, 422),
         ErrorKind::NotImplemented => (Code::Unimplemented, 501),
         ErrorKind::Corrupt => (Code::DataLoss, 500),
         ErrorKind::Internal => (Code::Internal, 500),

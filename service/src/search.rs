@@ -27,7 +27,45 @@ pub struct Found {
     pub report: SearchReport,
 }
 
+/// A planned search.
+pub struct SearchPlan {
+    /// The schema of the rows.
+    pub schema: SchemaRef,
+    /// Which version and index will answer.
+    pub report: SearchReport,
+    /// The same search with its version fixed.
+    pub request: SearchRequest,
+    /// Until when that version is kept for it.
+    pub expires_at_ms: i64,
+}
+
 impl Service {
+    /// Plans a search: fixes the version and keeps it for as long as a ticket lives.
+    ///
+    /// # Errors
+    /// As [`Service::search`].
+    pub async fn plan_search(
+        &self,
+        ctx: &RequestContext,
+        request: SearchRequest,
+    ) -> Result<SearchPlan> {
+        require(ctx, Role::Read)?;
+        let _guard = self.gate.enter()?;
+        let (snapshot, spec) = self.prepare_search(ctx, &request).await?;
+        let schema = snapshot.search_schema(&spec).await?;
+        let report = lakebed_index::report(&snapshot, &spec).await?;
+        let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
+        snapshot.lease(expires_at_ms);
+        let request = SearchRequest {
+            version: Some(snapshot.version()),
+            branch: snapshot.branch().map(str::to_owned),
+            tag: None,
+            as_of: None,
+            ..request
+        };
+        Ok(SearchPlan { schema, report, request, expires_at_ms })
+    }
+
     /// Searches one version of a table.
     ///
     /// # Errors

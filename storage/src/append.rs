@@ -1,5 +1,6 @@
 //! Append rows to a table.
 
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
@@ -19,6 +20,7 @@ impl Table {
     ///
     /// # Errors
     /// `InvalidArgument` naming column, row and type of what does not fit; the error of the stream.
+    #[boxed]
     pub async fn append(
         &self,
         branch: Option<&str>,

@@ -5,6 +5,7 @@
 //! path that is registered with the table. Equal large blobs are one object, whatever table they are in.
 //! Compaction then never touches their bytes.
 
+use async_recursion::async_recursion as boxed;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -322,6 +323,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `NotFound` for the column or the row; `InvalidArgument` for a column that holds no blobs.
+    #[boxed]
     pub async fn blob(&self, column: &str, row_id: u64) -> Result<Option<OpenBlob>> {
         let field =
             self.dataset.schema().field(column).ok_or_else(|| self.unknown_column(column))?;

@@ -1,5 +1,6 @@
 //! Create a table from a stream: one version that holds everything, or nothing.
 
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -38,6 +39,7 @@ impl Lake {
     ///
     /// # Errors
     /// `AlreadyExists` when the name is taken, unless by a write with the same write id.
+    #[boxed]
     pub async fn create_table(
         &self,
         id: &TableId,

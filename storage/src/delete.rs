@@ -1,5 +1,6 @@
 //! Delete rows by a filter: their positions are noted beside the data, which stays as it is.
 
+use async_recursion::async_recursion as boxed;
 use lakebed_core::{ErrorKind, Result};
 use lance::dataset::DeleteBuilder;
 
@@ -14,6 +15,7 @@ impl Table {
     ///
     /// # Errors
     /// `InvalidArgument` for a filter that does not parse.
+    #[boxed]
     pub async fn delete_rows(&self, branch: Option<&str>, filter: &str) -> Result<(u64, u64)> {
         check_sql(filter, &self.shared.limits).map_err(|error| error.context("filter"))?;
         let branch = self.branch(branch).await?;

@@ -3,6 +3,7 @@
 //! Their sizes are added up before any of them is read, so that what is too much for one answer is
 //! refused while it can still be said.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::HashSet;
 
 use arrow_schema::SchemaRef;
@@ -20,6 +21,7 @@ impl Snapshot {
     /// # Errors
     /// `InvalidArgument` for a column without blobs, a row that does not exist, and for more than
     /// `bytes_max` bytes together.
+    #[boxed]
     pub async fn fetch_blobs(
         &self,
         column: &str,

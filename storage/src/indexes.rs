@@ -4,6 +4,7 @@
 //! committed; rows that came meanwhile are not covered and are compared one by one until it is built
 //! again. The B-tree on an upsert's key is built in `scalar_index.rs`, under the mutation lock.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::HashMap;
 
 use chrono::{DateTime, Utc};
@@ -141,6 +142,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `Corrupt` or `Unavailable` when they cannot be read.
+    #[boxed]
     pub async fn indexes(&self) -> Result<Vec<IndexSummary>> {
         let described = self.dataset.describe_indices(None).await.map_err(from_lance)?;
         let rows = self.count_rows().await?;
@@ -175,6 +177,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `NotFound` for an unknown index.
+    #[boxed]
     pub async fn prewarm_index(&self, name: &str) -> Result<()> {
         known_index(&self.dataset, name).await?;
         Box::pin(self.dataset.prewarm_index(name)).await.map_err(from_lance)
@@ -192,6 +195,7 @@ impl Table {
     /// # Errors
     /// `NotFound` for an unknown column, `InvalidArgument` for parameters or a type that do not fit,
     /// `AlreadyExists` for a name that is taken and not to be replaced.
+    #[boxed]
     pub async fn check_index(
         &self,
         branch: Option<&str>,
@@ -230,6 +234,7 @@ impl Table {
     ///
     /// # Errors
     /// As [`Table::check_index`]; `Conflict` when the rows were rewritten again and again meanwhile.
+    #[boxed]
     pub async fn build_index(
         &self,
         branch: Option<&str>,
@@ -264,6 +269,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` for an unknown index.
+    #[boxed]
     pub async fn drop_index(&self, branch: Option<&str>, name: &str) -> Result<u64> {
         let branch = self.branch(branch).await?;
         let _mutation = branch.mutation.lock().await;

@@ -4,6 +4,7 @@
 //! it was made, the catalogue, and one [`Table`] handle per table folder, so that all requests for a
 //! table meet in the same commit queue.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::HashMap;
 use std::fs::File;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -114,6 +115,7 @@ impl Lake {
     /// # Errors
     /// `AlreadyExists` when another process holds a local lake, `InvalidArgument` when it was moved and
     /// not relocated, `Unavailable` when its format is newer or the store does not answer.
+    #[boxed]
     pub async fn open(options: LakeOptions) -> Result<Arc<Lake>> {
         let (root, system) = open_root(&options)?;
         if let Some(folder) = root.local() {
@@ -181,6 +183,7 @@ impl Lake {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn list_databases(&self) -> Result<Vec<DatabaseName>> {
         self.catalog.databases().await
     }
@@ -189,6 +192,7 @@ impl Lake {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn list_tables(
         &self,
         database: &DatabaseName,
@@ -207,6 +211,7 @@ impl Lake {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn find_table(&self, id: &TableId) -> Result<Option<Arc<Table>>> {
         if let Some(entry) = self.catalog.get(id).await? {
             return Ok(Some(self.handle(entry)));
@@ -230,6 +235,7 @@ impl Lake {
     ///
     /// # Errors
     /// `NotFound` naming the nearest tables.
+    #[boxed]
     pub async fn table(&self, id: &TableId) -> Result<Arc<Table>> {
         if let Some(table) = self.find_table(id).await? {
             return Ok(table);
@@ -244,6 +250,7 @@ impl Lake {
     ///
     /// # Errors
     /// `NotFound` when it was dropped and nobody kept it.
+    #[boxed]
     pub async fn table_by_uid(&self, database: &DatabaseName, uid: &str) -> Result<Arc<Table>> {
         match self.catalog.by_uid(database, uid).await? {
             Some(entry) => Ok(self.handle(entry)),
@@ -295,6 +302,7 @@ impl Lake {
     ///
     /// # Errors
     /// `NotFound`, or `AlreadyExists` when the new name is taken.
+    #[boxed]
     pub async fn rename_table(&self, from: &TableId, to: &TableId) -> Result<()> {
         self.table(from).await?;
         if self.find_table(to).await?.is_some() {
@@ -312,6 +320,7 @@ impl Lake {
     ///
     /// # Errors
     /// `NotFound`, or `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn drop_table(&self, id: &TableId) -> Result<()> {
         self.table(id).await?;
         let entry = self.catalog.remove(id).await?;
@@ -323,6 +332,7 @@ impl Lake {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer; what is left is tried again next time.
+    #[boxed]
     pub async fn finish_drops(&self) -> Result<usize> {
         let mut deleted = 0;
         for database in self.catalog.databases().await? {
@@ -372,6 +382,7 @@ impl Lake {
     ///
     /// # Errors
     /// `Unavailable` when it does not.
+    #[boxed]
     pub async fn check_ready(&self) -> Result<()> {
         match self.shared.system.get(LAKE_RECORD).await? {
             Some(_) => Ok(()),
@@ -380,6 +391,7 @@ impl Lake {
     }
 
     /// Writes what is only in memory and can be rebuilt slowly: the write ids since their checkpoints.
+    #[boxed]
     pub async fn flush(&self) {
         let tables: Vec<Arc<Table>> =
             self.tables.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();

@@ -10,6 +10,7 @@
 //! then its note, which counts. Completing carries the upload's id as write id, so that doing it twice
 //! commits once; parts that come after that are refused.
 
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
@@ -62,6 +63,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` for an unknown branch.
+    #[boxed]
     pub async fn create_multipart(&self, branch: Option<&str>) -> Result<String> {
         let branch = self.branch(branch).await?;
         let id = uuid::Uuid::now_v7().to_string();
@@ -79,6 +81,7 @@ impl Table {
     /// # Errors
     /// `NotFound` for an unknown upload, `InvalidArgument` for rows that do not fit; the error of the
     /// stream.
+    #[boxed]
     pub async fn write_part(
         &self,
         id: &str,
@@ -164,6 +167,7 @@ impl Table {
     /// # Errors
     /// `NotFound` for an unknown upload, `InvalidArgument` when its parts contradict each other,
     /// `Conflict` when the table was replaced meanwhile.
+    #[boxed]
     pub async fn complete_multipart(
         &self,
         branch: Option<&str>,
@@ -225,6 +229,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` for an unknown upload.
+    #[boxed]
     pub async fn abort_multipart(&self, id: &str) -> Result<()> {
         let branch = self.branch_of_upload(id).await?;
         let base = branch.current().await.branch_location().path;
@@ -257,6 +262,7 @@ impl Lake {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer; what is left is tried again next time.
+    #[boxed]
     pub async fn expire_multipart(&self) -> Result<usize> {
         let oldest = self.shared.clock.now_ms() - self.shared.limits.upload_ttl_ms;
         let mut expired = 0;

@@ -1,5 +1,6 @@
 //! Overwrite a table: new rows and a new schema in the next version; the old versions stay.
 
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
@@ -23,6 +24,7 @@ impl Table {
     ///
     /// # Errors
     /// `InvalidArgument` for a schema that cannot be stored or rows that do not fit it.
+    #[boxed]
     pub async fn overwrite(
         &self,
         branch: Option<&str>,

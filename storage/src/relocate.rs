@@ -6,6 +6,7 @@
 //! it is, byte for byte. The lake's record is written last, so a run that was cut off is simply run
 //! again.
 
+use async_recursion::async_recursion as boxed;
 use bytes::{BufMut, Bytes, BytesMut};
 use futures::TryStreamExt;
 use lakebed_core::{Error, ErrorKind, Result};
@@ -35,6 +36,7 @@ pub struct Relocation {
 /// # Errors
 /// `AlreadyExists` when a server holds it, `NotFound` when there is no lake, `Corrupt` for a manifest
 /// that cannot be read.
+#[boxed]
 pub async fn relocate(options: &LakeOptions, dry_run: bool) -> Result<Relocation> {
     let no_lake = || Error::not_found(format!("there is no lake at `{}`", options.root));
     // Opening a root makes its folder.

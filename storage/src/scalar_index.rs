@@ -1,5 +1,6 @@
 //! Scalar indexes of a table: which there are, and building one.
 
+use async_recursion::async_recursion as boxed;
 use lakebed_core::{Error, Result};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
@@ -15,6 +16,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` for an unknown branch or column.
+    #[boxed]
     pub async fn has_btree(&self, branch: Option<&str>, column: &str) -> Result<bool> {
         has_btree(&*self.branch(branch).await?.latest().await?, column).await
     }
@@ -24,6 +26,7 @@ impl Table {
     ///
     /// # Errors
     /// `InvalidArgument` for a type that cannot be indexed.
+    #[boxed]
     pub async fn create_btree(
         &self,
         branch: Option<&str>,

@@ -3,6 +3,7 @@
 //! A scan is a stream that is pulled: nothing is read ahead beyond stated bytes, and dropping the stream
 //! stops the work behind it. Errors come as the last item; a plain end means that everything was sent.
 
+use async_recursion::async_recursion as boxed;
 use std::pin::Pin;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
@@ -86,6 +87,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `NotFound` for a column, `InvalidArgument` for an expression that does not parse.
+    #[boxed]
     pub async fn scan_schema(&self, spec: &ScanSpec) -> Result<SchemaRef> {
         // Rows by id take the same projection as a scan.
         let scanner = self.scanner(spec).await?;
@@ -100,6 +102,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::scan_schema`]; `InvalidArgument` for a filter that does not parse.
+    #[boxed]
     pub async fn scan(&self, spec: &ScanSpec) -> Result<(SchemaRef, BatchStream)> {
         if let Some(row_ids) = &spec.row_ids {
             return self.take(spec, row_ids.clone()).await;
@@ -333,6 +336,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `InvalidArgument` for a filter that does not parse.
+    #[boxed]
     pub async fn count_matching(&self, filter: &str) -> Result<u64> {
         let spec = ScanSpec { filter: Some(filter.to_owned()), ..ScanSpec::default() };
         check_sql(filter, &self.table().shared.limits).map_err(|error| error.context("filter"))?;

@@ -5,6 +5,7 @@
 //! a binary field with the metadata `lance-encoding:blob` = `true`, and is stored as blob v2 either way;
 //! afterwards plain binary values are taken for it too.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
@@ -185,6 +186,7 @@ impl Conform {
     ///
     /// # Errors
     /// `InvalidArgument` naming column and row; `Unavailable` when a large blob cannot be stored.
+    #[boxed]
     pub async fn apply(&self, batch: &RecordBatch, first_row: u64) -> Result<RecordBatch> {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.steps.len());
         for (field, step) in self.schema.fields().iter().zip(&self.steps) {

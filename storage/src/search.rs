@@ -4,6 +4,7 @@
 //! committed. A filter is applied before the search unless the request says otherwise. Values that lance
 //! would ignore or misread are refused here.
 
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, Int8Array, UInt8Array};
@@ -135,6 +136,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `NotFound` for a column, `InvalidArgument` for what does not fit the column or does not parse.
+    #[boxed]
     pub async fn search(&self, spec: &SearchSpec) -> Result<(SchemaRef, BatchStream)> {
         let mut scanner = self.search_scanner(spec).await?;
         if matches!(spec.ranking, Ranking::None) {
@@ -152,10 +154,21 @@ impl Snapshot {
         Ok((schema, batches.boxed()))
     }
 
+    /// The schema that a search answers with.
+    ///
+    /// # Errors
+    /// As [`Snapshot::search`].
+    #[boxed]
+    pub async fn search_schema(&self, spec: &SearchSpec) -> Result<SchemaRef> {
+        let scanner = self.search_scanner(spec).await?;
+        Box::pin(scanner.schema()).await.map_err(bad_search)
+    }
+
     /// The plan of a search, as text.
     ///
     /// # Errors
     /// As [`Snapshot::search`].
+    #[boxed]
     pub async fn explain_search(&self, spec: &SearchSpec, verbose: bool) -> Result<String> {
         let scanner = self.search_scanner(spec).await?;
         let plan = Box::pin(scanner.explain_plan(verbose)).await.map_err(bad_search)?;
@@ -166,6 +179,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// As [`Snapshot::search`].
+    #[boxed]
     pub async fn analyze_search(&self, spec: &SearchSpec) -> Result<String> {
         let scanner = self.search_scanner(spec).await?;
         let plan = Box::pin(scanner.analyze_plan()).await.map_err(bad_search)?;

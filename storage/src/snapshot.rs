@@ -3,6 +3,9 @@
 //! A [`Snapshot`] names one version and keeps it: whatever deletes versions asks the pins first. It is
 //! cheap (an immutable dataset handle and a guard) and goes away when dropped.
 
+use async_recursion::async_recursion as boxed;
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
@@ -44,47 +47,54 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` naming the branch, tag or version and what there is.
-    pub async fn snapshot(self: &Arc<Self>, branch: Option<&str>, at: &At) -> Result<Snapshot> {
-        let (branch, version) = match at {
-            At::Tag(tag) => {
-                let (tagged_branch, version) = self.tagged_version(tag).await?;
-                if let Some(asked) = branch
-                    && Some(asked) != tagged_branch.as_deref().or(Some("main"))
-                {
-                    return Err(Error::invalid(format!(
-                        "tag `{tag}` names a version of branch `{}`, not of `{asked}`",
-                        tagged_branch.as_deref().unwrap_or("main")
-                    )));
+    pub fn snapshot<'a>(
+        self: &'a Arc<Self>,
+        branch: Option<&'a str>,
+        at: &'a At,
+    ) -> BoxFuture<'a, Result<Snapshot>> {
+        async move {
+            let (branch, version) = match at {
+                At::Tag(tag) => {
+                    let (tagged_branch, version) = self.tagged_version(tag).await?;
+                    if let Some(asked) = branch
+                        && Some(asked) != tagged_branch.as_deref().or(Some("main"))
+                    {
+                        return Err(Error::invalid(format!(
+                            "tag `{tag}` names a version of branch `{}`, not of `{asked}`",
+                            tagged_branch.as_deref().unwrap_or("main")
+                        )));
+                    }
+                    (self.branch(tagged_branch.as_deref()).await?, Some(version))
                 }
-                (self.branch(tagged_branch.as_deref()).await?, Some(version))
-            }
-            At::Latest => (self.branch(branch).await?, None),
-            At::Version(version) => (self.branch(branch).await?, Some(*version)),
-            At::AsOf(time) => {
-                let branch = self.branch(branch).await?;
-                let version = version_at(&*branch.latest().await?, *time).await?;
-                (branch, Some(version))
-            }
-        };
-        let latest = branch.latest().await?;
-        let number = version.unwrap_or(latest.version().version);
-        let pinned = PinnedVersion {
-            location: self.entry.location.clone(),
-            branch: branch.name.clone(),
-            version: number,
-        };
-        // Pinned before it is opened: between the two nothing may take it away.
-        let pin = self.shared.pins.pin(pinned.clone());
-        let pin = Arc::new(pin.ok_or_else(|| Error::not_found("the table was dropped"))?);
-        let dataset = if number == latest.version().version {
-            latest
-        } else {
-            match latest.checkout_version(number).await {
-                Ok(dataset) => Arc::new(dataset),
-                Err(error) => return Err(unknown_version(&latest, number, error).await),
-            }
-        };
-        Ok(Snapshot { dataset, pinned, table: self.clone(), _pin: pin })
+                At::Latest => (self.branch(branch).await?, None),
+                At::Version(version) => (self.branch(branch).await?, Some(*version)),
+                At::AsOf(time) => {
+                    let branch = self.branch(branch).await?;
+                    let version = version_at(&*branch.latest().await?, *time).await?;
+                    (branch, Some(version))
+                }
+            };
+            let latest = branch.latest().await?;
+            let number = version.unwrap_or(latest.version().version);
+            let pinned = PinnedVersion {
+                location: self.entry.location.clone(),
+                branch: branch.name.clone(),
+                version: number,
+            };
+            // Pinned before it is opened: between the two nothing may take it away.
+            let pin = self.shared.pins.pin(pinned.clone());
+            let pin = Arc::new(pin.ok_or_else(|| Error::not_found("the table was dropped"))?);
+            let dataset = if number == latest.version().version {
+                latest
+            } else {
+                match latest.checkout_version(number).await {
+                    Ok(dataset) => Arc::new(dataset),
+                    Err(error) => return Err(unknown_version(&latest, number, error).await),
+                }
+            };
+            Ok(Snapshot { dataset, pinned, table: self.clone(), _pin: pin })
+        }
+        .boxed()
     }
 }
 
@@ -141,6 +151,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn count_rows(&self) -> Result<u64> {
         self.dataset.count_rows(None).await.map(|rows| rows as u64).map_err(from_lance)
     }
@@ -173,6 +184,7 @@ impl Snapshot {
     ///
     /// # Errors
     /// `Corrupt` saying what does not hold.
+    #[boxed]
     pub async fn validate(&self) -> Result<()> {
         self.dataset.validate().await.map_err(|error| {
             Error::new(ErrorKind::Corrupt, "the version breaks an invariant").with_source(error)

@@ -3,6 +3,7 @@
 //! Nothing here is ever half written: a local put goes to a temporary file that is synced, renamed, and
 //! its folder synced; a put to S3 is atomic by itself.
 
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -47,6 +48,7 @@ impl SystemStore {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn get(&self, path: &str) -> Result<Option<Bytes>> {
         let result = match self.store.get(&self.full(path)?).await {
             Ok(result) => result.bytes().await,
@@ -63,6 +65,7 @@ impl SystemStore {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer; the object may or may not be there then.
+    #[boxed]
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<bool> {
         let options = PutOptions { mode: PutMode::Create, ..Default::default() };
         match self.store.put_opts(&self.full(path)?, bytes.into(), options).await {
@@ -79,6 +82,7 @@ impl SystemStore {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer; either value may be there then.
+    #[boxed]
     pub async fn put(&self, path: &str, bytes: Bytes) -> Result<()> {
         self.store
             .put(&self.full(path)?, bytes.into())
@@ -91,6 +95,7 @@ impl SystemStore {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn list(&self, prefix: &str) -> Result<Vec<SystemObject>> {
         let depth = self.prefix.parts().count();
         let mut objects: Vec<SystemObject> = self
@@ -112,6 +117,7 @@ impl SystemStore {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn delete(&self, path: &str) -> Result<()> {
         match self.store.delete(&self.full(path)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),

@@ -4,6 +4,7 @@
 //! use, the newest version as an immutable dataset, the commit queue, the mutation lock and the write
 //! ids. There is one handle for a table in a process; [`crate::Lake`] keeps it.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -76,6 +77,7 @@ impl Table {
     ///
     /// # Errors
     /// `Conflict` when the branch has no such version yet, `NotFound` for an unknown branch.
+    #[boxed]
     pub async fn catch_up(&self, branch: Option<&str>, freshness: &Freshness) -> Result<()> {
         let branch = self.branch(branch).await?;
         let version_min = freshness.version_min.unwrap_or(0);

@@ -1,5 +1,6 @@
 //! Tags: names for versions, kept by lance beside the table and global to it across branches.
 
+use async_recursion::async_recursion as boxed;
 use lakebed_core::{Error, ErrorKind, Result, Subject, TagName, nearest_names};
 use lance::dataset::refs::Ref;
 
@@ -24,6 +25,7 @@ impl Table {
     ///
     /// # Errors
     /// `AlreadyExists` when the name is taken, `NotFound` without such a version.
+    #[boxed]
     pub async fn create_tag(
         &self,
         tag: &TagName,
@@ -49,6 +51,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` naming the tag or version that does not exist.
+    #[boxed]
     pub async fn update_tag(
         &self,
         tag: &TagName,
@@ -72,6 +75,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` naming the nearest tags.
+    #[boxed]
     pub async fn delete_tag(&self, tag: &TagName) -> Result<()> {
         self.tagged_version(tag.as_str()).await?;
         let dataset = self.branch(None).await?.latest().await?;
@@ -83,6 +87,7 @@ impl Table {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn list_tags(&self) -> Result<Vec<TagEntry>> {
         let dataset = self.branch(None).await?.latest().await?;
         let mut tags: Vec<TagEntry> = dataset

@@ -15,6 +15,8 @@
 //! What always holds: memory is a few batches of [`BATCH_BYTES`] and one bit a row, whatever the table;
 //! nothing is committed when no row matches; an expression is evaluated for rows that match only.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
@@ -62,47 +64,51 @@ impl Table {
     /// # Errors
     /// `InvalidArgument` naming the column that cannot be assigned or whose value does not fit, `NotFound`
     /// for one that does not exist.
-    pub async fn update_rows(
-        self: &Arc<Self>,
-        branch: Option<&str>,
-        predicate: Option<&str>,
-        updates: &[(String, String)],
-    ) -> Result<(u64, u64)> {
-        if let Some(predicate) = predicate {
-            check_sql(predicate, &self.shared.limits).map_err(|error| error.context("filter"))?;
-        }
-        let branch = self.branch(branch).await?;
-        let _mutation = branch.mutation.lock().await;
-        let _pin = branch.hold().await?;
-        let mut tries = 1;
-        let mut turn = None;
-        loop {
-            let newest = branch.latest().await?.version().version;
-            let snapshot = self.snapshot(branch.name.as_deref(), &At::Version(newest)).await?;
-            let update = ColumnUpdate::new(&snapshot, updates).await?;
-            let matched = matching_rows(&snapshot.dataset, predicate).await?;
-            let rows: u64 = matched.values().map(RoaringBitmap::len).sum();
-            if rows == 0 {
-                return Ok((0, newest));
+    pub fn update_rows<'a>(
+        self: &'a Arc<Self>,
+        branch: Option<&'a str>,
+        predicate: Option<&'a str>,
+        updates: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<(u64, u64)>> {
+        async move {
+            if let Some(predicate) = predicate {
+                check_sql(predicate, &self.shared.limits)
+                    .map_err(|error| error.context("filter"))?;
             }
-            let patched = update.patch(matched).await?;
-            let written = patched.written.clone();
-            let transaction = Transaction::new(newest, patched.into_operation(), None);
-            match branch.commit_on_newest(transaction, Vec::new(), None, turn.take()).await {
-                Ok(committed) => return Ok((rows, committed.version().version)),
-                Err(error) if error.kind() == ErrorKind::Conflict => {
-                    let base = &snapshot.dataset.branch_location().path;
-                    discard(&self.shared, base, &written).await?;
-                    if tries == TRIES_MAX {
-                        return Err(error);
-                    }
-                    tries += 1;
-                    // Appends wait this time, or a table that is always appended to is never updated.
-                    turn = Some(branch.turn().await);
+            let branch = self.branch(branch).await?;
+            let _mutation = branch.mutation.lock().await;
+            let _pin = branch.hold().await?;
+            let mut tries = 1;
+            let mut turn = None;
+            loop {
+                let newest = branch.latest().await?.version().version;
+                let snapshot = self.snapshot(branch.name.as_deref(), &At::Version(newest)).await?;
+                let update = ColumnUpdate::new(&snapshot, updates).await?;
+                let matched = matching_rows(&snapshot.dataset, predicate).await?;
+                let rows: u64 = matched.values().map(RoaringBitmap::len).sum();
+                if rows == 0 {
+                    return Ok((0, newest));
                 }
-                Err(error) => return Err(error),
+                let patched = update.patch(matched).await?;
+                let written = patched.written.clone();
+                let transaction = Transaction::new(newest, patched.into_operation(), None);
+                match branch.commit_on_newest(transaction, Vec::new(), None, turn.take()).await {
+                    Ok(committed) => return Ok((rows, committed.version().version)),
+                    Err(error) if error.kind() == ErrorKind::Conflict => {
+                        let base = &snapshot.dataset.branch_location().path;
+                        discard(&self.shared, base, &written).await?;
+                        if tries == TRIES_MAX {
+                            return Err(error);
+                        }
+                        tries += 1;
+                        // Appends wait this time, or a table that is always appended to is never updated.
+                        turn = Some(branch.turn().await);
+                    }
+                    Err(error) => return Err(error),
+                }
             }
         }
+        .boxed()
     }
 }
 

@@ -10,6 +10,7 @@
 //! large upload makes it a blob of the lake under its digest; the upload itself expires on its own, 24
 //! hours after it was created, whether it was used or not.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::HashSet;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -107,6 +108,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `Busy` when there are `uploads_max` already.
+    #[boxed]
     pub async fn create(&self) -> Result<String> {
         let open = self.count_unused().await?;
         if open >= self.shared.limits.uploads_max {
@@ -132,6 +134,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `NotFound` when there is no such upload.
+    #[boxed]
     pub async fn offset(&self, id: &str) -> Result<u64> {
         let folder = self.folder(id)?;
         self.check_open(id, &folder).await?;
@@ -184,6 +187,7 @@ impl Uploads {
     /// # Errors
     /// `Conflict` naming the offset to resume at; `InvalidArgument` beyond `upload_bytes_max`; the error
     /// of `body`.
+    #[boxed]
     pub async fn append(&self, id: &str, offset: u64, mut body: ByteStream) -> Result<u64> {
         let _claim = self.claim(id)?;
         let stored = self.offset(id).await?;
@@ -241,6 +245,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `InvalidArgument` when size or digest differ from what is stored; the parts stay.
+    #[boxed]
     pub async fn complete(&self, id: &str, size: u64, sha256_hex: &str) -> Result<()> {
         let sha256 = sha256_hex.to_ascii_lowercase();
         if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
@@ -299,6 +304,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `NotFound` when there is no such upload.
+    #[boxed]
     pub async fn abort(&self, id: &str) -> Result<()> {
         let _claim = self.claim(id)?;
         let folder = self.folder(id)?;
@@ -356,6 +362,7 @@ impl Uploads {
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn expired(&self) -> Result<Vec<String>> {
         let mut expired = Vec::new();
         for (id, _) in self.list().await? {

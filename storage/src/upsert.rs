@@ -13,6 +13,7 @@
 //!
 //! Two upserts never run at once on a branch, so two of one new key never make two rows.
 
+use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
@@ -135,6 +136,7 @@ impl Table {
     /// # Errors
     /// `InvalidArgument` naming a null key, a key that is given twice, or what does not fit the schema;
     /// the error of the stream.
+    #[boxed]
     pub async fn prepare_upsert(
         &self,
         branch: Option<&str>,
@@ -224,6 +226,7 @@ impl PreparedUpsert {
     /// # Errors
     /// `InvalidArgument` for new keys where a column that was not sent allows no null, `Conflict` when
     /// the table changed too much or too often meanwhile.
+    #[boxed]
     pub async fn commit(self) -> Result<MergeOutcome> {
         let PreparedUpsert { branch, on, rule, schema, spool, counted, options, .. } = &self;
         branch.ensure_blob_base_for(schema).await?;

@@ -3,6 +3,7 @@
 //! There is no index of times. Manifest names are ordered by version and commit times rise (the commit
 //! path sees to that when the clock steps back), so a time is found by a binary search over manifests.
 
+use async_recursion::async_recursion as boxed;
 use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use lakebed_core::{Error, Result, Subject};
@@ -26,6 +27,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer.
+    #[boxed]
     pub async fn list_versions(
         &self,
         branch: Option<&str>,

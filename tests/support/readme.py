@@ -1,23 +1,24 @@
-"""The README's Python as a person would run it: every block, as printed, in one session."""
+"""A page's Python as a person would run it: every block, as printed, in one session."""
 
 import re
 import subprocess
 import sys
 from pathlib import Path
 
-README = Path(__file__).parents[2] / "README.md"
+ROOT = Path(__file__).parents[2]
+README = ROOT / "README.md"
 URL = 'URL = "http://127.0.0.1:10024"'
 
 
-def blocks() -> list[str]:
+def blocks(page: Path) -> list[str]:
     """The Python blocks in their order."""
-    return re.findall(r"^```python\n(.*?)^```$", README.read_text(), re.MULTILINE | re.DOTALL)
+    return re.findall(r"^```python\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
-def run(http_address: str, home: Path) -> str:
+def run(http_address: str, home: Path, page: Path = README) -> str:
     """Runs all blocks against a server; what they printed. Only the address is changed, because a
     test may not take the port that a person's own server has."""
-    program = "\n".join(blocks())
+    program = "\n".join(blocks(page))
     assert program.count(URL) == 1
     program = program.replace(URL, f'URL = "http://{http_address}"')
     done = subprocess.run(

@@ -1,6 +1,7 @@
 //! Add columns that are null in every row: nothing but the schema is written.
 
 use arrow_schema::{Field, SchemaRef};
+use async_recursion::async_recursion as boxed;
 use lakebed_core::{Error, Result};
 use lance::dataset::transaction::Operation;
 
@@ -13,6 +14,7 @@ impl Table {
     ///
     /// # Errors
     /// `InvalidArgument` naming a column that exists, does not allow null or cannot be stored.
+    #[boxed]
     pub async fn add_null_columns(&self, branch: Option<&str>, added: SchemaRef) -> Result<u64> {
         let branch = self.branch(branch).await?;
         let fields: Vec<Field> = added.fields().iter().map(|field| Field::clone(field)).collect();

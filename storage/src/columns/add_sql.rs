@@ -3,6 +3,8 @@
 //! Such a column allows null whatever its expression: rows that are appended later, or were on their way,
 //! need not carry it.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 use arrow_array::RecordBatch;
@@ -30,33 +32,37 @@ impl Table {
     /// # Errors
     /// `InvalidArgument` naming a column that exists or cannot be stored, or the expression that does not
     /// parse, reads a blob column or fails for a row.
-    pub async fn add_sql_columns(
-        self: &Arc<Self>,
-        branch: Option<&str>,
-        columns: &[(String, String)],
-    ) -> Result<u64> {
-        if columns.is_empty() {
-            return Err(Error::invalid("no column is given"));
+    pub fn add_sql_columns<'a>(
+        self: &'a Arc<Self>,
+        branch: Option<&'a str>,
+        columns: &'a [(String, String)],
+    ) -> BoxFuture<'a, Result<u64>> {
+        async move {
+            if columns.is_empty() {
+                return Err(Error::invalid("no column is given"));
+            }
+            let branch = self.branch(branch).await?;
+            let (name, limits) = (branch.name.as_deref(), &self.shared.limits);
+            let committed = self
+                .change_columns(&branch, |latest| async move {
+                    let expressions = Expressions::new(latest.schema(), columns, limits)?;
+                    let fields = expressions.types()?.into_iter();
+                    let fields = fields.map(|(name, data_type)| Field::new(name, data_type, true));
+                    let stored = new_columns(latest.schema(), fields.collect(), limits)?;
+                    let schema = with_columns(&latest, &stored)?;
+                    let read = expressions.columns();
+                    let batch_rows = self.rows_of_batch(name, &latest, &read).await?;
+                    let computed = Computed { expressions, schema: Arc::new(stored), batch_rows };
+                    let fragments = computed.write(self, &latest).await?;
+                    let written = written_files(latest.fragments(), &fragments);
+                    let operation =
+                        Operation::Merge { fragments, schema, preserves_nullability: true };
+                    Ok(Staged { operation, written })
+                })
+                .await?;
+            Ok(committed.version().version)
         }
-        let branch = self.branch(branch).await?;
-        let (name, limits) = (branch.name.as_deref(), &self.shared.limits);
-        let committed = self
-            .change_columns(&branch, |latest| async move {
-                let expressions = Expressions::new(latest.schema(), columns, limits)?;
-                let fields = expressions.types()?.into_iter();
-                let fields = fields.map(|(name, data_type)| Field::new(name, data_type, true));
-                let stored = new_columns(latest.schema(), fields.collect(), limits)?;
-                let schema = with_columns(&latest, &stored)?;
-                let read = expressions.columns();
-                let batch_rows = self.rows_of_batch(name, &latest, &read).await?;
-                let computed = Computed { expressions, schema: Arc::new(stored), batch_rows };
-                let fragments = computed.write(self, &latest).await?;
-                let written = written_files(latest.fragments(), &fragments);
-                let operation = Operation::Merge { fragments, schema, preserves_nullability: true };
-                Ok(Staged { operation, written })
-            })
-            .await?;
-        Ok(committed.version().version)
+        .boxed()
     }
 
     /// Rows that are read at a time of some columns of a version.

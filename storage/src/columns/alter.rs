@@ -4,6 +4,8 @@
 //! id; appends that were on their way with the old type are refused then and can be sent again, because
 //! their values would be null in the new column.
 
+use futures::FutureExt;
+use futures::future::BoxFuture;
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
@@ -52,36 +54,39 @@ impl Table {
     /// # Errors
     /// `NotFound` for a column that does not exist, `InvalidArgument` naming the column that holds null
     /// and shall not, or whose values or indexes do not allow the new type.
-    pub async fn alter_columns(
-        self: &Arc<Self>,
-        branch: Option<&str>,
-        alterations: &[ColumnAlteration],
-    ) -> Result<u64> {
-        if alterations.is_empty() {
-            return Err(Error::invalid("no column is given"));
+    pub fn alter_columns<'a>(
+        self: &'a Arc<Self>,
+        branch: Option<&'a str>,
+        alterations: &'a [ColumnAlteration],
+    ) -> BoxFuture<'a, Result<u64>> {
+        async move {
+            if alterations.is_empty() {
+                return Err(Error::invalid("no column is given"));
+            }
+            let branch = self.branch(branch).await?;
+            let name = branch.name.as_deref();
+            let committed = self
+                .change_columns(&branch, |latest| async move {
+                    let altered = Altered::new(&latest, alterations, &self.shared.limits)?;
+                    for path in &altered.tightened {
+                        check_no_null(&latest, path).await?;
+                    }
+                    if altered.casts.is_empty() {
+                        return Ok(Staged::metadata(Operation::Project {
+                            schema: altered.schema,
+                            // A null may be on its way where none is allowed any more.
+                            preserves_nullability: altered.tightened.is_empty(),
+                        }));
+                    }
+                    let names: Vec<String> =
+                        altered.casts.iter().map(|cast| cast.name.clone()).collect();
+                    let rows = self.rows_of_batch(name, &latest, &names).await?;
+                    altered.cast(self, &latest, names, rows).await
+                })
+                .await?;
+            Ok(committed.version().version)
         }
-        let branch = self.branch(branch).await?;
-        let name = branch.name.as_deref();
-        let committed = self
-            .change_columns(&branch, |latest| async move {
-                let altered = Altered::new(&latest, alterations, &self.shared.limits)?;
-                for path in &altered.tightened {
-                    check_no_null(&latest, path).await?;
-                }
-                if altered.casts.is_empty() {
-                    return Ok(Staged::metadata(Operation::Project {
-                        schema: altered.schema,
-                        // A null may be on its way where none is allowed any more.
-                        preserves_nullability: altered.tightened.is_empty(),
-                    }));
-                }
-                let names: Vec<String> =
-                    altered.casts.iter().map(|cast| cast.name.clone()).collect();
-                let rows = self.rows_of_batch(name, &latest, &names).await?;
-                altered.cast(self, &latest, names, rows).await
-            })
-            .await?;
-        Ok(committed.version().version)
+        .boxed()
     }
 }
 

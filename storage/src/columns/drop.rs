@@ -1,5 +1,6 @@
 //! Drop columns: they leave the schema, and their files what is not named any more.
 
+use async_recursion::async_recursion as boxed;
 use lakebed_core::{Error, Result};
 use lance::dataset::transaction::Operation;
 
@@ -12,6 +13,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` for a column that does not exist, `InvalidArgument` when none would be left.
+    #[boxed]
     pub async fn drop_columns(&self, branch: Option<&str>, columns: &[String]) -> Result<u64> {
         if columns.is_empty() {
             return Err(Error::invalid("no column is given"));

@@ -3,6 +3,7 @@
 //! What says how values are stored cannot be changed here: it would make stored bytes mean something
 //! else.
 
+use async_recursion::async_recursion as boxed;
 use std::collections::{BTreeMap, HashMap};
 
 use lakebed_core::{Error, Result};
@@ -30,6 +31,7 @@ impl Table {
     ///
     /// # Errors
     /// `NotFound` for a field that does not exist, `InvalidArgument` naming a key that cannot be changed.
+    #[boxed]
     pub async fn update_field_metadata(
         &self,
         branch: Option<&str>,
@@ -67,6 +69,7 @@ impl Table {
     ///
     /// # Errors
     /// `InvalidArgument` naming a key that cannot be changed.
+    #[boxed]
     pub async fn replace_schema_metadata(
         &self,
         branch: Option<&str>,

@@ -1,0 +1,301 @@
+"""Searches through the unmodified LanceDB client: by vector, by text, both, and plain reads."""
+
+from datetime import timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from lancedb.index import FTS, BTree, IvfPq
+from lancedb.query import BooleanQuery, BoostQuery, MatchQuery, MultiMatchQuery, Occur, PhraseQuery
+from lancedb.rerankers import RRFReranker
+
+from support.lancedb import connect
+from support.server import LakebedServer
+
+WIDTH = 16
+ROWS = 2_000
+WORDS = ["red", "green", "blue", "car", "truck", "bicycle", "street", "bridge"]
+
+
+@pytest.fixture
+def db(server: LakebedServer) -> Any:
+    """A connection to the database that the tests of this module share."""
+    return connect(server)
+
+
+def scenes(first: int, rows: int) -> pa.Table:
+    """Rows with a key, a caption of three words, a label and a vector."""
+    dice = np.random.default_rng(first)
+    vectors = dice.random((rows, WIDTH), dtype=np.float32)
+    captions = [" ".join(dice.choice(WORDS, 3, replace=False)) for _ in range(rows)]
+    return pa.table(
+        {
+            "id": pa.array(range(first, first + rows), pa.int64()),
+            "caption": captions,
+            "label": pa.array(dice.integers(0, 5, rows), pa.int32()),
+            "vector": pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), WIDTH),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def rows() -> pa.Table:
+    """What the table of most tests holds."""
+    return scenes(0, ROWS)
+
+
+@pytest.fixture(scope="module")
+def shared(module_server: LakebedServer, rows: pa.Table) -> str:
+    """A table without indexes that no test changes."""
+    connect(module_server).create_table("scenes", rows)
+    return "scenes"
+
+
+def vectors_of(rows: pa.Table) -> np.ndarray:
+    return rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, WIDTH)
+
+
+def nearest(rows: pa.Table, query: np.ndarray, k: int, metric: str = "l2") -> list[int]:
+    vectors = vectors_of(rows)
+    if metric == "l2":
+        distances = ((vectors - query) ** 2).sum(axis=1)
+    elif metric == "cosine":
+        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
+        distances = 1 - vectors @ query / norms
+    else:
+        distances = 1 - vectors @ query
+    return rows["id"].to_numpy()[np.argsort(distances, kind="stable")[:k]].tolist()
+
+
+@pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
+def test_exact_search_is_exact(db: Any, shared: str, rows: pa.Table, metric: str) -> None:
+    query = np.random.default_rng(5).random(WIDTH, dtype=np.float32)
+    search = db.open_table(shared).search(query).distance_type(metric).limit(7)
+    found = search.to_arrow()
+    assert found["id"].to_pylist() == nearest(rows, query, 7, metric)
+    assert found["_distance"].to_pylist() == sorted(found["_distance"].to_pylist())
+
+
+def test_the_filter_comes_first(db: Any, shared: str, rows: pa.Table) -> None:
+    query = np.full(WIDTH, 0.5, dtype=np.float32)
+    table = db.open_table(shared)
+    kept = rows.filter(pa.compute.equal(rows["label"], 3))
+    found = table.search(query).where("label = 3").limit(9).select(["id", "label"]).to_arrow()
+    assert found["id"].to_pylist() == nearest(kept, query, 9)
+    assert set(found["label"].to_pylist()) == {3}
+    after = table.search(query).where("label = 3", prefilter=False).limit(9).to_arrow()
+    assert after.num_rows < 9, "a filter after the search leaves fewer rows"
+
+
+def test_bounds_offset_and_columns(db: Any, shared: str) -> None:
+    query = np.full(WIDTH, 0.5, dtype=np.float32)
+    table = db.open_table(shared)
+    ten = table.search(query).limit(10).to_arrow()
+    assert table.search(query).limit(5).offset(5).to_arrow()["id"] == ten["id"].slice(5)
+    bound = ten["_distance"][4].as_py()
+    below = table.search(query).distance_range(upper_bound=bound).limit(100).to_arrow()
+    assert below.num_rows == 4
+    named = table.search(query).select({"twice": "id * 2", "id": "id"}).limit(3).to_arrow()
+    assert named.column_names[:2] == ["twice", "id"]
+    assert named["twice"].to_pylist() == [number * 2 for number in named["id"].to_pylist()]
+    with_ids = table.search(query).with_row_id(True).limit(3).to_arrow()
+    assert with_ids["_rowid"].type == pa.uint64()
+
+
+def test_several_vectors_at_once(db: Any, shared: str, rows: pa.Table) -> None:
+    queries = np.random.default_rng(6).random((3, WIDTH), dtype=np.float32)
+    found = db.open_table(shared).search(queries).limit(4).to_arrow()
+    for number in range(3):
+        mine = found.filter(pa.compute.equal(found["query_index"], number))
+        assert mine["id"].to_pylist() == nearest(rows, queries[number], 4)
+
+
+def test_plain_reads(db: Any, shared: str, rows: pa.Table) -> None:
+    table = db.open_table(shared)
+    assert table.search().where("id < 5").to_arrow()["id"].to_pylist() == [0, 1, 2, 3, 4]
+    assert table.head(4)["id"].to_pylist() == [0, 1, 2, 3]
+    assert table.search().to_arrow().num_rows == ROWS
+    assert table.count_rows("label = 1") == rows["label"].to_pylist().count(1)
+    assert table.take_offsets([7, 3]).to_arrow().num_rows == 2
+    many = ", ".join(str(number) for number in range(0, ROWS, 2))
+    assert table.search().where(f"id IN ({many})").to_arrow().num_rows == ROWS // 2
+
+
+def test_order_by(server: LakebedServer, shared: str) -> None:
+    body = {
+        "k": 5,
+        "vector": [],
+        "columns": ["id"],
+        "order_by": [{"column_name": "id", "ascending": False, "nulls_first": False}],
+    }
+    answer = server.http().post(f"/v1/table/{shared}/query/", body)
+    found = pa.ipc.open_file(answer.body).read_all()
+    assert found["id"].to_pylist() == [ROWS - 1, ROWS - 2, ROWS - 3, ROWS - 4, ROWS - 5]
+
+
+def test_an_index_finds_fresh_rows_at_once(db: Any, server: LakebedServer, table: str) -> None:
+    made = db.create_table(table, scenes(0, ROWS))
+    made.create_index(
+        metric="cosine",
+        vector_column_name="vector",
+        index_type="IVF_PQ",
+        num_partitions=7,
+        num_sub_vectors=4,
+        wait_timeout=timedelta(seconds=60),
+    )
+    stats = made.index_stats("vector_idx")
+    assert (stats.num_indexed_rows, stats.num_unindexed_rows) == (ROWS, 0)
+    assert stats.distance_type == "cosine"
+    assert stats.index_type == "IVF_PQ"
+    fresh = scenes(ROWS, 10)
+    made.add(fresh)
+    query = vectors_of(fresh)[4]
+    found = made.search(query).limit(1).to_arrow()
+    assert found["id"].to_pylist() == [ROWS + 4]
+    indexed_only = made.search(query).fast_search().limit(3).to_arrow()
+    assert ROWS + 4 not in indexed_only["id"].to_pylist()
+    assert made.index_stats("vector_idx").num_unindexed_rows == 10
+
+    body = {"k": 3, "vector": query.tolist()}
+    answer = server.http().post(f"/v1/table/{table}/query/", body)
+    said = {name.lower(): value for name, value in answer.headers.items()}
+    assert said["x-lakebed-index"] == "vector_idx"
+    assert said["x-lakebed-index-type"] == "IVF_PQ"
+    assert (said["x-lakebed-indexed-rows"], said["x-lakebed-rows-scanned"]) == (str(ROWS), "10")
+    # Asked for another distance than the index has, every row is compared, and the answer says so.
+    answer = server.http().post(f"/v1/table/{table}/query/", {**body, "distance_type": "l2"})
+    said = {name.lower(): value for name, value in answer.headers.items()}
+    assert "x-lakebed-index" not in said
+    assert said["x-lakebed-rows-scanned"] == str(ROWS + 10)
+
+
+@pytest.mark.parametrize(
+    "index_type",
+    ["IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_RQ", "IVF_HNSW_SQ", "IVF_HNSW_FLAT", "IVF_HNSW_PQ"],
+)
+def test_every_vector_index(db: Any, server: LakebedServer, table: str, index_type: str) -> None:
+    rows = scenes(0, ROWS)
+    made = db.create_table(table, rows)
+    body = {"column": "vector", "index_type": index_type, "metric_type": "l2", "num_partitions": 2}
+    job = server.http().post(f"/v1/table/{table}/create_index/", body).json()["job_id"]
+    made.wait_for_index(["vector_idx"], timeout=timedelta(seconds=60))
+    described = server.http().post("/v1/jobs/describe", {"job_id": job}).json()
+    assert described["job_state"] == "DONE"
+    [index] = made.list_indices()
+    assert index.index_type.replace("_", "").upper() == index_type.replace("_", "")
+    query = np.full(WIDTH, 0.5, dtype=np.float32)
+    search = made.search(query).nprobes(2).refine_factor(20).limit(10)
+    found = set(search.to_arrow()["id"].to_pylist())
+    assert len(found & set(nearest(rows, query, 10))) >= 8, "recall at 10"
+
+
+def test_scalar_indexes_and_lists_of_them(db: Any, table: str) -> None:
+    made = db.create_table(table, scenes(0, 500))
+    made.create_scalar_index("id")
+    made.create_scalar_index("label", index_type="BITMAP")
+    made.create_fts_index("caption", with_position=True)
+    wanted = ["id_idx", "label_idx", "caption_idx"]
+    made.wait_for_index(wanted, timeout=timedelta(seconds=60))
+    indices = {index.name: index for index in made.list_indices()}
+    assert sorted(indices) == sorted(wanted)
+    assert indices["label_idx"].columns == ["label"]
+    assert made.index_stats("nothing_idx") is None
+    made.drop_index("label_idx")
+    assert sorted(index.name for index in made.list_indices()) == ["caption_idx", "id_idx"]
+    with pytest.raises((ValueError, RuntimeError)):
+        made.drop_index("label_idx")
+
+
+def test_an_index_is_replaced_by_default(db: Any, table: str) -> None:
+    made = db.create_table(table, scenes(0, 500))
+    for _ in range(2):
+        made.create_scalar_index("id")
+        made.wait_for_index(["id_idx"], timeout=timedelta(seconds=60))
+    assert len(made.list_indices()) == 1
+    with pytest.raises((ValueError, RuntimeError), match="already exists"):
+        made.create_scalar_index("id", replace=False)
+
+
+@pytest.fixture
+def texts(db: Any, table: str) -> Any:
+    """A table with a text index on two columns."""
+    rows = pa.table(
+        {
+            "id": [0, 1, 2, 3, 4],
+            "title": ["red car", "blue truck", "old red bridge", "green street", "bicycle"],
+            "body": [
+                "a red car on the street",
+                "the truck is blue and big",
+                "the bridge is red and old",
+                "a street with a green car",
+                "nothing to see",
+            ],
+            "vector": pa.array([[float(n), 0.0] for n in range(5)], pa.list_(pa.float32(), 2)),
+        }
+    )
+    made = db.create_table(table, rows)
+    made.create_fts_index("title", with_position=True)
+    made.create_fts_index("body", with_position=True)
+    made.wait_for_index(["title_idx", "body_idx"], timeout=timedelta(seconds=60))
+    return made
+
+
+def found(table: Any, query: Any) -> list[int]:
+    return sorted(table.search(query, query_type="fts").limit(10).to_arrow()["id"].to_pylist())
+
+
+def test_six_kinds_of_text_search(texts: Any) -> None:
+    assert found(texts, MatchQuery("car", "body")) == [0, 3]
+    assert found(texts, MatchQuery("trucc", "body", fuzziness=1)) == [1]
+    assert found(texts, PhraseQuery("red car", "body")) == [0]
+    assert found(texts, MultiMatchQuery("red", ["title", "body"])) == [0, 2]
+    both = BooleanQuery(
+        [(Occur.MUST, MatchQuery("red", "body")), (Occur.MUST_NOT, MatchQuery("old", "body"))]
+    )
+    assert found(texts, both) == [0]
+    boosted = BoostQuery(MatchQuery("red", "body"), MatchQuery("old", "body"), negative_boost=0.1)
+    assert found(texts, boosted) == [0, 2]
+    assert found(texts, "car") == [0, 3]
+    assert found(texts, "zeppelin") == [], "a word that is nowhere finds nothing"
+
+
+def test_fresh_texts_are_found(texts: Any) -> None:
+    texts.add([{"id": 9, "title": "zeppelin", "body": "a zeppelin", "vector": [9.0, 0.0]}])
+    assert found(texts, MatchQuery("zeppelin", "body")) == [9]
+
+
+def test_hybrid_search(texts: Any) -> None:
+    search = texts.search(query_type="hybrid", vector_column_name="vector", fts_columns="body")
+    rows = search.vector([3.0, 0.0]).text("car").rerank(RRFReranker()).limit(3).to_arrow()
+    assert rows["id"].to_pylist()[0] == 3, "near by vector and by text"
+    assert "_relevance_score" in rows.column_names
+
+
+def test_what_is_wrong_is_said_once(db: Any, shared: str) -> None:
+    table = db.open_table(shared)
+    for search in [
+        table.search().where("nothing = 1"),
+        table.search().where("id = = 1"),
+        table.search(np.zeros(WIDTH - 1, dtype=np.float32)),
+        table.search(np.zeros(WIDTH, dtype=np.float32)).select(["nothing"]),
+    ]:
+        # A 5xx would be tried again and end in another error.
+        with pytest.raises((ValueError, RuntimeError)) as caught:
+            search.limit(1).to_arrow()
+        assert "RetryError" not in repr(caught.value)
+        assert "400" in str(caught.value)
+
+
+def test_plans_are_shown(db: Any, shared: str) -> None:
+    table = db.open_table(shared)
+    search = table.search(np.zeros(WIDTH, dtype=np.float32)).where("id > 3").limit(2)
+    assert "KNNVectorDistance" in search.explain_plan(verbose=True)
+    assert "output_rows" in search.analyze_plan()
+
+
+async def build(table: Any) -> None:
+    """Index creation of the asynchronous client, by its configuration types."""
+    await table.create_index("id", config=BTree())
+    await table.create_index("caption", config=FTS())
+    await table.create_index("vector", config=IvfPq(num_partitions=2, num_sub_vectors=4))
