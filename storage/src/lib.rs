@@ -5,7 +5,7 @@
 //!
 //! | to | look in |
 //! | --- | --- |
-//! | open a lake, find a table | `lake.rs`, `catalog.rs` |
+//! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs` |
 //! | build an index | `indexes.rs`, `scalar_index.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
@@ -33,6 +33,7 @@ mod lake;
 mod lance_error;
 mod local_parts;
 mod multipart;
+mod namespaces;
 mod overwrite;
 mod pieces;
 mod pins;
@@ -47,6 +48,7 @@ mod search;
 mod snapshot;
 mod spool;
 mod sql_guard;
+mod stats;
 mod stored_type;
 mod system;
 mod table;
@@ -65,11 +67,13 @@ pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
+pub use namespaces::{CreateMode, Properties};
 pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};
 pub use search::{Ranking, SearchSpec, TextQuery, VectorQuery};
 pub use snapshot::{At, Snapshot};
+pub use stats::TableStats;
 pub use system::{SystemObject, SystemStore};
 pub use table::Table;
 pub use tag::TagEntry;
