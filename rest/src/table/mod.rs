@@ -50,7 +50,7 @@ fn versioned(body: impl Serialize, version: u64) -> Response {
 /// The answer to an error of a verb that names columns in its body. The SDKs read any 404 of a table's
 /// route as "no such table", so a column that does not exist is a bad request there; its number stays
 /// the one for columns.
-fn refused(error: Error) -> ApiError {
+pub(crate) fn refused(error: Error) -> ApiError {
     let is_column = error.kind() == ErrorKind::NotFound && error.subject() == Some(Subject::Column);
     let answer = ApiError::from(error);
     match is_column {
