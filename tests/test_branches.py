@@ -113,16 +113,32 @@ def test_branches_that_are_not_there(lake: Lake, branched: str) -> None:
     assert lake.count(branched, branch="exp") == 10
 
 
+def test_verbs_act_on_the_branch_that_they_name(server: LakebedServer, branched: str) -> None:
+    http, lake = server.http(), server.lake()
+    rows = lake.count(branched, branch="exp")
+
+    def post(verb: str, body: dict[str, object]) -> dict[str, object]:
+        path = f"/v1/table/{branched}/{verb}"
+        return http.ok("POST", path, {**body, "branch": "exp"}).json()
+
+    deleted = post("delete", {"predicate": "id = 1"})
+    assert deleted["num_deleted_rows"] == 1
+    assert lake.count(branched, branch="exp") == rows - 1
+    restored = post("restore", {"version": deleted["version"] - 1})
+    assert restored["version"] == deleted["version"] + 1
+    assert lake.count(branched, branch="exp") == rows
+    post("tags/create", {"tag": "here", "version": deleted["version"]})
+    assert lake.count(branched, tag="here") == rows - 1
+    versions = [entry["version"] for entry in post("version/list", {})["versions"]]
+    assert versions[-1] == restored["version"]
+    assert lake.read(branched).equals(numbered(15))
+
+
 def test_a_verb_that_knows_no_branches_says_so(server: LakebedServer, branched: str) -> None:
-    """501 instead of doing it on main."""
-    for verb, body in (
-        ("delete", {"predicate": "id = 1"}),
-        ("restore", {"version": 1}),
-        ("tags/create", {"tag": "x", "version": 1}),
-    ):
+    for verb, body in (("rename", {"new_table_name": "x"}), ("drop", {})):
         answer = server.http().post(f"/v1/table/{branched}/{verb}", {**body, "branch": "exp"})
-        assert answer.status == 501, f"{verb}: {answer.status} {answer.text}"
-        assert "exp" in answer.text
+        assert answer.status == 400, f"{verb}: {answer.status} {answer.text}"
+        assert "`branch`" in answer.text
     assert server.lake().read(branched).equals(numbered(15))
 
 

@@ -106,6 +106,23 @@ def test_a_write_is_synced_before_its_answer(traced: LakebedServer, mode: str) -
     check_durable(traced, before, receipt_text(receipt))
 
 
+CHANGES = {
+    "update": {"updates": [["name", "upper(name)"]], "predicate": "id > 3"},
+    "add_columns": {"new_columns": [{"name": "twice", "expression": "id * 2"}]},
+    "alter_columns": {"alterations": [{"path": "id", "data_type": "int32"}]},
+    "drop_columns": {"columns": ["name"]},
+}
+
+
+@pytest.mark.parametrize("verb", CHANGES)
+def test_a_change_of_columns_is_synced_before_its_answer(traced: LakebedServer, verb: str) -> None:
+    traced.lake().create("t", numbered(1_000))
+    before = table_files(traced)
+    answer = traced.http().ok("POST", f"/v1/table/t/{verb}/", CHANGES[verb])
+    assert answer.json()["version"] == 2
+    check_durable(traced, before, '"version":2')
+
+
 def test_a_new_table_is_synced_up_to_the_root(traced: LakebedServer) -> None:
     """The directories above a new table are new entries too, and have to outlive a power cut."""
     receipt = traced.lake().create("ns$t", numbered(1_000))

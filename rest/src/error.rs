@@ -81,6 +81,8 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
             Some(Subject::Table | Subject::Version | Subject::Column) | None => 5,
         },
         ErrorKind::InvalidArgument => 13,
+        // A namespace is only in conflict with what is in it.
+        ErrorKind::Conflict if error.subject() == Some(Subject::Namespace) => 3,
         ErrorKind::Conflict => 14,
         ErrorKind::Denied => 15,
         ErrorKind::Unauthenticated => 16,

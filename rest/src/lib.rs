@@ -27,6 +27,7 @@ mod guard;
 mod gzip;
 mod job;
 mod key;
+mod namespace;
 mod not_built;
 mod observe;
 mod page;

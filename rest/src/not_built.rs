@@ -15,17 +15,8 @@ use crate::routes::with_both_slashes;
 
 /// Method and pattern; every pattern also matches with a slash at its end.
 pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
-    // Namespaces.
-    (MethodFilter::GET, "/v1/namespace/{id}/list"),
-    (MethodFilter::POST, "/v1/namespace/{id}/create"),
-    (MethodFilter::POST, "/v1/namespace/{id}/describe"),
-    (MethodFilter::POST, "/v1/namespace/{id}/drop"),
-    (MethodFilter::POST, "/v1/namespace/{id}/exists"),
     // Tables.
-    (MethodFilter::POST, "/v1/table/{id}/describe"),
     (MethodFilter::POST, "/v1/table/{id}/clone"),
-    (MethodFilter::POST, "/v1/table/{id}/stats"),
-    (MethodFilter::POST, "/v1/table/{id}/exists"),
     (MethodFilter::POST, "/v1/table/{id}/register"),
     (MethodFilter::POST, "/v1/table/{id}/deregister"),
     (MethodFilter::POST, "/v1/table/{id}/declare"),
@@ -78,14 +69,10 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     // Real-time writes, under their two generations of names.
     (MethodFilter::POST, "/v1/table/{id}/enable_rte"),
     (MethodFilter::POST, "/v1/table/{id}/disable_rte"),
-    (MethodFilter::POST, "/v1/table/{id}/get_rte_spec"),
-    (MethodFilter::POST, "/v1/table/{id}/get_rte_stats"),
     (MethodFilter::POST, "/v1/table/{id}/flush_rte"),
     (MethodFilter::POST, "/v1/table/{id}/compact_rte"),
     (MethodFilter::POST, "/v1/table/{id}/set_lsm_write_spec"),
     (MethodFilter::POST, "/v1/table/{id}/unset_lsm_write_spec"),
-    (MethodFilter::POST, "/v1/table/{id}/get_lsm_write_spec"),
-    (MethodFilter::POST, "/v1/table/{id}/get_lsm_stats"),
     (MethodFilter::POST, "/v1/table/{id}/flush_lsm"),
     (MethodFilter::POST, "/v1/table/{id}/compact_lsm"),
     // Access control.

@@ -19,7 +19,7 @@ use crate::gzip::gzip;
 use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
-use crate::{Door, RestOptions, blob, job, key, not_built, status, table, upload};
+use crate::{Door, RestOptions, blob, job, key, namespace, not_built, status, table, upload};
 
 /// The HTTP door over `service`.
 pub fn router(service: Arc<Service>, options: RestOptions) -> Router {
@@ -63,6 +63,18 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/uploads/{id}/complete", to_the_end(post(upload::complete::complete_upload))),
         ("/v1/table", get(table::list::list_all_tables)),
         ("/v1/namespace/{id}/table/list", get(table::list::list_tables)),
+        ("/v1/namespace/{id}/list", get(namespace::list::list_namespaces)),
+        ("/v1/namespace/{id}/create", to_the_end(post(namespace::create::create_namespace))),
+        ("/v1/namespace/{id}/describe", post(namespace::describe::describe_namespace)),
+        ("/v1/namespace/{id}/exists", post(namespace::exists::namespace_exists)),
+        ("/v1/namespace/{id}/drop", to_the_end(post(namespace::drop_namespace::drop_namespace))),
+        ("/v1/table/{id}/describe", post(table::describe::describe_table)),
+        ("/v1/table/{id}/exists", post(table::exists::table_exists)),
+        ("/v1/table/{id}/stats", post(table::stats::table_stats)),
+        ("/v1/table/{id}/get_rte_spec", post(table::real_time::rte_spec)),
+        ("/v1/table/{id}/get_rte_stats", post(table::real_time::rte_stats)),
+        ("/v1/table/{id}/get_lsm_write_spec", post(table::real_time::lsm_write_spec)),
+        ("/v1/table/{id}/get_lsm_stats", post(table::real_time::lsm_stats)),
         ("/v1/table/{id}/show", get(table::show::show_table)),
         ("/v1/table/{id}/drop", to_the_end(post(table::drop_table::drop_table))),
         ("/v1/table/{id}/rename", to_the_end(post(table::rename::rename_table))),

@@ -128,8 +128,7 @@ impl Target {
     /// # Errors
     /// `InvalidArgument` for a name that breaks the rules.
     pub(crate) fn namespace(&self) -> Result<NamespacePath> {
-        let id = self.path("id")?;
-        if id == ROOT || id == self.params.delimiter() {
+        if self.is_root()? {
             return Ok(NamespacePath::root());
         }
         NamespacePath::parse(&self.segments()?)
@@ -153,7 +152,31 @@ impl Target {
         }
     }
 
-    fn segments(&self) -> Result<Vec<&str>> {
+    /// As [`Target::check_id`], for a route of namespaces: the root is an empty list.
+    ///
+    /// # Errors
+    /// `InvalidArgument` naming both.
+    pub(crate) fn check_namespace_id(&self, in_body: Option<&[String]>) -> Result<()> {
+        match self.is_root()? {
+            true if in_body.is_none_or(<[String]>::is_empty) => Ok(()),
+            _ => self.check_id(in_body),
+        }
+    }
+
+    /// Whether `{id}` is the root namespace: the delimiter alone.
+    ///
+    /// # Errors
+    /// `Internal` when the route has no id.
+    pub(crate) fn is_root(&self) -> Result<bool> {
+        let id = self.path("id")?;
+        Ok(id == ROOT || id == self.params.delimiter())
+    }
+
+    /// The parts of `{id}`.
+    ///
+    /// # Errors
+    /// `Internal` when the route has no id.
+    pub(crate) fn segments(&self) -> Result<Vec<&str>> {
         Ok(self.path("id")?.split(self.params.delimiter()).collect())
     }
 }

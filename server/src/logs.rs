@@ -7,12 +7,16 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, LogFormat};
 use crate::exit::Exit;
 
+/// Lance warns when it cannot delete the files of a column that was refused before it wrote any. What
+/// `RUST_LOG` says of it comes later and counts.
+const QUIET: &str = "lance::dataset::fragment=error";
+
 /// Starts the log.
 ///
 /// # Errors
 /// Wrong usage for a `RUST_LOG` that makes no sense.
 pub(crate) fn start(config: &Config) -> Result<(), Exit> {
-    let filter = EnvFilter::try_new(&config.log_filter)
+    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.log_filter))
         .map_err(|error| Exit::usage(format!("RUST_LOG: {error}")))?;
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     let started = match config.log_format {

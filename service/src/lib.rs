@@ -26,6 +26,7 @@ mod list;
 mod maintenance;
 mod merge;
 mod multipart;
+mod namespaces;
 mod read;
 mod resolve;
 mod restore;
@@ -56,9 +57,10 @@ pub use lakebed_storage::{
     IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind, VectorIndexKind,
     VectorIndexSpec,
 };
-pub use list::{TableDetails, TableSummary};
+pub use list::{TableDetails, TableStats, TableSummary};
 pub use merge::Merge;
 pub use multipart::Part;
+pub use namespaces::{CreateMode, Properties};
 pub use read::{ReadPart, ReadPlan};
 pub use search::{Found, SearchPlan};
 pub use service::{Service, ServiceOptions};

@@ -7,6 +7,9 @@ use lakebed_proto::command::ReadCommand;
 use crate::Service;
 use crate::authenticate::require;
 
+/// Sizes of a version of a table.
+pub use lakebed_storage::TableStats;
+
 /// A table in a listing.
 #[derive(Debug, Clone)]
 pub struct TableSummary {
@@ -27,6 +30,10 @@ pub struct TableDetails {
     pub version: u64,
     /// Its rows.
     pub rows: u64,
+    /// Its rows that are deleted and still take space.
+    pub deleted_rows: u64,
+    /// Its fragments.
+    pub fragments: u64,
     /// Its schema as clients write it.
     pub schema: SchemaRef,
     /// When the version was committed, as precisely as its manifest says.
@@ -77,9 +84,27 @@ impl Service {
             location: snapshot.table().location().to_owned(),
             version: snapshot.version(),
             rows: snapshot.count_rows().await?,
+            deleted_rows: snapshot.deleted_rows(),
+            fragments: snapshot.fragments(),
             schema: snapshot.schema(),
             committed_at: snapshot.committed_at(),
             profile: snapshot.profile(),
         })
+    }
+
+    /// Sizes of one version of a table, and its number.
+    ///
+    /// # Errors
+    /// `NotFound` naming table, version, branch or tag.
+    pub async fn table_stats(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        at: &ReadCommand,
+    ) -> Result<(TableStats, u64)> {
+        require(ctx, Role::Read)?;
+        let _guard = self.gate.enter()?;
+        let snapshot = self.snapshot_of(ctx, table, at).await?;
+        Ok((snapshot.stats().await?, snapshot.version()))
     }
 }

@@ -6,7 +6,7 @@
 
 use arrow_schema::SchemaRef;
 use futures::StreamExt;
-use lakebed_core::{Error, RequestContext, Result, Role};
+use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, Subject};
 use lakebed_proto::command::{BlobMode, Columns, Order, ReadCommand};
 use lakebed_storage::{At, Projection, ScanSpec, Slice, Snapshot};
 use serde::{Deserialize, Serialize};
@@ -195,7 +195,7 @@ impl Service {
         let snapshot = self.snapshot(ctx, &command).await?;
         let rows = match &command.filter {
             None => snapshot.count_rows().await?,
-            Some(filter) => snapshot.count_matching(filter).await?,
+            Some(filter) => snapshot.count_matching(filter).await.map_err(about_column)?,
         };
         Ok((rows, snapshot.version()))
     }
@@ -247,6 +247,14 @@ impl Service {
             ));
         }
         Ok(())
+    }
+}
+
+/// What a filter names and is not there is a column.
+fn about_column(error: Error) -> Error {
+    match error.kind() {
+        ErrorKind::NotFound => error.about(Subject::Column),
+        _ => error,
     }
 }
 

@@ -25,7 +25,9 @@ use tokio::sync::Mutex;
 use crate::system::SystemStore;
 
 const KEPT_STATES: u64 = 8;
-const FORMAT: u32 = 1;
+/// The newest format; a state says the oldest that can hold it.
+const FORMAT: u32 = 2;
+const FORMAT_WITHOUT_NAMESPACES: u32 = 1;
 
 /// Where a table lies and which incarnation it is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,16 +40,28 @@ pub(crate) struct Entry {
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-struct State {
+pub(crate) struct State {
     format: u32,
-    tables: BTreeMap<String, Entry>,
+    pub(crate) tables: BTreeMap<String, Entry>,
     /// Locations of dropped tables whose folders may still be there.
-    dropped: BTreeMap<String, Entry>,
+    pub(crate) dropped: BTreeMap<String, Entry>,
+    /// Namespaces that were created, and their properties; the empty path is the database itself.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Whether the database was dropped; a table or namespace that is made in it brings it back.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) is_gone: bool,
 }
 
 impl Default for State {
     fn default() -> Self {
-        State { format: FORMAT, tables: BTreeMap::new(), dropped: BTreeMap::new() }
+        State {
+            format: FORMAT_WITHOUT_NAMESPACES,
+            tables: BTreeMap::new(),
+            dropped: BTreeMap::new(),
+            namespaces: BTreeMap::new(),
+            is_gone: false,
+        }
     }
 }
 
@@ -123,7 +137,7 @@ impl Catalog {
             .collect()
     }
 
-    /// The databases that have a catalogue, sorted.
+    /// The databases that have a catalogue, dropped ones included, sorted.
     pub(crate) async fn databases(&self) -> Result<Vec<DatabaseName>> {
         let mut names: Vec<DatabaseName> = Vec::new();
         for object in self.system.list("catalog").await? {
@@ -149,6 +163,7 @@ impl Catalog {
             }
             false => {
                 state.tables.insert(id.text(), entry.clone());
+                state.is_gone = false;
                 Ok(())
             }
         })
@@ -222,7 +237,16 @@ impl Catalog {
         .await
     }
 
-    async fn change(
+    /// The catalogue of a database as it is, and whether there is one.
+    pub(crate) async fn state(&self, database: &DatabaseName) -> Result<(Arc<State>, bool)> {
+        let mut loaded = self.loaded.lock().await;
+        let current = self.load(&mut loaded, database, false).await?;
+        Ok((current.state, current.number > 0))
+    }
+
+    /// Changes the catalogue of a database by one put-if-absent; `apply` runs again when another server
+    /// was first.
+    pub(crate) async fn change(
         &self,
         database: &DatabaseName,
         mut apply: impl FnMut(&mut State) -> Result<()>,
@@ -233,6 +257,10 @@ impl Catalog {
             let current = self.load(&mut loaded, database, must_reload).await?;
             let mut state = State::clone(&current.state);
             apply(&mut state)?;
+            state.format = match state.namespaces.is_empty() && !state.is_gone {
+                true => FORMAT_WITHOUT_NAMESPACES,
+                false => FORMAT,
+            };
             let number = current.number + 1;
             let bytes = serde_json::to_vec(&state)
                 .map_err(|error| Error::internal("encode the catalogue").with_source(error))?;

@@ -38,10 +38,7 @@ impl Expressions {
         let mut read: Vec<&Field> = Vec::new();
         for (name, sql) in pairs {
             check_sql(sql, limits).map_err(|error| about(name, error))?;
-            let expr = whole
-                .parse_expr(sql)
-                .and_then(|expr| whole.optimize_expr(expr))
-                .map_err(|error| about(name, refused(error)))?;
+            let expr = whole.parse_expr(sql).map_err(|error| about(name, refused(error)))?;
             for path in Planner::column_names_in_expr(&expr) {
                 let field = top_level(schema, &path).map_err(|error| about(name, error))?;
                 if holds_blob(field) {
@@ -52,6 +49,7 @@ impl Expressions {
                     read.push(field);
                 }
             }
+            let expr = whole.optimize_expr(expr).map_err(|error| about(name, refused(error)))?;
             parsed.push((name, expr));
         }
         let fields: Vec<_> = read.into_iter().map(arrow_schema::Field::from).collect();

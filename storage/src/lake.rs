@@ -185,7 +185,13 @@ impl Lake {
     /// `Unavailable` when the store does not answer.
     #[boxed]
     pub async fn list_databases(&self) -> Result<Vec<DatabaseName>> {
-        self.catalog.databases().await
+        let mut databases = Vec::new();
+        for database in self.catalog.databases().await? {
+            if !self.catalog.state(&database).await?.0.is_gone {
+                databases.push(database);
+            }
+        }
+        Ok(databases)
     }
 
     /// The tables of a namespace, or of the whole database, sorted by id, with their folders.
@@ -324,8 +330,13 @@ impl Lake {
     pub async fn drop_table(&self, id: &TableId) -> Result<()> {
         self.table(id).await?;
         let entry = self.catalog.remove(id).await?;
+        self.finish_drop(&id.database, &entry).await
+    }
+
+    /// Ends the writes to a table that left the catalogue, and deletes its folder if nobody needs it.
+    pub(crate) async fn finish_drop(&self, database: &DatabaseName, entry: &Entry) -> Result<()> {
         self.handle(entry.clone()).set_dropped();
-        self.delete_if_unused(&id.database, &entry).await.map(|_| ())
+        self.delete_if_unused(database, entry).await.map(|_| ())
     }
 
     /// Deletes the folders of dropped tables that nobody needs any more; says how many.

@@ -5,7 +5,7 @@
 //!
 //! | to | look in |
 //! | --- | --- |
-//! | open a lake, find a table | `lake.rs`, `catalog.rs` |
+//! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs`; in SQL `provider.rs` |
 //! | build an index | `indexes.rs`, `scalar_index.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
@@ -33,6 +33,7 @@ mod lake;
 mod lance_error;
 mod local_parts;
 mod multipart;
+mod namespaces;
 mod overwrite;
 mod pieces;
 mod pins;
@@ -48,6 +49,7 @@ mod search;
 mod snapshot;
 mod spool;
 mod sql_guard;
+mod stats;
 mod stored_type;
 mod system;
 mod table;
@@ -67,12 +69,14 @@ pub use columns::{ColumnAlteration, FieldMetadata};
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use provider::{Extras, SYSTEM_COLUMNS, carried_error, carry, count_rule};
+pub use namespaces::{CreateMode, Properties};
 pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};
 pub use search::{Ranking, SearchSpec, TextQuery, VectorQuery};
 pub use snapshot::{At, Snapshot};
 pub use sql_guard::{check_statement, is_multiplying};
+pub use stats::TableStats;
 pub use system::{SystemObject, SystemStore};
 pub use table::Table;
 pub use tag::TagEntry;

@@ -5,7 +5,7 @@ use axum::response::Response;
 use lakebed_proto::command::ReadCommand;
 use serde::Deserialize;
 
-use super::versioned;
+use super::{refused, versioned};
 use crate::Door;
 use crate::body::StrictBody;
 use crate::error::ApiError;
@@ -34,6 +34,6 @@ pub(crate) async fn count_rows(
         filter: body.predicate.filter(|predicate| !predicate.is_empty()),
         ..ReadCommand::default()
     };
-    let (rows, version) = door.service.count_rows(target.ctx(), command).await?;
+    let (rows, version) = door.service.count_rows(target.ctx(), command).await.map_err(refused)?;
     Ok(versioned(rows, version))
 }

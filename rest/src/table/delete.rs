@@ -6,7 +6,7 @@ use lakebed_core::Error;
 use serde::Deserialize;
 use serde_json::json;
 
-use super::versioned;
+use super::{refused, versioned};
 use crate::Door;
 use crate::body::StrictBody;
 use crate::error::ApiError;
@@ -31,7 +31,8 @@ pub(crate) async fn delete_rows(
     let Some(predicate) = body.predicate.filter(|predicate| !predicate.trim().is_empty()) else {
         return Err(Error::invalid("field `predicate` is missing or empty").into());
     };
-    let (rows, version) =
-        door.service.delete_rows(target.ctx(), &target.table()?, branch, &predicate).await?;
+    let deleted =
+        door.service.delete_rows(target.ctx(), &target.table()?, branch, &predicate).await;
+    let (rows, version) = deleted.map_err(refused)?;
     Ok(versioned(json!({ "num_deleted_rows": rows, "version": version }), version))
 }

@@ -5,8 +5,10 @@ pub(crate) mod alter_columns;
 pub(crate) mod count_rows;
 pub(crate) mod create;
 pub(crate) mod delete;
+pub(crate) mod describe;
 pub(crate) mod drop_columns;
 pub(crate) mod drop_table;
+pub(crate) mod exists;
 pub(crate) mod fetch_blobs;
 pub(crate) mod field_metadata;
 pub(crate) mod index;
@@ -16,10 +18,12 @@ pub(crate) mod merge_insert;
 pub(crate) mod multipart_write;
 pub(crate) mod query;
 pub(crate) mod query_body;
+pub(crate) mod real_time;
 pub(crate) mod rename;
 pub(crate) mod restore;
 pub(crate) mod schema_metadata;
 pub(crate) mod show;
+pub(crate) mod stats;
 pub(crate) mod tags;
 pub(crate) mod update;
 pub(crate) mod versions;
@@ -46,7 +50,7 @@ fn versioned(body: impl Serialize, version: u64) -> Response {
 /// The answer to an error of a verb that names columns in its body. The SDKs read any 404 of a table's
 /// route as "no such table", so a column that does not exist is a bad request there; its number stays
 /// the one for columns.
-fn refused(error: Error) -> ApiError {
+pub(crate) fn refused(error: Error) -> ApiError {
     let is_column = error.kind() == ErrorKind::NotFound && error.subject() == Some(Subject::Column);
     let answer = ApiError::from(error);
     match is_column {
