@@ -24,6 +24,7 @@ LEVELS = {
     "index": 2,
     "compaction": 2,
     "jobs": 3,
+    "sql": 3,
     "service": 4,
     "flight": 5,
     "rest": 5,
@@ -31,8 +32,8 @@ LEVELS = {
     "fuzz": 6,
 }
 
-# The engine's types must not reach a protocol, so the crates above `jobs` cannot even name them.
-ENGINE_CRATES = {"storage", "index", "compaction", "jobs"}
+# The engine's types must not reach a protocol, so the crates above level 3 cannot even name them.
+ENGINE_CRATES = {"storage", "index", "compaction", "jobs", "sql"}
 ENGINE_PACKAGE = re.compile(r"^(lance(-.*)?|datafusion(-.*)?|object_store)$")
 
 FILE_LINES_MAX = 800

@@ -40,6 +40,27 @@ pub struct Limits {
     pub sql_depth_max: usize,
     /// Conditions in SQL that `AND` and `OR` join.
     pub sql_terms_max: usize,
+    /// Bytes of a statement in SQL.
+    pub sql_statement_bytes_max: usize,
+    /// Tables that one statement in SQL may name.
+    pub sql_tables_max: usize,
+    /// Bytes of memory that one statement in SQL may hold for what it sorts, joins and groups; what
+    /// can be spilled goes to disk beyond that.
+    pub sql_query_memory_bytes_max: usize,
+    /// Bytes of memory that all statements in SQL together may hold.
+    pub sql_memory_bytes_max: usize,
+    /// Bytes that one statement in SQL may spill to disk.
+    pub sql_spill_bytes_max: u64,
+    /// Milliseconds that one statement in SQL may run.
+    pub sql_time_ms_max: u64,
+    /// Bytes of the result of one statement in SQL.
+    pub sql_result_bytes_max: u64,
+    /// Bytes of one blob that `blob_bytes` gives.
+    pub sql_blob_bytes_max: u64,
+    /// Prepared statements that are open at one time.
+    pub sql_prepared_max: usize,
+    /// Bytes of the parameters that are bound to one prepared statement.
+    pub sql_parameters_bytes_max: usize,
     /// Bytes of a write id.
     pub write_id_bytes_max: usize,
     /// Milliseconds for which a ticket keeps its version, renewed by use.
@@ -74,6 +95,16 @@ impl Default for Limits {
             sql_bytes_max: 64 << 10,
             sql_depth_max: 250,
             sql_terms_max: 5_000,
+            sql_statement_bytes_max: MIB,
+            sql_tables_max: 128,
+            sql_query_memory_bytes_max: 256 * MIB,
+            sql_memory_bytes_max: 1_024 * MIB,
+            sql_spill_bytes_max: 16 << 30,
+            sql_time_ms_max: 600_000,
+            sql_result_bytes_max: 64 << 30,
+            sql_blob_bytes_max: 64 << 20,
+            sql_prepared_max: 10_000,
+            sql_parameters_bytes_max: 64 * MIB,
             write_id_bytes_max: 256,
             ticket_ttl_ms: 3_600_000,
             read_stall_ms_max: 600_000,

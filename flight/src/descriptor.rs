@@ -1,16 +1,16 @@
 //! What a flight descriptor names.
 //!
 //! A path is `[namespace…, table]`. A command is JSON if it looks like it, and otherwise tried as a
-//! Flight SQL message, which is a protobuf `Any`; those are known by name and not built yet.
+//! Flight SQL message, which is a protobuf `Any`.
 
 use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
-use arrow_flight::sql::Any;
+use arrow_flight::sql::Command as SqlCommand;
 use lakebed_core::{DatabaseName, Error, ErrorKind, Result, TableId};
 use lakebed_proto::command::{Command, CommitRule, ReadCommand, WriteCommand, WriteMode};
-use prost::Message;
 
-const SQL_TYPE_PREFIX: &str = "type.googleapis.com/arrow.flight.protocol.sql.";
+use crate::sql::command_of;
+
 const SHOWN_CHARS_MAX: usize = 80;
 
 /// The read that a descriptor names; a path reads the whole table at its latest version.
@@ -55,6 +55,17 @@ pub(crate) fn write_command(
     }
 }
 
+/// The Flight SQL command of a descriptor; nothing for a path and for what is JSON.
+///
+/// # Errors
+/// `InvalidArgument` for a Flight SQL message that cannot be read.
+pub(crate) fn sql_command(descriptor: &FlightDescriptor) -> Result<Option<SqlCommand>> {
+    match descriptor.r#type() {
+        DescriptorType::Cmd if !Command::is_json(&descriptor.cmd) => command_of(&descriptor.cmd),
+        _ => Ok(None),
+    }
+}
+
 /// The answer to a search until it is built.
 pub(crate) fn search_not_built() -> Error {
     Error::new(ErrorKind::NotImplemented, "search over flight is not built yet")
@@ -81,15 +92,14 @@ fn named(database: &DatabaseName, descriptor: &FlightDescriptor) -> Result<Named
 }
 
 fn not_json(command: &[u8]) -> Error {
-    if let Ok(any) = Any::decode(command)
-        && let Some(name) = any.type_url.strip_prefix(SQL_TYPE_PREFIX)
-    {
-        return Error::new(
-            ErrorKind::NotImplemented,
-            format!("flight sql command {} is not built yet", shown(name)),
-        );
+    match command_of(command) {
+        Ok(Some(command)) => Error::invalid(format!(
+            "flight sql command {} does not belong to this method",
+            shown(command.type_url().rsplit('.').next().unwrap_or_default())
+        )),
+        Ok(None) => Error::invalid("command is neither a JSON object nor a flight sql message"),
+        Err(error) => error,
     }
-    Error::invalid("command is neither a JSON object nor a flight sql message")
 }
 
 /// Text of a client, fit for an error message.
@@ -99,7 +109,8 @@ pub(crate) fn shown(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use arrow_flight::sql::{CommandGetTables, CommandStatementQuery, ProstMessageExt};
+    use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+    use prost::Message;
 
     use super::*;
 
@@ -140,15 +151,16 @@ mod tests {
     }
 
     #[test]
-    fn flight_sql_is_known_by_name() {
+    fn flight_sql_is_told_apart() {
         let query = CommandStatementQuery { query: "select 1".to_owned(), transaction_id: None };
-        let error = read_command(&db(), &cmd(query.as_any().encode_to_vec())).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotImplemented);
-        assert_eq!(error.message(), "flight sql command CommandStatementQuery is not built yet");
-        let tables = CommandGetTables::default();
-        let error = write_command(&db(), &cmd(tables.as_any().encode_to_vec())).unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::NotImplemented);
+        let descriptor = cmd(query.as_any().encode_to_vec());
+        let found = sql_command(&descriptor).unwrap();
+        assert_eq!(found, Some(SqlCommand::CommandStatementQuery(query)));
+        let error = write_command(&db(), &descriptor).unwrap_err();
+        assert!(error.message().contains("CommandStatementQuery"), "{error}");
+        assert_eq!(sql_command(&path(&["t"])).unwrap(), None);
         for bytes in [&b""[..], b"select 1", b"\xff\xff", b"\x0a\x03abc"] {
+            assert_eq!(sql_command(&cmd(bytes.to_vec())).unwrap(), None);
             let error = read_command(&db(), &cmd(bytes.to_vec())).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::InvalidArgument, "{bytes:?}");
         }

@@ -39,6 +39,7 @@ use tracing::Instrument;
 use crate::batching::{Gathered, slices};
 use crate::encode::{EncodedMessage, Encoder};
 use crate::request::{Call, Deadline, until};
+use crate::sql;
 use crate::ticket::{self, TicketContents};
 
 /// Messages that wait in the queue: one being sent, one ready, one in the making.
@@ -115,6 +116,8 @@ async fn open(
     let (schema, batches) = match ticket::decode(&ticket.ticket)? {
         TicketContents::Part(part) => service.read_part(&call.ctx, *part).await?,
         TicketContents::Read(read) => read_now(service, call, *read).await?,
+        TicketContents::Sql(ticket) => service.run_sql(&call.ctx, ticket.part).await?,
+        TicketContents::Command(command) => sql::do_get(service, call, *command).await?,
     };
     let stall = Duration::from_millis(service.limits().read_stall_ms_max);
     let (queue, receiver) = mpsc::channel(QUEUE_MESSAGES_MAX);

@@ -1,23 +1,28 @@
-//! GetFlightInfo: plans a read and hands out one endpoint for each of its parts.
+//! GetFlightInfo: plans a read and hands out one endpoint for each of its parts, or plans a statement.
+
+use std::sync::Arc;
 
 use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
 use bytes::Bytes;
 use lakebed_core::{Error, Result};
 use lakebed_service::{ReadPlan, Service};
 
-use crate::descriptor::read_command;
+use crate::descriptor::{read_command, sql_command};
 use crate::request::Call;
-use crate::ticket;
+use crate::{sql, ticket};
 
 /// What the format writes where a number is not known.
 const UNKNOWN: i64 = -1;
 
 /// Plans the read that `descriptor` names.
 pub(crate) async fn get_flight_info(
-    service: &Service,
+    service: &Arc<Service>,
     call: &Call,
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo> {
+    if let Some(command) = sql_command(&descriptor)? {
+        return sql::get_flight_info(service, call, command, descriptor).await;
+    }
     let command = read_command(&call.ctx.database, &descriptor)?;
     let plan = service.plan_read(&call.ctx, command).await?;
     flight_info(&plan, descriptor)

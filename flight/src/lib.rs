@@ -9,6 +9,7 @@
 //! - Each method has the file of its name; `service.rs` is the list of them.
 //! - DoPut: `do_put.rs` reads messages, `commit_marker.rs` and `body_watch.rs` decide whether the stream
 //!   may commit, `feed.rs` carries batches to the write.
+//! - Flight SQL: `sql/`.
 //! - DoGet: `do_get.rs` runs the read, `batching.rs` sizes and `encode.rs` encodes what it gives.
 //!
 //! What always holds: nothing here decides what a verb means; every error leaves with a request id and
@@ -34,6 +35,7 @@ mod observe;
 mod poll_flight_info;
 mod request;
 mod service;
+mod sql;
 mod ticket;
 
 use std::sync::Arc;

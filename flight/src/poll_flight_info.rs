@@ -1,4 +1,6 @@
-//! PollFlightInfo: planning is quick, so the first poll is the complete answer.
+//! PollFlightInfo: planning is quick, so the first poll is the complete answer; a statement runs at DoGet.
+
+use std::sync::Arc;
 
 use arrow_flight::{FlightDescriptor, PollInfo};
 use lakebed_core::Result;
@@ -7,9 +9,9 @@ use lakebed_service::Service;
 use crate::get_flight_info::get_flight_info;
 use crate::request::Call;
 
-/// Plans the read that `descriptor` names. No descriptor in the answer means that it is complete.
+/// Plans the read or the statement that `descriptor` names. No descriptor in the answer means that it is complete.
 pub(crate) async fn poll_flight_info(
-    service: &Service,
+    service: &Arc<Service>,
     call: &Call,
     descriptor: FlightDescriptor,
 ) -> Result<PollInfo> {

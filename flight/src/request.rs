@@ -21,6 +21,8 @@ use tonic::metadata::MetadataMap;
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const DATABASE_HEADERS: [&str; 2] = ["x-lancedb-database", "database"];
 /// Where clients put the token of a handshake with payloads.
+/// The namespace of tables that SQL names without one, as LanceDB's clients send it.
+const NAMESPACE_HEADER: &str = "namespace-path";
 const LEGACY_TOKEN_HEADER: &str = "auth-token-bin";
 
 /// The id of a request: the client's own where it sent a usable one.
@@ -102,6 +104,8 @@ pub(crate) struct Call {
     pub(crate) ctx: RequestContext,
     /// When the client stops waiting.
     pub(crate) deadline: Option<Deadline>,
+    /// The namespace of tables that a statement names without one.
+    pub(crate) namespace: Option<String>,
 }
 
 impl Call {
@@ -120,16 +124,16 @@ impl Call {
         };
         let begun = async {
             let database = database(metadata)?;
+            let namespace = text_header(metadata, NAMESPACE_HEADER)?.map(str::to_owned);
             let principal = service.authenticate(secret(metadata)?.as_deref()).await?;
-            Ok(RequestContext {
-                principal,
-                request_id: request_id.as_str().to_owned(),
-                database,
-                freshness: Freshness::default(),
-            })
+            let request_id = request_id.as_str().to_owned();
+            let freshness = Freshness::default();
+            Ok((RequestContext { principal, request_id, database, freshness }, namespace))
         };
         match begun.await {
-            Ok(ctx) => Ok(Call { ctx, deadline: extensions.get::<Deadline>().copied() }),
+            Ok((ctx, namespace)) => {
+                Ok(Call { ctx, deadline: extensions.get::<Deadline>().copied(), namespace })
+            }
             Err(error) => Err(status(&error, request_id.as_str())),
         }
     }
@@ -154,14 +158,17 @@ pub(crate) fn status(error: &Error, request_id: &str) -> Status {
 
 fn database(metadata: &MetadataMap) -> Result<DatabaseName> {
     for header in DATABASE_HEADERS {
-        if let Some(value) = metadata.get(header) {
-            let name = value
-                .to_str()
-                .map_err(|_| Error::invalid(format!("header `{header}` is not text")))?;
+        if let Some(name) = text_header(metadata, header)? {
             return DatabaseName::parse(name);
         }
     }
     Ok(DatabaseName::default_database())
+}
+
+fn text_header<'a>(metadata: &'a MetadataMap, header: &str) -> Result<Option<&'a str>> {
+    let Some(value) = metadata.get(header) else { return Ok(None) };
+    let text = value.to_str();
+    text.map(Some).map_err(|_| Error::invalid(format!("header `{header}` is not text")))
 }
 
 /// The secret of a call's key: bearer, `x-api-key`, or the token of a handshake.

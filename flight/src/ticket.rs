@@ -1,22 +1,28 @@
-//! The bytes of a ticket: one part of a planned read, or a read that is planned when it is opened.
+//! The bytes of a ticket: one part of a planned read, a planned statement, or something that is planned
+//! when it is opened.
 //!
 //! ```text
-//!   "LBT"  version  json of the part  crc32 of all before, little-endian
-//!   3      1        …                 4
+//!   "LBT"  version  json             crc32 of all before, little-endian
+//!   3      1        …                4
+//!          1: a part of a read   2: a statement in SQL
 //! ```
 //!
 //! Tickets live in clients for an hour and may come back damaged, from another server or from a newer
 //! version of this one; each of these is told apart. A ticket carries no right: whoever opens it needs
 //! a key that may read the table. A ticket that is plain JSON, `{"read": {…}}`, is taken as well, so
-//! that a client can read without asking for a plan first.
+//! that a client can read without asking for a plan first, and so is a Flight SQL command.
 
+use arrow_flight::sql::Command as SqlCommand;
 use bytes::Bytes;
 use lakebed_core::{Error, Result};
 use lakebed_proto::command::{Command, ReadCommand};
 use lakebed_service::ReadPart;
 
+use crate::sql::{SqlTicket, statement_in_ticket};
+
 const MAGIC: &[u8; 3] = b"LBT";
 const VERSION: u8 = 1;
+const SQL_VERSION: u8 = 2;
 const CHECKSUM_BYTES: usize = 4;
 
 /// What a ticket asks for.
@@ -26,6 +32,10 @@ pub(crate) enum TicketContents {
     Part(Box<ReadPart>),
     /// A read that is planned now.
     Read(Box<ReadCommand>),
+    /// A planned statement.
+    Sql(Box<SqlTicket>),
+    /// A Flight SQL command that is answered now.
+    Command(Box<SqlCommand>),
 }
 
 /// The ticket of one part.
@@ -36,6 +46,16 @@ pub(crate) fn encode(part: &ReadPart) -> Result<Bytes> {
     let json = serde_json::to_vec(part)
         .map_err(|error| Error::internal("ticket cannot be written").with_source(error))?;
     Ok(seal(VERSION, &json))
+}
+
+/// The ticket of a planned statement.
+///
+/// # Errors
+/// `Internal` if the statement cannot be written as JSON, which no statement does.
+pub(crate) fn encode_sql(ticket: &SqlTicket) -> Result<Bytes> {
+    let json = serde_json::to_vec(ticket)
+        .map_err(|error| Error::internal("ticket cannot be written").with_source(error))?;
+    Ok(seal(SQL_VERSION, &json))
 }
 
 fn seal(version: u8, json: &[u8]) -> Bytes {
@@ -60,14 +80,31 @@ pub(crate) fn decode(ticket: &[u8]) -> Result<TicketContents> {
             Command::Search(_) => Err(crate::descriptor::search_not_built()),
         };
     }
-    let part = serde_json::from_slice(open(ticket)?).map_err(|error| {
-        Error::invalid("ticket does not hold a part of a read").with_source(error)
-    })?;
-    Ok(TicketContents::Part(Box::new(part)))
+    if !ticket.starts_with(MAGIC)
+        && let Some(command) = statement_in_ticket(ticket)?
+    {
+        return Ok(TicketContents::Command(Box::new(command)));
+    }
+    let (version, json) = open(ticket)?;
+    let broken = |what: &str, error: serde_json::Error| {
+        Error::invalid(format!("ticket does not hold {what}")).with_source(error)
+    };
+    match version {
+        SQL_VERSION => {
+            let ticket = serde_json::from_slice(json);
+            let ticket = ticket.map_err(|error| broken("a statement", error))?;
+            Ok(TicketContents::Sql(Box::new(ticket)))
+        }
+        _ => {
+            let part = serde_json::from_slice(json);
+            let part = part.map_err(|error| broken("a part of a read", error))?;
+            Ok(TicketContents::Part(Box::new(part)))
+        }
+    }
 }
 
-/// The JSON inside a sealed ticket.
-fn open(ticket: &[u8]) -> Result<&[u8]> {
+/// The version of a sealed ticket, and the JSON inside.
+fn open(ticket: &[u8]) -> Result<(u8, &[u8])> {
     if !ticket.starts_with(MAGIC) {
         return Err(Error::invalid("ticket was not made by this server"));
     }
@@ -77,9 +114,9 @@ fn open(ticket: &[u8]) -> Result<&[u8]> {
         return Err(damaged());
     }
     match sealed.get(MAGIC.len()) {
-        Some(&VERSION) => Ok(&sealed[MAGIC.len() + 1..]),
+        Some(version @ &(VERSION | SQL_VERSION)) => Ok((*version, &sealed[MAGIC.len() + 1..])),
         Some(version) => Err(Error::invalid(format!(
-            "ticket has version {version}; this server reads version {VERSION}"
+            "ticket has version {version}; this server reads versions {VERSION} and {SQL_VERSION}"
         ))),
         None => Err(damaged()),
     }
@@ -101,8 +138,8 @@ mod tests {
 
     #[test]
     fn what_is_sealed_can_be_opened() {
-        assert_eq!(open(&seal(VERSION, JSON)).unwrap(), JSON);
-        assert_eq!(open(&seal(VERSION, b"")).unwrap(), b"");
+        assert_eq!(open(&seal(VERSION, JSON)).unwrap(), (VERSION, JSON));
+        assert_eq!(open(&seal(SQL_VERSION, b"")).unwrap(), (SQL_VERSION, &b""[..]));
     }
 
     #[test]
@@ -125,7 +162,7 @@ mod tests {
         }
         let newer = seal(9, b"something else entirely");
         let text = refusal(&newer);
-        assert!(text.contains("version 9") && text.contains("version 1"), "{text}");
+        assert!(text.contains("version 9") && text.contains("versions 1"), "{text}");
         assert!(refusal(&seal(VERSION, b"[]")).contains("does not hold"));
         assert!(refusal(&seal(VERSION, b"")).contains("does not hold"));
     }

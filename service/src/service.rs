@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use lakebed_core::{Clock, Limits, Result};
+use lakebed_sql::{Sql, SqlOptions};
 use lakebed_storage::Lake;
 
 use crate::admission::Admission;
@@ -9,6 +10,7 @@ use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::gate::Gate;
 use crate::jobs::Jobs;
+use crate::sql::Once;
 use crate::tickets::Tickets;
 
 /// What the audit log gets to write itself out, whatever the deadline says.
@@ -37,6 +39,8 @@ pub struct Service {
     pub(crate) gate: Gate,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) keys: KeyCache,
+    pub(crate) once: Once,
+    pub(crate) sql: Sql,
     pub(crate) tickets: Tickets,
 }
 
@@ -45,6 +49,12 @@ impl Service {
     pub async fn open(options: ServiceOptions) -> Result<Arc<Service>> {
         let ServiceOptions { lake, limits, clock, allow_anonymous } = options;
         let admission = Admission::new(&limits);
+        let spill_folder = match lake.local_folder() {
+            Some(folder) => folder.join("_lakebed/tmp/sql"),
+            None => std::env::temp_dir().join(format!("lakebed-sql-{}", lake.lake_id())),
+        };
+        let sql = SqlOptions { lake: Arc::clone(&lake), limits: limits.clone(), spill_folder };
+        let sql = Sql::open(sql)?;
         let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock));
         let jobs = Jobs::open(lake.system().clone(), Arc::clone(&clock)).await?;
         Ok(Arc::new(Service {
@@ -57,6 +67,8 @@ impl Service {
             gate: Gate::default(),
             jobs,
             keys: KeyCache::default(),
+            once: Once::default(),
+            sql,
             tickets: Tickets::default(),
         }))
     }

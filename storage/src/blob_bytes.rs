@@ -43,6 +43,8 @@ pub(crate) struct BlobBytes {
     snapshot: Snapshot,
     shown: Vec<ShownBlob>,
     cell_bytes_max: u64,
+    /// The name of that limit.
+    limit: &'static str,
 }
 
 /// A column of the answer, and the blob column that it shows.
@@ -84,7 +86,24 @@ impl BlobBytes {
             .map(|(name, column)| ShownBlob { name: name.to_owned(), column: column.to_owned() })
             .collect();
         let cell_bytes_max = snapshot.table().shared.limits.blob_cell_bytes_max as u64;
-        Some(BlobBytes { snapshot: snapshot.clone(), shown, cell_bytes_max })
+        let limit = "blob_cell_bytes_max";
+        Some(BlobBytes { snapshot: snapshot.clone(), shown, cell_bytes_max, limit })
+    }
+
+    /// Shows blob columns under the names that come with them, beside the descriptors.
+    pub(crate) fn shown(
+        snapshot: &Snapshot,
+        shown: Vec<(String, String)>,
+        cell_bytes_max: u64,
+        limit: &'static str,
+    ) -> BlobBytes {
+        let shown = shown.into_iter().map(|(name, column)| ShownBlob { name, column }).collect();
+        BlobBytes { snapshot: snapshot.clone(), shown, cell_bytes_max, limit }
+    }
+
+    /// The blob columns whose bytes are fetched.
+    pub(crate) fn columns(&self) -> Vec<&str> {
+        self.shown.iter().map(|shown| shown.column.as_str()).collect()
     }
 
     /// The schema of the answer, from the one with descriptors. A blob column that shows bytes says that
@@ -152,8 +171,10 @@ impl BlobBytes {
     /// The bytes of each row's blobs together.
     async fn row_bytes(&self, batch: &RecordBatch, row_ids: &[u64]) -> Result<Vec<u64>> {
         let mut row_bytes = vec![0_u64; batch.num_rows()];
-        for (field, column) in batch.schema_ref().fields().iter().zip(batch.columns()) {
-            let Some(blob) = self.column_of(field.name()) else { continue };
+        for ShownBlob { name, column: blob } in &self.shown {
+            let column = batch.column_by_name(name).or_else(|| batch.column_by_name(blob));
+            // A projection of names may leave blob columns out.
+            let Some(column) = column else { continue };
             let sizes = self.sizes(blob, column, row_ids).await?;
             for (row, size) in sizes.into_iter().enumerate() {
                 if size > self.cell_bytes_max {
@@ -170,8 +191,8 @@ impl BlobBytes {
             ErrorKind::InvalidArgument,
             format!(
                 "column `{column}` row id {row_id}: the blob has {size} bytes; in a batch the limit \
-                 blob_cell_bytes_max is {}; read its bytes by ranges from the blob route",
-                self.cell_bytes_max
+                 {} is {}; read its bytes by ranges from the blob route",
+                self.limit, self.cell_bytes_max
             ),
         )
         .about(Subject::Column)
@@ -217,12 +238,14 @@ impl BlobBytes {
     async fn fetch(&self, group: Group, schema: &SchemaRef) -> Result<RecordBatch> {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(schema.fields().len());
         for field in schema.fields() {
-            let column = group.batch.column_by_name(field.name()).ok_or_else(|| {
-                Error::internal(format!("column `{}` is missing from a batch", field.name()))
-            })?;
-            columns.push(match self.column_of(field.name()) {
-                Some(blob) => self.read(blob, &group.row_ids).await?,
-                None => column.clone(),
+            let described = group.batch.column_by_name(field.name());
+            columns.push(match (self.column_of(field.name()), described) {
+                (Some(blob), _) => self.read(blob, &group.row_ids).await?,
+                (None, Some(column)) => column.clone(),
+                (None, None) => {
+                    let name = field.name();
+                    return Err(Error::internal(format!("column `{name}` is not in a batch")));
+                }
             });
         }
         let rows = Some(group.batch.num_rows());

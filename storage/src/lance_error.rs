@@ -193,6 +193,23 @@ fn shown_of(path: &str) -> &str {
     if is_absolute { &path[path.rfind('/').map_or(0, |slash| slash + 1)..] } else { path }
 }
 
+/// The error of ours that DataFusion carries, or that of lance converted; nothing for one of its own.
+pub(crate) fn from_datafusion(error: &datafusion::error::DataFusionError) -> Option<Error> {
+    if let Some(own) = find_own(error) {
+        return Some(own);
+    }
+    find(error, &|error| error.downcast_ref::<lance::Error>().map(told))
+}
+
+/// What is known of an error that cannot be taken.
+fn told(error: &lance::Error) -> Error {
+    let kind = match kind_of(error) {
+        ErrorKind::Internal => wrapped_kind(error).unwrap_or(ErrorKind::Internal),
+        kind => kind,
+    };
+    Error::new(kind, plain(error))
+}
+
 /// Carries an error of ours through a stream that lance or DataFusion consumes.
 #[derive(Debug, Clone)]
 pub(crate) struct StreamError {

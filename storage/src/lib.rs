@@ -6,7 +6,7 @@
 //! | to | look in |
 //! | --- | --- |
 //! | open a lake, find a table | `lake.rs`, `catalog.rs` |
-//! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs` |
+//! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs`; in SQL `provider.rs` |
 //! | build an index | `indexes.rs`, `scalar_index.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
 //! | change columns | `columns/` |
@@ -36,6 +36,7 @@ mod multipart;
 mod overwrite;
 mod pieces;
 mod pins;
+mod provider;
 mod relocate;
 mod restore;
 mod root;
@@ -65,11 +66,13 @@ pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
+pub use provider::{Extras, SYSTEM_COLUMNS, carried_error, carry, count_rule};
 pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};
 pub use search::{Ranking, SearchSpec, TextQuery, VectorQuery};
 pub use snapshot::{At, Snapshot};
+pub use sql_guard::{check_statement, is_multiplying};
 pub use system::{SystemObject, SystemStore};
 pub use table::Table;
 pub use tag::TagEntry;

@@ -73,12 +73,35 @@ pub(crate) fn check_sql(sql: &str, limits: &Limits) -> Result<()> {
     let tokens = Tokenizer::new(&dialect, sql)
         .tokenize()
         .map_err(|error| Error::invalid(format!("the text is no SQL: {error}")))?;
-    let mut tokens =
-        tokens.iter().filter(|token| !matches!(token, Token::Whitespace(_))).peekable();
+    check_tokens(tokens.iter(), limits, true)
+}
+
+/// Checks the tokens of a whole statement. Functions that multiply are left to whoever sees where they
+/// stand: as tables they are harmless.
+///
+/// # Errors
+/// `InvalidArgument` naming the limit `sql_depth_max` or `sql_terms_max`.
+pub fn check_statement<'a>(tokens: impl Iterator<Item = &'a Token>, limits: &Limits) -> Result<()> {
+    check_tokens(tokens, limits, false)
+}
+
+/// Whether the result of a function is larger than its arguments by a factor that is an argument.
+pub fn is_multiplying(function: &str) -> bool {
+    MULTIPLYING.iter().any(|name| name.eq_ignore_ascii_case(function))
+}
+
+fn check_tokens<'a>(
+    tokens: impl Iterator<Item = &'a Token>,
+    limits: &Limits,
+    is_expression: bool,
+) -> Result<()> {
+    let mut tokens = tokens.filter(|token| !matches!(token, Token::Whitespace(_))).peekable();
     let mut levels = vec![Level::default()];
     // What stays of the levels below the current one.
     let mut below = 0_usize;
     let mut terms = 0_usize;
+    // Queries and tables that are combined; each is a step of recursion, whatever stands between.
+    let mut combined = 0_usize;
     while let Some(token) = tokens.next() {
         let Some(level) = levels.last_mut() else { break };
         match token {
@@ -137,13 +160,18 @@ pub(crate) fn check_sql(sql: &str, limits: &Limits) -> Result<()> {
                 | Keyword::OVERLAPS => {
                     level.run += 1;
                 }
-                _ if matches!(tokens.peek(), Some(Token::LParen)) => {
+                Keyword::UNION | Keyword::INTERSECT | Keyword::EXCEPT | Keyword::JOIN
+                    if !is_expression =>
+                {
+                    combined += 1;
+                }
+                _ if is_expression && matches!(tokens.peek(), Some(Token::LParen)) => {
                     refuse_multiplying(&word.value)?;
                 }
                 _ => {}
             },
             Token::Word(word) => {
-                if matches!(tokens.peek(), Some(Token::LParen)) {
+                if is_expression && matches!(tokens.peek(), Some(Token::LParen)) {
                     refuse_multiplying(&word.value)?;
                 }
             }
@@ -158,7 +186,7 @@ pub(crate) fn check_sql(sql: &str, limits: &Limits) -> Result<()> {
             // Every other token is an operator.
             _ => level.run += 1,
         }
-        let depth = below + levels.last().map_or(0, |level| level.run);
+        let depth = below + combined + levels.last().map_or(0, |level| level.run);
         if depth > limits.sql_depth_max {
             return Err(Error::invalid(format!(
                 "the text nests or chains more than sql_depth_max = {} operators",
@@ -176,7 +204,7 @@ pub(crate) fn check_sql(sql: &str, limits: &Limits) -> Result<()> {
 }
 
 fn refuse_multiplying(function: &str) -> Result<()> {
-    match MULTIPLYING.iter().any(|name| name.eq_ignore_ascii_case(function)) {
+    match is_multiplying(function) {
         false => Ok(()),
         true => Err(Error::invalid(format!(
             "function `{function}` is not allowed: its result has no bound"

@@ -108,6 +108,19 @@ limits! {
     sql_depth_max: usize, 1, 1_000,
         "Operators, calls and parentheses in SQL that apply to the result of one another.";
     sql_terms_max: usize, 1, 20_000, "Conditions in SQL that `AND` and `OR` join.";
+    sql_statement_bytes_max: usize, 1, 64 * MIB, "Bytes of a statement in SQL.";
+    sql_tables_max: usize, 1, 1_000, "Tables that one statement in SQL may name.";
+    sql_query_memory_bytes_max: usize, MIB, 64 * TIB,
+        "Memory of one statement in SQL; what can be spilled goes to disk beyond that.";
+    sql_memory_bytes_max: usize, MIB, 64 * TIB,
+        "Memory that all statements in SQL together may hold.";
+    sql_spill_bytes_max: u64, 0, 1_024 * TIB, "What one statement in SQL may spill to disk.";
+    sql_time_ms_max: u64, 1, 30 * DAY_MS, "How long one statement in SQL may run.";
+    sql_result_bytes_max: u64, 1, 1_024 * TIB, "Bytes of the result of one statement in SQL.";
+    sql_blob_bytes_max: u64, 1, 2 * GIB - 1, "Bytes of one blob that `blob_bytes` gives.";
+    sql_prepared_max: usize, 1, 1 << 24, "Prepared statements that are open at one time.";
+    sql_parameters_bytes_max: usize, KIB, 2 * GIB - 1,
+        "Bytes of the parameters that are bound to one prepared statement.";
     write_id_bytes_max: usize, 1, 64 * KIB, "Bytes of a write id.";
     ticket_ttl_ms: i64, 1_000, 30 * DAY_MS,
         "How long a ticket keeps its version, renewed by use.";

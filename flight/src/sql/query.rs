@@ -1,0 +1,68 @@
+//! CommandStatementQuery: a statement that answers with rows.
+//!
+//! A change may come this way too, because clients that do not know what a statement does send it so. It
+//! runs at DoGet and answers with one row, its count. Its FlightInfo has no schema, which makes such
+//! clients wait for the first message of DoGet: the change is over by then, and its error is theirs.
+
+use std::sync::Arc;
+
+use arrow_flight::{FlightDescriptor, FlightEndpoint, FlightInfo, Ticket};
+use arrow_schema::SchemaRef;
+use lakebed_core::{Error, ErrorKind, Result};
+use lakebed_service::{Service, SqlPlan};
+
+use super::SqlTicket;
+use crate::request::Call;
+use crate::ticket;
+
+/// Refuses a transaction by name.
+///
+/// # Errors
+/// `NotImplemented` where there is one.
+pub(crate) fn no_transaction(id: Option<&[u8]>) -> Result<()> {
+    match id {
+        None | Some([]) => Ok(()),
+        Some(_) => Err(Error::new(
+            ErrorKind::NotImplemented,
+            "transactions are not built; each statement commits by itself",
+        )),
+    }
+}
+
+/// Plans a statement.
+pub(crate) async fn flight_info(
+    service: &Arc<Service>,
+    call: &Call,
+    text: String,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let plan = service.plan_sql(&call.ctx, super::request(call, text)).await?;
+    info_of(plan, descriptor)
+}
+
+/// The schema that a statement answers with.
+pub(crate) async fn schema(service: &Arc<Service>, call: &Call, text: String) -> Result<SchemaRef> {
+    let plan = service.plan_sql(&call.ctx, super::request(call, text)).await?;
+    Ok(plan.schema.unwrap_or_else(lakebed_service::count_schema))
+}
+
+/// The FlightInfo of a planned statement: one endpoint.
+pub(crate) fn info_of(plan: SqlPlan, descriptor: FlightDescriptor) -> Result<FlightInfo> {
+    let ticket = SqlTicket { part: plan.part };
+    let mut endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket::encode_sql(&ticket)?));
+    let expires = endpoint.expiration_time.get_or_insert_default();
+    expires.seconds = plan.expires_at_ms.div_euclid(1_000);
+    expires.nanos = (plan.expires_at_ms.rem_euclid(1_000) * 1_000_000) as i32;
+    let mut info = FlightInfo::new();
+    if let Some(schema) = &plan.schema {
+        info = info
+            .try_with_schema(schema)
+            .map_err(|error| Error::internal("a schema cannot be encoded").with_source(error))?;
+    }
+    Ok(info
+        .with_descriptor(descriptor)
+        .with_endpoint(endpoint)
+        .with_total_records(-1)
+        .with_total_bytes(-1)
+        .with_ordered(true))
+}

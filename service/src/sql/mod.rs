@@ -1,0 +1,180 @@
+//! SQL: a statement is planned once, then run by its ticket.
+//!
+//! A plan says what comes out and carries, in its [`SqlPart`], everything that is needed to run the
+//! statement: text, scope, and for a query the versions that it reads, which are leased for as long as
+//! the ticket lives. So a query can be run again, by any server of the lake, and reads the same rows. A
+//! change runs once, by the server that planned it: `once.rs`.
+//!
+//! | to | look in |
+//! | --- | --- |
+//! | plan and run | here |
+//! | carry out a change | `change.rs` |
+//! | keep a statement with its parameters | `prepared.rs` |
+//! | list databases, namespaces, tables | `objects.rs` |
+
+mod once;
+
+use std::sync::Arc;
+
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use futures::StreamExt;
+use lakebed_core::{DatabaseName, Error, RequestContext, Result, Role};
+use lakebed_sql::{PinnedTable, Scope, Statement, StatementKind};
+use serde::{Deserialize, Serialize};
+
+pub(crate) use once::Once;
+
+use crate::authenticate::require;
+use crate::{BatchStream, Service};
+
+/// Memory that one table of an open query may take for read-ahead.
+const READ_BYTES: usize = 8 << 20;
+
+/// A statement as a client sends it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SqlRequest {
+    /// The text of one statement.
+    pub text: String,
+    /// The namespace of tables that are named without one, as SQL writes it.
+    pub namespace: Option<String>,
+}
+
+/// A planned statement.
+#[derive(Debug)]
+pub struct SqlPlan {
+    /// The schema of its rows; nothing for a change.
+    pub schema: Option<SchemaRef>,
+    /// What runs it; opaque to the doors.
+    pub part: SqlPart,
+    /// Until when it can be run.
+    pub expires_at_ms: i64,
+}
+
+/// What runs a planned statement.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SqlPart {
+    id: String,
+    text: String,
+    scope: Scope,
+    /// Of a query.
+    pins: Option<Vec<PinnedTable>>,
+    /// Of a change: the process that planned it.
+    process: Option<String>,
+    expires_at_ms: i64,
+}
+
+impl SqlPart {
+    /// Names this run of the statement.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+}
+
+impl Service {
+    /// Plans a statement: pins and leases what a query reads, and checks that a change may be asked for.
+    ///
+    /// # Errors
+    /// `InvalidArgument` with the position for text that is no SQL, `NotFound` naming table or column and
+    /// what comes near, `NotImplemented` naming what is not built.
+    pub async fn plan_sql(&self, ctx: &RequestContext, request: SqlRequest) -> Result<SqlPlan> {
+        require(ctx, Role::Read)?;
+        let _guard = self.gate.enter()?;
+        let scope = Scope::new(&ctx.database, request.namespace.as_deref())?;
+        let statement = Statement::parse(&request.text, &self.limits)?;
+        let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
+        let (schema, pins, process) = match statement.kind() {
+            StatementKind::Query => {
+                let query = self.sql.plan_query(&scope, &statement, None).await?;
+                query.lease(expires_at_ms);
+                (Some(query.schema()?), Some(query.pins().to_vec()), None)
+            }
+            StatementKind::Change => {
+                require(ctx, Role::Write)?;
+                (None, None, Some(self.once.process().to_owned()))
+            }
+        };
+        let id = uuid::Uuid::now_v7().to_string();
+        let part = SqlPart { id, text: request.text, scope, pins, process, expires_at_ms };
+        Ok(SqlPlan { schema, part, expires_at_ms })
+    }
+
+    /// Runs a planned statement; a change answers with one row, the number of rows that it touched.
+    ///
+    /// # Errors
+    /// `NotFound` for a ticket that expired, `AlreadyExists` for a change that was run before, and those
+    /// of running the statement.
+    pub async fn run_sql(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        part: SqlPart,
+    ) -> Result<(SchemaRef, BatchStream)> {
+        require(ctx, Role::Read)?;
+        let guard = self.gate.enter()?;
+        if part.expires_at_ms <= self.clock.now_ms() {
+            return Err(Error::not_found("the ticket of the statement expired; send it again"));
+        }
+        check_database(ctx, &part.scope)?;
+        let statement = Statement::parse(&part.text, &self.limits)?;
+        match statement.kind() {
+            StatementKind::Query => {
+                let pins = part.pins.as_deref();
+                let query = self.sql.plan_query(&part.scope, &statement, pins).await?;
+                self.stream_query(query, guard).await
+            }
+            StatementKind::Change => {
+                let now_ms = self.clock.now_ms();
+                self.once.take(&part.id, part.process.as_deref(), part.expires_at_ms, now_ms)?;
+                Err(Error::new(
+                    lakebed_core::ErrorKind::NotImplemented,
+                    "changes in SQL are not built yet",
+                ))
+            }
+        }
+    }
+
+    /// Plans and runs a statement in one go.
+    ///
+    /// # Errors
+    /// As [`Service::plan_sql`] and [`Service::run_sql`].
+    pub async fn sql(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        request: SqlRequest,
+    ) -> Result<(SchemaRef, BatchStream)> {
+        let plan = self.plan_sql(ctx, request).await?;
+        self.run_sql(ctx, plan.part).await
+    }
+
+    async fn stream_query(
+        &self,
+        query: lakebed_sql::PlannedQuery,
+        guard: crate::gate::GateGuard,
+    ) -> Result<(SchemaRef, BatchStream)> {
+        let request = self.admission.admit_request().await?;
+        let bytes = READ_BYTES.saturating_mul(query.pins().len().max(1));
+        let memory = self.admission.read_bytes(bytes).await?;
+        let (schema, batches) = query.run().await?;
+        metrics::counter!("lakebed_sql_statements_total", "kind" => "query").increment(1);
+        let held = (guard, request, memory);
+        let batches = batches.inspect(move |_| {
+            // Gate and admission are held for as long as the stream lives.
+            let _ = &held;
+        });
+        Ok((schema, batches.boxed()))
+    }
+}
+
+/// The schema of a change's answer: one row, the number of rows that it touched.
+pub fn count_schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("count", DataType::Int64, false)]))
+}
+
+/// A ticket belongs to the database that it was made for: its text may name no other by default.
+fn check_database(ctx: &RequestContext, scope: &Scope) -> Result<()> {
+    let database = DatabaseName::parse(scope.database())?;
+    if database == ctx.database {
+        return Ok(());
+    }
+    Err(Error::invalid(format!("the ticket is for database `{database}`, not `{}`", ctx.database)))
+}

@@ -1,0 +1,182 @@
+//! From a parsed statement to a plan over pinned versions.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use datafusion::sql::TableReference;
+use datafusion::sql::parser::{ExplainStatement, Statement as DfStatement};
+use datafusion::sql::resolve::resolve_table_references;
+use datafusion::sql::sqlparser::ast::Statement as Ast;
+use lakebed_core::{DatabaseName, Error, Limits, Result, Subject, TableId};
+use lakebed_storage::{At, Extras, Lake, Snapshot};
+
+use crate::catalog::CatalogBuilder;
+use crate::error::from_datafusion;
+use crate::hidden::{hide, take_extras};
+use crate::memory::AllMemory;
+use crate::names::Scope;
+use crate::parse::Statement;
+use crate::plan::{PinnedTable, PlannedQuery};
+use crate::session::Sessions;
+use crate::spill::Spill;
+use crate::time_travel;
+
+const INFORMATION_SCHEMA: &str = "information_schema";
+
+/// What the engine is made of.
+pub struct SqlOptions {
+    /// The open lake.
+    pub lake: Arc<Lake>,
+    /// Its limits.
+    pub limits: Limits,
+    /// Where statements spill; emptied of what earlier processes left.
+    pub spill_folder: PathBuf,
+}
+
+/// SQL over one lake.
+pub struct Sql {
+    lake: Arc<Lake>,
+    limits: Limits,
+    sessions: Sessions,
+}
+
+/// A table that a statement names, at one version.
+struct Opened {
+    reference: TableReference,
+    snapshot: Snapshot,
+}
+
+impl Sql {
+    /// Opens the engine.
+    ///
+    /// # Errors
+    /// `Unavailable` when the folder for spilled rows cannot be made.
+    pub fn open(options: SqlOptions) -> Result<Sql> {
+        let SqlOptions { lake, limits, spill_folder } = options;
+        let spill = Spill::open(&spill_folder, limits.sql_spill_bytes_max)?;
+        let all_memory = AllMemory::new(limits.sql_memory_bytes_max);
+        let partitions = std::thread::available_parallelism().map_or(1, usize::from);
+        Ok(Sql { lake, limits, sessions: Sessions { all_memory, spill, partitions } })
+    }
+
+    /// Plans a query. With `pins` it reads the versions of an earlier plan of the same statement.
+    ///
+    /// # Errors
+    /// `NotFound` naming table, version, tag or column and what comes near; `InvalidArgument` for what
+    /// does not fit together.
+    pub async fn plan_query(
+        &self,
+        scope: &Scope,
+        statement: &Statement,
+        pins: Option<&[PinnedTable]>,
+    ) -> Result<PlannedQuery> {
+        self.plan_tree(scope, statement.tree.clone(), pins).await
+    }
+
+    pub(crate) async fn plan_tree(
+        &self,
+        scope: &Scope,
+        mut tree: DfStatement,
+        pins: Option<&[PinnedTable]>,
+    ) -> Result<PlannedQuery> {
+        let mut extras = Extras {
+            blob_bytes_max: self.limits.sql_blob_bytes_max,
+            blob_bytes_limit: "sql_blob_bytes_max",
+            ..Extras::default()
+        };
+        if let Some(statement) = syntax(&mut tree) {
+            take_extras(statement, &mut extras)?;
+        }
+        let (references, _) = resolve_table_references(&tree, false).map_err(from_datafusion)?;
+        let mut catalog = CatalogBuilder::with(scope.database(), scope.schema());
+        let mut opened: Vec<Opened> = Vec::new();
+        let mut by_name: HashMap<String, (Snapshot, PinnedTable)> = HashMap::new();
+        let mut listed: Vec<String> = Vec::new();
+        for reference in references {
+            let (database, schema, table) = scope.resolve(&reference);
+            if schema == INFORMATION_SCHEMA {
+                if !listed.iter().any(|known| known == database) {
+                    listed.push(database.to_owned());
+                }
+                continue;
+            }
+            let (table, at) = time_travel::split(table)?;
+            let id = scope.table(database, schema, table)?;
+            let named = format!("{id} {at:?}");
+            let snapshot = match by_name.get(&named) {
+                Some((snapshot, _)) => snapshot.clone(),
+                None => {
+                    let snapshot = self.open_table(&id, &at, &named, pins).await?;
+                    let pin = PinnedTable {
+                        named: named.clone(),
+                        database: id.database.to_string(),
+                        uid: snapshot.table().uid().to_owned(),
+                        branch: snapshot.branch().map(str::to_owned),
+                        version: snapshot.version(),
+                    };
+                    by_name.insert(named, (snapshot.clone(), pin));
+                    snapshot
+                }
+            };
+            opened.push(Opened { reference, snapshot });
+        }
+        let mut hidden: HashMap<String, Vec<String>> = HashMap::new();
+        for Opened { reference, snapshot } in &opened {
+            let (table, hides) = snapshot.table_provider(extras.clone()).await?;
+            catalog.opened(scope.resolve(reference), table);
+            hidden.insert(parts_key(reference), hides);
+        }
+        if let Some(statement) = syntax(&mut tree) {
+            hide(statement, &hidden)?;
+        }
+        for database in listed {
+            let database = DatabaseName::parse(&database)?;
+            for (id, _) in self.lake.list_tables(&database, None).await? {
+                catalog.listed(id, &self.lake);
+            }
+        }
+        let has_blobs = !extras.blob_bytes.is_empty();
+        let state = self.sessions.session(scope, catalog.build(), &self.limits, has_blobs)?;
+        let plan = state.statement_to_plan(tree).await.map_err(from_datafusion)?;
+        let (snapshots, pins) = by_name.into_values().unzip();
+        Ok(PlannedQuery { state, plan, snapshots, pins, limits: self.limits.clone() })
+    }
+
+    async fn open_table(
+        &self,
+        id: &TableId,
+        at: &At,
+        named: &str,
+        pins: Option<&[PinnedTable]>,
+    ) -> Result<Snapshot> {
+        let Some(pins) = pins else {
+            let table = self.lake.table(id).await.map_err(|error| error.about(Subject::Table))?;
+            let opened = table.snapshot(None, at).await;
+            return opened.map_err(|error| error.context(format!("table `{}`", id.text())));
+        };
+        let pin = pins
+            .iter()
+            .find(|pin| pin.named == named && pin.database == id.database.as_str())
+            .ok_or_else(|| {
+                Error::invalid(format!("the ticket does not say a version of `{}`", id.text()))
+            })?;
+        let table = self.lake.table_by_uid(&id.database, &pin.uid).await?;
+        table.snapshot(pin.branch.as_deref(), &At::Version(pin.version)).await
+    }
+}
+
+/// The syntax tree inside a statement.
+pub(crate) fn syntax(tree: &mut DfStatement) -> Option<&mut Ast> {
+    match tree {
+        DfStatement::Statement(statement) => Some(statement),
+        DfStatement::Explain(ExplainStatement { statement, .. }) => syntax(statement),
+        _ => None,
+    }
+}
+
+/// A name's parts as one key; see [`hide`].
+pub(crate) fn parts_key(reference: &TableReference) -> String {
+    let parts = [reference.catalog(), reference.schema(), Some(reference.table())];
+    parts.into_iter().flatten().collect::<Vec<_>>().join("\u{1f}")
+}

@@ -1,0 +1,261 @@
+//! Columns that a table shows only to a statement that names them.
+//!
+//! Two kinds: the system's columns, such as `_rowid`, and the bytes of blob columns. A call
+//! `blob_bytes(image)` becomes a column of the table with that very name, so that the engine reads the
+//! bytes where it reads the table, in small groups, and nowhere else. Whatever is shown for a statement's
+//! sake must not come out of its `*`, which is what the second half of this file sees to.
+
+use std::collections::HashMap;
+use std::ops::ControlFlow;
+
+use datafusion::sql::sqlparser::ast::{
+    ExcludeSelectItem, Expr, FunctionArg, FunctionArgExpr, FunctionArguments, Ident, Join,
+    JoinConstraint, JoinOperator, ObjectName, Select, SelectItem, SelectItemQualifiedWildcardKind,
+    Statement as Ast, TableFactor, VisitMut, VisitorMut, WildcardAdditionalOptions,
+};
+use lakebed_core::{Error, Result};
+use lakebed_storage::{Extras, SYSTEM_COLUMNS};
+
+use crate::names::parts_of;
+use crate::parse::simple_name;
+
+const BLOB_BYTES: &str = "blob_bytes";
+
+/// Finds what a statement names beyond stored columns, and turns calls of `blob_bytes` into columns.
+///
+/// # Errors
+/// `InvalidArgument` for a call whose argument is no column.
+pub(crate) fn take_extras(statement: &mut Ast, extras: &mut Extras) -> Result<()> {
+    match statement.visit(&mut Named { extras }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Named<'a> {
+    extras: &'a mut Extras,
+}
+
+impl VisitorMut for Named<'_> {
+    type Break = Error;
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
+        match expr {
+            Expr::Identifier(ident) => self.see(&ident.value),
+            Expr::CompoundIdentifier(parts) => {
+                if let Some(ident) = parts.last() {
+                    self.see(&ident.value);
+                }
+            }
+            Expr::Function(call) => {
+                let is_blob_bytes = simple_name(&call.name)
+                    .is_some_and(|name| name.eq_ignore_ascii_case(BLOB_BYTES));
+                if is_blob_bytes {
+                    match self.column_for(&call.args) {
+                        Ok(column) => *expr = column,
+                        Err(error) => return ControlFlow::Break(error),
+                    }
+                }
+            }
+            _ => {}
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Named<'_> {
+    fn see(&mut self, name: &str) {
+        let known = SYSTEM_COLUMNS.iter().any(|column| *column == name);
+        if known && !self.extras.system.iter().any(|column| column == name) {
+            self.extras.system.push(name.to_owned());
+        }
+    }
+
+    fn column_for(&mut self, arguments: &FunctionArguments) -> Result<Expr> {
+        let wrong = || Error::invalid("blob_bytes takes one blob column, as in blob_bytes(image)");
+        let FunctionArguments::List(list) = arguments else { return Err(wrong()) };
+        let [FunctionArg::Unnamed(FunctionArgExpr::Expr(argument))] = list.args.as_slice() else {
+            return Err(wrong());
+        };
+        let mut parts = match argument {
+            Expr::Identifier(ident) => vec![ident.clone()],
+            Expr::CompoundIdentifier(parts) => parts.clone(),
+            _ => return Err(wrong()),
+        };
+        let column = parts.pop().ok_or_else(wrong)?.value;
+        parts.push(Ident::with_quote('"', Extras::blob_column(&column)));
+        if !self.extras.blob_bytes.contains(&column) {
+            self.extras.blob_bytes.push(column);
+        }
+        Ok(match parts.len() {
+            1 => Expr::Identifier(parts.remove(0)),
+            _ => Expr::CompoundIdentifier(parts),
+        })
+    }
+}
+
+/// Takes hidden columns out of every `*`. `hidden` says them for a table's name as the statement has it,
+/// its parts joined by a character that no name has.
+///
+/// # Errors
+/// `InvalidArgument` for a `*` over a join whose columns cannot be told apart by table.
+pub(crate) fn hide(statement: &mut Ast, hidden: &HashMap<String, Vec<String>>) -> Result<()> {
+    if hidden.values().all(Vec::is_empty) {
+        return Ok(());
+    }
+    match statement.visit(&mut Hide { hidden }) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(error) => Err(error),
+    }
+}
+
+struct Hide<'a> {
+    hidden: &'a HashMap<String, Vec<String>>,
+}
+
+impl VisitorMut for Hide<'_> {
+    type Break = Error;
+
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<Error> {
+        match self.select(select) {
+            Ok(()) => ControlFlow::Continue(()),
+            Err(error) => ControlFlow::Break(error),
+        }
+    }
+}
+
+/// A table of a FROM: the name that columns are qualified with, and what it hides.
+struct Shown {
+    name: Option<ObjectName>,
+    hides: Vec<String>,
+}
+
+impl Hide<'_> {
+    fn select(&self, select: &mut Select) -> Result<()> {
+        let has_star = select.projection.iter().any(|item| {
+            matches!(item, SelectItem::Wildcard(_) | SelectItem::QualifiedWildcard(..))
+        });
+        if !has_star {
+            return Ok(());
+        }
+        let mut tables = Vec::new();
+        let mut is_merged = false;
+        for from in &select.from {
+            tables.push(self.shown(&from.relation));
+            for join in &from.joins {
+                is_merged |= merges(join);
+                tables.push(self.shown(&join.relation));
+            }
+        }
+        if tables.iter().all(|table| table.hides.is_empty()) {
+            return Ok(());
+        }
+        let mut projection = Vec::with_capacity(select.projection.len());
+        for item in std::mem::take(&mut select.projection) {
+            match item {
+                SelectItem::Wildcard(options) => match tables.as_slice() {
+                    [table] => {
+                        projection.push(SelectItem::Wildcard(without(options, &table.hides)?));
+                    }
+                    _ if is_merged || tables.iter().any(|table| table.name.is_none()) => {
+                        return Err(Error::invalid(
+                            "`*` over this join cannot stand beside blob_bytes or a system column; \
+                             name the columns, or write `t.*`",
+                        ));
+                    }
+                    _ => {
+                        for table in &tables {
+                            let Some(name) = table.name.clone() else { continue };
+                            let kind = SelectItemQualifiedWildcardKind::ObjectName(name);
+                            let options = without(options.clone(), &table.hides)?;
+                            projection.push(SelectItem::QualifiedWildcard(kind, options));
+                        }
+                    }
+                },
+                SelectItem::QualifiedWildcard(kind, options) => {
+                    let hides = match &kind {
+                        SelectItemQualifiedWildcardKind::ObjectName(name) => tables
+                            .iter()
+                            .find(|table| table.name.as_ref().is_some_and(|own| ends(own, name)))
+                            .map_or(&[][..], |table| &table.hides),
+                        SelectItemQualifiedWildcardKind::Expr(_) => &[],
+                    };
+                    projection.push(SelectItem::QualifiedWildcard(kind, without(options, hides)?));
+                }
+                other => projection.push(other),
+            }
+        }
+        select.projection = projection;
+        Ok(())
+    }
+
+    fn shown(&self, factor: &TableFactor) -> Shown {
+        match factor {
+            TableFactor::Table { name, alias, args: None, .. } => {
+                let key = parts_of(name).map(|parts| parts.join("\u{1f}")).unwrap_or_default();
+                let hides = self.hidden.get(&key).cloned().unwrap_or_default();
+                let name = match alias {
+                    Some(alias) => ObjectName::from(vec![alias.name.clone()]),
+                    None => name.clone(),
+                };
+                Shown { name: Some(name), hides }
+            }
+            TableFactor::Table { alias, .. } | TableFactor::Derived { alias, .. } => {
+                let name = alias.as_ref().map(|alias| ObjectName::from(vec![alias.name.clone()]));
+                Shown { name, hides: Vec::new() }
+            }
+            _ => Shown { name: None, hides: Vec::new() },
+        }
+    }
+}
+
+/// Whether `short` names the same table as `full`, with fewer parts.
+fn ends(full: &ObjectName, short: &ObjectName) -> bool {
+    full.0.len() >= short.0.len()
+        && full.0.iter().rev().zip(short.0.iter().rev()).all(|(a, b)| {
+            let value = |part: &datafusion::sql::sqlparser::ast::ObjectNamePart| {
+                part.as_ident().map(|ident| ident.value.clone())
+            };
+            value(a) == value(b)
+        })
+}
+
+/// Whether a join shows columns that belong to no single table, or not those of all.
+fn merges(join: &Join) -> bool {
+    use JoinOperator as J;
+    match &join.join_operator {
+        J::Join(on)
+        | J::Inner(on)
+        | J::Left(on)
+        | J::LeftOuter(on)
+        | J::Right(on)
+        | J::RightOuter(on)
+        | J::FullOuter(on)
+        | J::CrossJoin(on) => {
+            matches!(on, JoinConstraint::Using(_) | JoinConstraint::Natural)
+        }
+        _ => true,
+    }
+}
+
+fn without(
+    mut options: WildcardAdditionalOptions,
+    hides: &[String],
+) -> Result<WildcardAdditionalOptions> {
+    if hides.is_empty() {
+        return Ok(options);
+    }
+    let mut names = match options.opt_exclude.take() {
+        None => Vec::new(),
+        Some(ExcludeSelectItem::Single(name)) => vec![name],
+        Some(ExcludeSelectItem::Multiple(names)) => names,
+    };
+    for hidden in hides {
+        let name = ObjectName::from(vec![Ident::with_quote('"', hidden)]);
+        if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    options.opt_exclude = Some(ExcludeSelectItem::Multiple(names));
+    Ok(options)
+}

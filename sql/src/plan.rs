@@ -1,0 +1,126 @@
+//! A planned query: what it answers with, what it read-locks, and how it is run.
+
+use arrow_schema::{FieldRef, Schema, SchemaRef};
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
+use lakebed_core::{Error, Limits, Result};
+use lakebed_storage::Snapshot;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+use crate::BatchStream;
+use crate::error::from_datafusion;
+use crate::run::{self, Run};
+
+/// The version of a table that a planned query reads, so that it can be planned again over the same.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PinnedTable {
+    /// The table and the version as the statement names them.
+    pub(crate) named: String,
+    pub(crate) database: String,
+    pub(crate) uid: String,
+    pub(crate) branch: Option<String>,
+    pub(crate) version: u64,
+}
+
+/// A query over pinned versions. Dropping it lets go of them.
+pub struct PlannedQuery {
+    pub(crate) state: SessionState,
+    pub(crate) plan: LogicalPlan,
+    pub(crate) snapshots: Vec<Snapshot>,
+    pub(crate) pins: Vec<PinnedTable>,
+    pub(crate) limits: Limits,
+}
+
+impl std::fmt::Debug for PlannedQuery {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PlannedQuery").field("pins", &self.pins).finish_non_exhaustive()
+    }
+}
+
+impl PlannedQuery {
+    /// What it reads.
+    pub fn pins(&self) -> &[PinnedTable] {
+        &self.pins
+    }
+
+    /// Keeps the versions that it reads at least until `until_ms`.
+    pub fn lease(&self, until_ms: i64) {
+        for snapshot in &self.snapshots {
+            snapshot.lease(until_ms);
+        }
+    }
+
+    /// The schema of its rows.
+    ///
+    /// # Errors
+    /// `InvalidArgument` or `NotFound` for what planning finds only when types are known.
+    pub fn schema(&self) -> Result<SchemaRef> {
+        if !self.parameters()?.is_empty() {
+            return Ok(schema_of(&self.plan));
+        }
+        let optimized = self.state.optimize(&self.plan).map_err(from_datafusion)?;
+        Ok(schema_of(&optimized))
+    }
+
+    /// The parameters that are not bound yet, in their order; one whose type is not known is of type
+    /// Null.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a parameter that is used as two types, or a number that is left out.
+    pub fn parameters(&self) -> Result<Vec<FieldRef>> {
+        parameters_of(&self.plan)
+    }
+
+    /// Runs the query.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a parameter without a value and for what planning finds.
+    pub async fn run(self) -> Result<(SchemaRef, BatchStream)> {
+        if let Some(missing) = self.parameters()?.first() {
+            let name = missing.name();
+            return Err(Error::invalid(format!("parameter {name} has no value")));
+        }
+        let deadline = run::deadline(&self.limits);
+        let plan = self.state.create_physical_plan(&self.plan);
+        let plan = run::until(deadline, &self.limits, plan).await?.map_err(from_datafusion)?;
+        let optimized = self.state.optimize(&self.plan).map_err(from_datafusion)?;
+        let schema = match &self.plan {
+            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => plan.schema(),
+            _ => schema_of(&optimized),
+        };
+        let stream = datafusion::physical_plan::execute_stream(plan, self.state.task_ctx())
+            .map_err(from_datafusion)?;
+        let run = Run {
+            stream,
+            schema: Arc::clone(&schema),
+            deadline,
+            result_bytes: 0,
+            limits: self.limits,
+            _held: (self.state, self.snapshots),
+        };
+        Ok((schema, run.into_stream()))
+    }
+}
+
+fn schema_of(plan: &LogicalPlan) -> SchemaRef {
+    // Metadata of one of the tables says nothing of a result.
+    Arc::new(Schema::new(plan.schema().as_arrow().fields().clone()))
+}
+
+/// The parameters of a plan in their order.
+pub(crate) fn parameters_of(plan: &LogicalPlan) -> Result<Vec<FieldRef>> {
+    use arrow_schema::{DataType, Field};
+    let found = plan.get_parameter_fields().map_err(from_datafusion)?;
+    let mut fields: Vec<FieldRef> = Vec::with_capacity(found.len());
+    for number in 1..=found.len() {
+        let name = format!("${number}");
+        let Some(field) = found.get(&name) else {
+            return Err(Error::invalid(format!("parameter {name} is left out")));
+        };
+        let data_type = field.as_ref().map_or(DataType::Null, |field| field.data_type().clone());
+        fields.push(Arc::new(Field::new(name, data_type, true)));
+    }
+    Ok(fields)
+}
