@@ -62,7 +62,7 @@ pub use multipart::Part;
 pub use read::{ReadPart, ReadPlan};
 pub use search::Found;
 pub use service::{Service, ServiceOptions};
-pub use sql::{SqlPart, SqlPlan, SqlRequest, count_schema};
+pub use sql::{PreparedSql, SqlPart, SqlPlan, SqlRequest, TableEntry, count_schema};
 pub use tags::TagSummary;
 pub use uploads::ByteStream;
 pub use versions::VersionSummary;

@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
 use datafusion::sql::TableReference;
 use datafusion::sql::parser::{ExplainStatement, Statement as DfStatement};
 use datafusion::sql::resolve::resolve_table_references;
@@ -12,6 +13,7 @@ use lakebed_core::{DatabaseName, Error, Limits, Result, Subject, TableId};
 use lakebed_storage::{At, Extras, Lake, Snapshot};
 
 use crate::catalog::CatalogBuilder;
+use crate::change::TARGET;
 use crate::error::from_datafusion;
 use crate::hidden::{hide, take_extras};
 use crate::memory::AllMemory;
@@ -71,7 +73,11 @@ impl Sql {
         statement: &Statement,
         pins: Option<&[PinnedTable]>,
     ) -> Result<PlannedQuery> {
-        self.plan_tree(scope, statement.tree.clone(), pins).await
+        self.plan_tree(scope, statement.tree.clone(), pins, None).await
+    }
+
+    pub(crate) fn lake(&self) -> &Arc<Lake> {
+        &self.lake
     }
 
     pub(crate) async fn plan_tree(
@@ -79,6 +85,7 @@ impl Sql {
         scope: &Scope,
         mut tree: DfStatement,
         pins: Option<&[PinnedTable]>,
+        target: Option<Arc<dyn TableProvider>>,
     ) -> Result<PlannedQuery> {
         let mut extras = Extras {
             blob_bytes_max: self.limits.sql_blob_bytes_max,
@@ -99,6 +106,12 @@ impl Sql {
                 if !listed.iter().any(|known| known == database) {
                     listed.push(database.to_owned());
                 }
+                continue;
+            }
+            if table.ends_with(TARGET)
+                && let Some(target) = &target
+            {
+                catalog.opened((database, schema, table), Arc::clone(target));
                 continue;
             }
             let (table, at) = time_travel::split(table)?;

@@ -96,7 +96,7 @@ fn namespace_of(schema: &str) -> Result<NamespacePath> {
 }
 
 /// A namespace as SQL writes it.
-pub(crate) fn schema_name(namespace: &NamespacePath) -> String {
+pub fn schema_name(namespace: &NamespacePath) -> String {
     match namespace.is_root() {
         true => ROOT.to_owned(),
         false => namespace.to_string(),

@@ -37,6 +37,7 @@ impl Run {
                 Err(error) => Some((Err(error), None)),
             }
         })
+        .fuse()
         .boxed()
     }
 
