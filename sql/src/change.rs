@@ -288,10 +288,12 @@ impl Sql {
                 }
             }
         }
-        let name = ObjectName::from(vec![Ident::with_quote('"', "columns")]);
+        // The engine makes the schema; the table that it would make is nobody's.
+        let name = ObjectName::from(vec![Ident::with_quote('"', format!("columns{TARGET}"))]);
         let create = CreateTableBuilder::new(name).columns(columns.to_vec()).build();
         let tree = DfStatement::Statement(Box::new(Ast::CreateTable(create)));
-        let planned = self.plan_tree(scope, tree, None, None).await?;
+        let nothing: Arc<dyn TableProvider> = Arc::new(EmptyTable::new(Arc::new(Schema::empty())));
+        let planned = self.plan_tree(scope, tree, None, Some(nothing)).await?;
         let LogicalPlan::Ddl(DdlStatement::CreateMemoryTable(made)) = &planned.plan else {
             return Err(Error::internal("columns were planned as something else"));
         };

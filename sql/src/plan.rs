@@ -131,16 +131,15 @@ impl PlannedQuery {
         let plan = self.state.create_physical_plan(&self.plan);
         let plan = run::until(deadline, &self.limits, plan).await?.map_err(from_datafusion)?;
         let optimized = self.state.optimize(&self.plan).map_err(from_datafusion)?;
-        let schema = match &self.plan {
-            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => plan.schema(),
-            _ => schema_of(&optimized),
-        };
+        let is_explained = matches!(self.plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+        let schema = if is_explained { plan.schema() } else { schema_of(&optimized) };
         let stream = datafusion::physical_plan::execute_stream(plan, self.state.task_ctx())
             .map_err(from_datafusion)?;
         let run = Run {
             stream,
             schema: Arc::clone(&schema),
             deadline,
+            is_explained,
             result_bytes: 0,
             limits: self.limits,
             _held: (self.state, self.snapshots),

@@ -66,6 +66,7 @@ pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
+pub use lance_error::without_folders;
 pub use provider::{Extras, SYSTEM_COLUMNS, carried_error, carry, count_rule};
 pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
