@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from support.flight import Lake
 from support.server import LakebedServer
 
 PAGE = Path(__file__).parent.parent / "docs/lancedb-compatibility.md"
@@ -21,7 +20,7 @@ def test_the_page_has_the_whole_protocol() -> None:
 @pytest.mark.parametrize("slash", ["", "/"])
 @pytest.mark.parametrize(("method", "route", "state"), ROUTES)
 def test_a_route_does_what_the_page_says(
-    server: LakebedServer, lake: Lake, method: str, route: str, state: str, slash: str
+    server: LakebedServer, method: str, route: str, state: str, slash: str
 ) -> None:
     # What these names stand for does not exist: nothing may be changed by asking.
     path = route.replace("{id}", "no_such_table").replace("{name}", "no_such_index")

@@ -88,17 +88,26 @@ pub(crate) async fn do_get(
     ticket: Ticket,
 ) -> Result<impl Stream<Item = Result<FlightData, Status>>, Status> {
     let queue = open(&service, &call, &ticket).await.map_err(|error| call.status(&error))?;
-    Ok(futures::stream::unfold(Some((queue, call)), |state| async move {
+    Ok(answers(queue, call))
+}
+
+/// What a queue holds in tonic's generated types.
+pub(crate) fn answers(
+    queue: mpsc::Receiver<Item>,
+    call: Call,
+) -> impl Stream<Item = Result<FlightData, Status>> {
+    futures::stream::unfold(Some((queue, call)), |state| async move {
         let (mut queue, call) = state?;
         match queue.recv().await.unwrap_or_else(lost) {
             Item::Message(message) => Some((Ok(message.into_flight_data()), Some((queue, call)))),
             Item::End(Ok(())) => None,
             Item::End(Err(error)) => Some((Err(call.status(&error)), None)),
         }
-    }))
+    })
 }
 
-enum Item {
+/// A message of an answer, or how it ended.
+pub(crate) enum Item {
     Message(EncodedMessage),
     End(Result<()>),
 }
@@ -118,14 +127,24 @@ async fn open(
         TicketContents::Part(part) => service.read_part(&call.ctx, *part).await?,
         TicketContents::Read(read) => read_now(service, call, *read).await?,
         TicketContents::Search(search) => search::do_get(service, call, &search).await?,
-        TicketContents::Sql(ticket) => service.run_sql(&call.ctx, ticket.part).await?,
+        TicketContents::Sql(ticket) => sql::do_get_planned(service, call, *ticket).await?,
         TicketContents::Command(command) => sql::do_get(service, call, *command).await?,
     };
+    Ok(produce(service, call, schema, batches))
+}
+
+/// Starts the task that sends batches.
+pub(crate) fn produce(
+    service: &Service,
+    call: &Call,
+    schema: SchemaRef,
+    batches: BatchStream,
+) -> mpsc::Receiver<Item> {
     let stall = Duration::from_millis(service.limits().read_stall_ms_max);
     let (queue, receiver) = mpsc::channel(QUEUE_MESSAGES_MAX);
     let producer = Producer { queue, stall, deadline: call.deadline };
     tokio::spawn(producer.run(schema, batches).in_current_span());
-    Ok(receiver)
+    receiver
 }
 
 /// Plans a read and chains its parts in their order.

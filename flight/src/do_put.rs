@@ -1,4 +1,4 @@
-//! DoPut: a stream of batches becomes one write.
+//! DoPut: a stream of batches becomes one write; commands of Flight SQL go to `sql/`.
 //!
 //! The handler itself reads the messages and feeds a task that runs the write, so that the two ways a
 //! client can go away are told apart: while the stream runs, the handler is dropped and the feed breaks
@@ -16,11 +16,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use arrow_flight::sql::Command as SqlCommand;
 use arrow_flight::{FlightData, PutResult};
 use bytes::Bytes;
 use futures::{Stream, StreamExt};
 use http::Extensions;
-use lakebed_core::{Error, ErrorKind, Limits, Result};
+use lakebed_core::{Error, ErrorKind, Limits, RequestContext, Result};
 use lakebed_proto::command::WriteCommand;
 use lakebed_proto::ipc_decode::{Decoded, IpcDecoder};
 use lakebed_proto::ipc_guard::{MessageKind, check_message};
@@ -32,9 +33,10 @@ use tracing::Instrument;
 
 use crate::body_watch::BodyEnd;
 use crate::commit_marker::MarkerCheck;
-use crate::descriptor::write_command;
+use crate::descriptor::{sql_command, write_command};
 use crate::feed::{Feed, Share, feed};
 use crate::request::{Call, Deadline, until};
+use crate::sql;
 
 /// Bodies from this size are decoded off the threads that serve sockets.
 const INLINE_BODY_BYTES_MAX: usize = 32 << 10;
@@ -50,36 +52,65 @@ where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
 {
     let limits = service.limits().clone();
-    let mut messages = PutMessages {
-        messages,
-        // Without a watch nothing tells how the stream ended, and nothing commits.
-        end: extensions.get::<BodyEnd>().cloned().unwrap_or_default(),
-        deadline: call.deadline,
-        stall: Duration::from_millis(limits.write_stall_ms_max),
-        message_bytes_max: limits.message_bytes_max,
-        count: 0,
+    let mut messages = PutMessages::new(messages, &call, extensions, &limits);
+    let done = async {
+        let first = messages.next().await?;
+        let first = first.ok_or_else(|| Error::invalid("DoPut has no first message"))?;
+        let descriptor = first
+            .flight_descriptor
+            .as_ref()
+            .ok_or_else(|| Error::invalid("the first message of DoPut has no descriptor"))?;
+        match sql_command(descriptor)? {
+            None => {
+                let command = write_command(&call.ctx.database, descriptor)?;
+                let ctx = call.ctx.clone();
+                let receipt = put_rows(&service, ctx, command, first, &mut messages, &limits);
+                let json = serde_json::to_vec(&receipt.await?).map_err(|error| {
+                    Error::internal("the receipt cannot be written").with_source(error)
+                })?;
+                Ok(PutResult { app_metadata: Bytes::from(json) })
+            }
+            Some(SqlCommand::CommandStatementIngest(ingest)) => {
+                let (database, command) = sql::write_of(&service, &call, ingest).await?;
+                let ctx = RequestContext { database, ..call.ctx.clone() };
+                let receipt = put_rows(&service, ctx, command, first, &mut messages, &limits);
+                sql::updated(receipt.await?.rows)
+            }
+            Some(command) => sql::do_put(&service, &call, command, first, &mut messages).await,
+        }
     };
-    let ctx = call.ctx.clone();
-    let admitting = Arc::clone(&service);
+    done.await.map_err(|error| call.status(&error))
+}
+
+/// Writes the rows of a stream whose first message is `first`.
+async fn put_rows<S>(
+    service: &Arc<Service>,
+    ctx: RequestContext,
+    command: WriteCommand,
+    first: FlightData,
+    messages: &mut PutMessages<S>,
+    limits: &Limits,
+) -> Result<Receipt>
+where
+    S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
+{
+    let admitting = Arc::clone(service);
     let admit = move |bytes| {
         let service = Arc::clone(&admitting);
         async move { Ok(Box::new(service.admit_batch(bytes).await?) as Share) }
     };
+    let service = Arc::clone(service);
     let write = async move |command: WriteCommand, schema, batches: BatchStream| {
         service.write(&ctx, command, schema, batches).await
     };
-    let receipt = run(&mut messages, &call, &limits, admit, write).await;
-    let receipt = receipt.map_err(|error| call.status(&error))?;
-    let json = serde_json::to_vec(&receipt).map_err(|error| {
-        call.status(&Error::internal("the receipt cannot be written").with_source(error))
-    })?;
-    Ok(PutResult { app_metadata: Bytes::from(json) })
+    run(command, first, messages, limits, admit, write).await
 }
 
-/// Reads the first message, starts the write and pumps the rest into it.
+/// Starts the write with the first message and pumps the rest into it.
 async fn run<S, A, P, W, F>(
+    command: WriteCommand,
+    first: FlightData,
     messages: &mut PutMessages<S>,
-    call: &Call,
     limits: &Limits,
     admit: A,
     write: W,
@@ -91,13 +122,6 @@ where
     W: FnOnce(WriteCommand, arrow_schema::SchemaRef, BatchStream) -> F,
     F: Future<Output = Result<Receipt>> + Send + 'static,
 {
-    let first = messages.next().await?;
-    let first = first.ok_or_else(|| Error::invalid("DoPut has no first message"))?;
-    let descriptor = first
-        .flight_descriptor
-        .as_ref()
-        .ok_or_else(|| Error::invalid("the first message of DoPut has no descriptor"))?;
-    let command = write_command(&call.ctx.database, descriptor)?;
     let mut decoder = IpcDecoder::new(limits);
     let mut marker = MarkerCheck::new(command.commit);
     let no_schema = || Error::invalid("the first message of DoPut has no schema");
@@ -111,7 +135,7 @@ where
     };
     marker.message(&first.app_metadata, 0)?;
 
-    let (feed, batches) = feed(call.deadline);
+    let (feed, batches) = feed(messages.deadline);
     let mut write = tokio::spawn(write(command, schema, batches).in_current_span());
     let mut pump = std::pin::pin!(pump(messages, decoder, marker, limits, &admit, &feed));
     let mut early = None;
@@ -225,8 +249,8 @@ async fn decode(
     .map_err(|error| Error::internal("decoding a message broke off").with_source(error))
 }
 
-/// The messages of one DoPut, with every way in which they can end told apart.
-struct PutMessages<S> {
+/// The messages of one stream of a client, with every way in which they can end told apart.
+pub(crate) struct PutMessages<S> {
     messages: S,
     end: BodyEnd,
     deadline: Option<Deadline>,
@@ -240,8 +264,21 @@ impl<S> PutMessages<S>
 where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
 {
+    /// The messages of a call that is not begun.
+    pub(crate) fn new(messages: S, call: &Call, extensions: &Extensions, limits: &Limits) -> Self {
+        PutMessages {
+            messages,
+            // Without a watch nothing tells how the stream ended, and nothing commits.
+            end: extensions.get::<BodyEnd>().cloned().unwrap_or_default(),
+            deadline: call.deadline,
+            stall: Duration::from_millis(limits.write_stall_ms_max),
+            message_bytes_max: limits.message_bytes_max,
+            count: 0,
+        }
+    }
+
     /// The next message; `None` only if the client ended its stream.
-    async fn next(&mut self) -> Result<Option<FlightData>> {
+    pub(crate) async fn next(&mut self) -> Result<Option<FlightData>> {
         let message = tokio::select! {
             biased;
             () = until(self.deadline) => return Err(Deadline::passed()),

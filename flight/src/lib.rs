@@ -20,7 +20,6 @@ mod body_watch;
 mod commit_marker;
 mod descriptor;
 mod do_action;
-mod do_exchange;
 mod do_get;
 mod do_put;
 mod door;

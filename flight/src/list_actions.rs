@@ -3,13 +3,19 @@
 use arrow_flight::ActionType;
 
 use crate::do_action::CANCEL_FLIGHT_INFO;
+use crate::sql::ACTIONS;
+
+const CANCEL: (&str, &str) = (
+    CANCEL_FLIGHT_INFO,
+    "Give up a FlightInfo: a query of it is cancelled; of a read nothing runs before DoGet, and leases \
+     end by themselves.",
+);
 
 /// Every action with what it does.
 pub(crate) fn list_actions() -> Vec<ActionType> {
-    vec![ActionType {
-        r#type: CANCEL_FLIGHT_INFO.to_owned(),
-        description: "Give up a FlightInfo. Nothing runs before DoGet, so nothing is cancelled; \
-                      leases end by themselves."
-            .to_owned(),
-    }]
+    [CANCEL]
+        .into_iter()
+        .chain(ACTIONS)
+        .map(|(name, text)| ActionType { r#type: name.to_owned(), description: text.to_owned() })
+        .collect()
 }

@@ -15,8 +15,8 @@ use tonic::{Request, Response, Status, Streaming};
 
 use crate::request::{Call, RequestId};
 use crate::{
-    do_action, do_exchange, do_get, do_put, get_flight_info, get_schema, handshake, list_actions,
-    list_flights, poll_flight_info,
+    do_action, do_get, do_put, get_flight_info, get_schema, handshake, list_actions, list_flights,
+    poll_flight_info, sql,
 };
 
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -121,7 +121,10 @@ impl FlightService for Flight {
         request: Request<Streaming<FlightData>>,
     ) -> Result<Response<Self::DoExchangeStream>, Status> {
         let call = self.call(&request).await?;
-        Err(call.status(&do_exchange::do_exchange()))
+        let service = Arc::clone(&self.service);
+        let (_, extensions, messages) = request.into_parts();
+        let answers = sql::do_exchange(service, call, &extensions, messages).await?;
+        Ok(Response::new(Box::pin(answers)))
     }
 
     async fn do_action(
@@ -129,8 +132,10 @@ impl FlightService for Flight {
         request: Request<Action>,
     ) -> Result<Response<Self::DoActionStream>, Status> {
         let call = self.call(&request).await?;
-        let body = do_action::do_action(request.get_ref()).map_err(|error| call.status(&error))?;
-        Ok(Response::new(once(arrow_flight::Result { body })))
+        let bodies = do_action::do_action(&self.service, &call, request.get_ref()).await;
+        let bodies = bodies.map_err(|error| call.status(&error))?.into_iter();
+        let results = bodies.map(|body| Ok(arrow_flight::Result { body }));
+        Ok(Response::new(Box::pin(futures::stream::iter(results))))
     }
 
     async fn list_actions(

@@ -1,10 +1,13 @@
 //! Searching a table, and making sure that it has the indexes it needs.
 //!
+//! - `request.rs`: from what a client asks for to what is searched.
 //! - `search.rs`: which index answers a search, and what it leaves to be compared row by row.
 //! - `key_index.rs`: the scalar index that a partial upsert beside blobs cannot do without.
 
 mod key_index;
+mod request;
 mod search;
 
 pub use key_index::{ensure_key_index, index_name};
+pub use request::search_spec;
 pub use search::{SearchAnswer, report, search};

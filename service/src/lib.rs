@@ -64,7 +64,7 @@ pub use namespaces::{CreateMode, Properties};
 pub use read::{ReadPart, ReadPlan};
 pub use search::{Found, SearchPlan};
 pub use service::{Service, ServiceOptions};
-pub use sql::{SqlPart, SqlPlan, SqlRequest, count_schema};
+pub use sql::{PreparedSql, SqlPart, SqlPlan, SqlRequest, TableEntry, count_schema};
 pub use tags::TagSummary;
 pub use uploads::ByteStream;
 pub use versions::VersionSummary;

@@ -10,7 +10,7 @@ use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::gate::Gate;
 use crate::jobs::Jobs;
-use crate::sql::Once;
+use crate::sql::{Once, PreparedStatements, Running};
 use crate::tickets::Tickets;
 
 /// What the audit log gets to write itself out, whatever the deadline says.
@@ -40,6 +40,8 @@ pub struct Service {
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) keys: KeyCache,
     pub(crate) once: Once,
+    pub(crate) prepared: PreparedStatements,
+    pub(crate) running: Running,
     pub(crate) sql: Sql,
     pub(crate) tickets: Tickets,
 }
@@ -68,6 +70,8 @@ impl Service {
             jobs,
             keys: KeyCache::default(),
             once: Once::default(),
+            prepared: PreparedStatements::default(),
+            running: Running::default(),
             sql,
             tickets: Tickets::default(),
         }))

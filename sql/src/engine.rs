@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use datafusion::catalog::TableProvider;
 use datafusion::sql::TableReference;
 use datafusion::sql::parser::{ExplainStatement, Statement as DfStatement};
 use datafusion::sql::resolve::resolve_table_references;
@@ -12,12 +13,14 @@ use lakebed_core::{DatabaseName, Error, Limits, Result, Subject, TableId};
 use lakebed_storage::{At, Extras, Lake, Snapshot};
 
 use crate::catalog::CatalogBuilder;
+use crate::change::TARGET;
 use crate::error::from_datafusion;
 use crate::hidden::{hide, take_extras};
 use crate::memory::AllMemory;
 use crate::names::Scope;
 use crate::parse::Statement;
 use crate::plan::{PinnedTable, PlannedQuery};
+use crate::search::{search_table, take_searches};
 use crate::session::Sessions;
 use crate::spill::Spill;
 use crate::time_travel;
@@ -71,7 +74,11 @@ impl Sql {
         statement: &Statement,
         pins: Option<&[PinnedTable]>,
     ) -> Result<PlannedQuery> {
-        self.plan_tree(scope, statement.tree.clone(), pins).await
+        self.plan_tree(scope, statement.tree.clone(), pins, None).await
+    }
+
+    pub(crate) fn lake(&self) -> &Arc<Lake> {
+        &self.lake
     }
 
     pub(crate) async fn plan_tree(
@@ -79,13 +86,16 @@ impl Sql {
         scope: &Scope,
         mut tree: DfStatement,
         pins: Option<&[PinnedTable]>,
+        target: Option<Arc<dyn TableProvider>>,
     ) -> Result<PlannedQuery> {
         let mut extras = Extras {
             blob_bytes_max: self.limits.sql_blob_bytes_max,
             blob_bytes_limit: "sql_blob_bytes_max",
             ..Extras::default()
         };
+        let mut searches = Vec::new();
         if let Some(statement) = syntax(&mut tree) {
+            searches = take_searches(statement)?;
             take_extras(statement, &mut extras)?;
         }
         let (references, _) = resolve_table_references(&tree, false).map_err(from_datafusion)?;
@@ -101,25 +111,49 @@ impl Sql {
                 }
                 continue;
             }
+            if table.ends_with(TARGET)
+                && let Some(target) = &target
+            {
+                catalog.opened((database, schema, table), Arc::clone(target));
+                continue;
+            }
+            if searches.iter().any(|search| search.name == table) {
+                continue;
+            }
             let (table, at) = time_travel::split(table)?;
             let id = scope.table(database, schema, table)?;
             let named = format!("{id} {at:?}");
             let snapshot = match by_name.get(&named) {
                 Some((snapshot, _)) => snapshot.clone(),
                 None => {
-                    let snapshot = self.open_table(&id, &at, &named, pins).await?;
-                    let pin = PinnedTable {
-                        named: named.clone(),
-                        database: id.database.to_string(),
-                        uid: snapshot.table().uid().to_owned(),
-                        branch: snapshot.branch().map(str::to_owned),
-                        version: snapshot.version(),
-                    };
+                    let snapshot = self.open_table(&id, None, &at, &named, pins).await?;
+                    let pin = pin_of(&named, &id, &snapshot);
                     by_name.insert(named, (snapshot.clone(), pin));
                     snapshot
                 }
             };
             opened.push(Opened { reference, snapshot });
+        }
+        for search in &searches {
+            let id = scope.searched(&search.table)?;
+            let at = search.at()?;
+            let branch = search.request.branch.as_deref();
+            // The same key as the table's own, so that both read one version.
+            let named = match branch {
+                None => format!("{id} {at:?}"),
+                Some(branch) => format!("{id} {at:?} {branch}"),
+            };
+            let snapshot = match by_name.get(&named) {
+                Some((snapshot, _)) => snapshot.clone(),
+                None => {
+                    let snapshot = self.open_table(&id, branch, &at, &named, pins).await?;
+                    let pin = pin_of(&named, &id, &snapshot);
+                    by_name.insert(named, (snapshot.clone(), pin));
+                    snapshot
+                }
+            };
+            let table = search_table(&snapshot, &search.request, &self.limits).await?;
+            catalog.opened((scope.database(), scope.schema(), &search.name), table);
         }
         let mut hidden: HashMap<String, Vec<String>> = HashMap::new();
         for Opened { reference, snapshot } in &opened {
@@ -146,13 +180,14 @@ impl Sql {
     async fn open_table(
         &self,
         id: &TableId,
+        branch: Option<&str>,
         at: &At,
         named: &str,
         pins: Option<&[PinnedTable]>,
     ) -> Result<Snapshot> {
         let Some(pins) = pins else {
             let table = self.lake.table(id).await.map_err(|error| error.about(Subject::Table))?;
-            let opened = table.snapshot(None, at).await;
+            let opened = table.snapshot(branch, at).await;
             return opened.map_err(|error| error.context(format!("table `{}`", id.text())));
         };
         let pin = pins
@@ -163,6 +198,16 @@ impl Sql {
             })?;
         let table = self.lake.table_by_uid(&id.database, &pin.uid).await?;
         table.snapshot(pin.branch.as_deref(), &At::Version(pin.version)).await
+    }
+}
+
+fn pin_of(named: &str, id: &TableId, snapshot: &Snapshot) -> PinnedTable {
+    PinnedTable {
+        named: named.to_owned(),
+        database: id.database.to_string(),
+        uid: snapshot.table().uid().to_owned(),
+        branch: snapshot.branch().map(str::to_owned),
+        version: snapshot.version(),
     }
 }
 

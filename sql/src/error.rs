@@ -12,6 +12,7 @@ pub(crate) fn from_datafusion(error: DataFusionError) -> Error {
     }
     let place = place_of(&error);
     let (kind, message) = told(&error);
+    let place = if message.contains("Line: ") { String::new() } else { place };
     let converted = match (kind, message) {
         (ErrorKind::NotFound, message) => Error::not_found(message).about(Subject::Column),
         (ErrorKind::Busy, message) => {

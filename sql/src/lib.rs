@@ -17,25 +17,31 @@
 #![recursion_limit = "256"]
 
 mod catalog;
+mod change;
 mod engine;
 mod error;
+mod expression;
 mod hidden;
 mod memory;
 mod names;
 mod parse;
 mod plan;
 mod run;
+mod search;
 mod session;
 mod spill;
 mod time_travel;
+mod types;
 
 use std::pin::Pin;
 
 use arrow_array::RecordBatch;
 use futures::Stream;
 
+pub use change::{Change, IfExists};
 pub use engine::{Sql, SqlOptions};
-pub use names::Scope;
+pub use expression::Bound;
+pub use names::{Scope, schema_name};
 pub use parse::{Statement, StatementKind};
 pub use plan::{PinnedTable, PlannedQuery};
 

@@ -72,6 +72,20 @@ impl Scope {
     }
 }
 
+impl Scope {
+    /// The table that an argument of a search names: like everywhere outside SQL, namespaces joined
+    /// with `$`; without one it is of the scope's own namespace.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that breaks the rules.
+    pub(crate) fn searched(&self, name: &str) -> Result<TableId> {
+        match name.contains('$') {
+            true => TableId::parse(&DatabaseName::parse(&self.database)?, name),
+            false => self.table(&self.database, &self.schema, name),
+        }
+    }
+}
+
 /// The parts of a name.
 pub(crate) fn parts_of(name: &ObjectName) -> Result<Vec<String>> {
     name.0
@@ -96,7 +110,7 @@ fn namespace_of(schema: &str) -> Result<NamespacePath> {
 }
 
 /// A namespace as SQL writes it.
-pub(crate) fn schema_name(namespace: &NamespacePath) -> String {
+pub fn schema_name(namespace: &NamespacePath) -> String {
     match namespace.is_root() {
         true => ROOT.to_owned(),
         false => namespace.to_string(),

@@ -1,15 +1,21 @@
 //! A planned query: what it answers with, what it read-locks, and how it is run.
 
-use arrow_schema::{FieldRef, Schema, SchemaRef};
+use std::sync::Arc;
+
+use arrow_array::{RecordBatch, RecordBatchOptions};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
+use datafusion::common::tree_node::{Transformed, TreeNode};
+use datafusion::common::{Column, DFSchema};
+use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, ExprSchemable, LogicalPlan, LogicalPlanBuilder};
 use lakebed_core::{Error, Limits, Result};
 use lakebed_storage::Snapshot;
 use serde::{Deserialize, Serialize};
-use std::sync::Arc;
 
 use crate::BatchStream;
 use crate::error::from_datafusion;
+use crate::expression::Bound;
 use crate::run::{self, Run};
 
 /// The version of a table that a planned query reads, so that it can be planned again over the same.
@@ -73,6 +79,45 @@ impl PlannedQuery {
         parameters_of(&self.plan)
     }
 
+    /// Gives the parameters their values.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a value that does not fit.
+    pub fn bind(mut self, bound: &Bound) -> Result<PlannedQuery> {
+        if !bound.values.is_empty() {
+            let plan = self.plan.with_param_values(bound.values.clone());
+            self.plan = plan.map_err(from_datafusion)?;
+        }
+        Ok(self)
+    }
+
+    /// Gives the parameters of an INSERT their values: a row of VALUES becomes one for each of `batch`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a value that does not fit, or several rows for anything but one of VALUES.
+    pub(crate) fn bind_rows(mut self, batch: &RecordBatch) -> Result<PlannedQuery> {
+        let mut is_multiplied = false;
+        let plan = self.plan.clone().transform_up(|node| {
+            let LogicalPlan::Values(values) = &node else { return Ok(Transformed::no(node)) };
+            let [row] = values.values.as_slice() else { return Ok(Transformed::no(node)) };
+            is_multiplied = true;
+            let rows = from_parameters(row, values.schema.as_ref(), batch)?;
+            Ok(Transformed::yes(rows))
+        });
+        let plan = plan.map_err(from_datafusion)?.data;
+        if is_multiplied {
+            self.plan = plan;
+            return Ok(self);
+        }
+        if batch.num_rows() != 1 {
+            return Err(Error::invalid(
+                "several sets of parameters are for INSERT with one row of VALUES, UPDATE and DELETE",
+            ));
+        }
+        let bound = Bound::row(batch, 0)?;
+        self.bind(&bound)
+    }
+
     /// Runs the query.
     ///
     /// # Errors
@@ -86,22 +131,60 @@ impl PlannedQuery {
         let plan = self.state.create_physical_plan(&self.plan);
         let plan = run::until(deadline, &self.limits, plan).await?.map_err(from_datafusion)?;
         let optimized = self.state.optimize(&self.plan).map_err(from_datafusion)?;
-        let schema = match &self.plan {
-            LogicalPlan::Explain(_) | LogicalPlan::Analyze(_) => plan.schema(),
-            _ => schema_of(&optimized),
-        };
+        let is_explained = matches!(self.plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));
+        let schema = if is_explained { plan.schema() } else { schema_of(&optimized) };
         let stream = datafusion::physical_plan::execute_stream(plan, self.state.task_ctx())
             .map_err(from_datafusion)?;
         let run = Run {
             stream,
             schema: Arc::clone(&schema),
             deadline,
+            is_explained,
             result_bytes: 0,
             limits: self.limits,
             _held: (self.state, self.snapshots),
         };
         Ok((schema, run.into_stream()))
     }
+}
+
+/// The row of expressions once for each row of `batch`, whose columns are `$1`, `$2` and so on.
+fn from_parameters(
+    row: &[Expr],
+    schema: &DFSchema,
+    batch: &RecordBatch,
+) -> datafusion::common::Result<LogicalPlan> {
+    let fields: Vec<FieldRef> = batch
+        .schema_ref()
+        .fields()
+        .iter()
+        .enumerate()
+        .map(|(at, field)| {
+            let name = format!("${}", at + 1);
+            Arc::new(Field::new(name, field.data_type().clone(), true))
+        })
+        .collect();
+    let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
+    let columns = batch.columns().to_vec();
+    let batch =
+        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)?;
+    let table = MemTable::try_new(batch.schema(), vec![vec![batch]])?;
+    let source = provider_as_source(Arc::new(table));
+    let input = LogicalPlanBuilder::scan("parameters", source, None)?;
+    let given = input.schema().clone();
+    let mut exprs = Vec::with_capacity(row.len());
+    for (expr, field) in row.iter().zip(schema.fields()) {
+        let expr = expr.clone().transform(|expr| match &expr {
+            Expr::Placeholder(placeholder) => {
+                let column = Column::from_name(placeholder.id.clone());
+                Ok(Transformed::yes(Expr::Column(column)))
+            }
+            _ => Ok(Transformed::no(expr)),
+        })?;
+        let expr = expr.data.cast_to(field.data_type(), &given)?;
+        exprs.push(expr.alias(field.name()));
+    }
+    input.project(exprs)?.build()
 }
 
 fn schema_of(plan: &LogicalPlan) -> SchemaRef {
@@ -111,7 +194,6 @@ fn schema_of(plan: &LogicalPlan) -> SchemaRef {
 
 /// The parameters of a plan in their order.
 pub(crate) fn parameters_of(plan: &LogicalPlan) -> Result<Vec<FieldRef>> {
-    use arrow_schema::{DataType, Field};
     let found = plan.get_parameter_fields().map_err(from_datafusion)?;
     let mut fields: Vec<FieldRef> = Vec::with_capacity(found.len());
     for number in 1..=found.len() {

@@ -3,15 +3,17 @@
 //! What always holds: the stream ends plainly only if the query itself ended; dropping it stops every
 //! task of the query and lets go of the versions that it read.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::{Array, RecordBatch, RecordBatchOptions};
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, StringArray};
 use arrow_schema::SchemaRef;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::execution::session_state::SessionState;
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Limits, Result};
-use lakebed_storage::Snapshot;
+use lakebed_storage::{Snapshot, without_folders};
 use tokio::time::Instant;
 
 use crate::BatchStream;
@@ -21,6 +23,8 @@ pub(crate) struct Run {
     pub(crate) stream: SendableRecordBatchStream,
     pub(crate) schema: SchemaRef,
     pub(crate) deadline: Instant,
+    /// Whether the rows are those of EXPLAIN.
+    pub(crate) is_explained: bool,
     pub(crate) result_bytes: u64,
     pub(crate) limits: Limits,
     /// The session has the statement's memory and folder; the snapshots are the pins.
@@ -37,6 +41,7 @@ impl Run {
                 Err(error) => Some((Err(error), None)),
             }
         })
+        .fuse()
         .boxed()
     }
 
@@ -77,11 +82,25 @@ impl Run {
     /// The batch under the announced schema: plans may lose metadata on their way.
     fn shown(&self, batch: RecordBatch) -> Result<RecordBatch> {
         let options = RecordBatchOptions::new().with_row_count(Some(batch.num_rows()));
-        let columns = batch.columns().to_vec();
+        let columns = match self.is_explained {
+            true => batch.columns().iter().map(without_places).collect(),
+            false => batch.columns().to_vec(),
+        };
         RecordBatch::try_new_with_options(self.schema.clone(), columns, &options).map_err(|error| {
             Error::internal("the query answered with other columns than it was planned with")
                 .with_source(error)
         })
+    }
+}
+
+/// The text of plans without the folders that lead to tables.
+fn without_places(column: &ArrayRef) -> ArrayRef {
+    match column.as_string_opt::<i32>() {
+        Some(texts) => {
+            let texts = texts.iter().map(|text| text.map(without_folders));
+            Arc::new(StringArray::from_iter(texts))
+        }
+        None => Arc::clone(column),
     }
 }
 

@@ -14,6 +14,7 @@ use crate::error::from_datafusion;
 use crate::memory::{AllMemory, StatementMemory};
 use crate::names::Scope;
 use crate::spill::Spill;
+use crate::types::Types;
 
 /// Rows of a batch that operators make; with blobs in them far fewer.
 const BATCH_ROWS: usize = 8_192;
@@ -65,6 +66,7 @@ impl Sessions {
             .with_config(config)
             .with_runtime_env(runtime)
             .with_catalog_list(catalog)
+            .with_type_planner(Arc::new(Types))
             .with_physical_optimizer_rule(count_rule())
             .build())
     }

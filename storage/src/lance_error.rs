@@ -173,7 +173,7 @@ fn plain(error: &lance::Error) -> String {
 
 /// The text with the folders that lead to a table, or to any other absolute path, left out: where a lake
 /// lies is the operator's business. The error itself, which goes to the log, keeps them.
-fn without_folders(text: &str) -> String {
+pub fn without_folders(text: &str) -> String {
     let is_border = |c: char| c.is_whitespace() || "'\"`(){}[],;".contains(c);
     text.split_inclusive(is_border)
         .map(|word| {

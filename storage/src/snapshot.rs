@@ -8,14 +8,14 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 use std::sync::Arc;
 
-use arrow_schema::SchemaRef;
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
 use lakebed_core::{Error, ErrorKind, Result, Subject, nearest_names};
 use lance::Dataset;
 
 use crate::lance_error::from_lance;
 use crate::pins::{Pin, PinnedVersion};
-use crate::schema::client_schema;
+use crate::schema::{BLOB_METADATA, client_schema, declares_blob};
 use crate::table::Table;
 use crate::version::{oldest_version, version_at};
 
@@ -140,6 +140,20 @@ impl Snapshot {
     /// The schema as clients write it.
     pub fn schema(&self) -> SchemaRef {
         client_schema(self.dataset.schema())
+    }
+
+    /// The schema of rows as plain clients write them: a blob column takes bytes.
+    pub fn written_schema(&self) -> SchemaRef {
+        let stored = self.schema();
+        let fields = stored.fields().iter().map(|field| match declares_blob(field) {
+            true => {
+                let metadata = [(BLOB_METADATA.to_owned(), "true".to_owned())];
+                let bytes = Field::new(field.name(), DataType::LargeBinary, field.is_nullable());
+                Arc::new(bytes.with_metadata(metadata.into()))
+            }
+            false => Arc::clone(field),
+        });
+        Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>()))
     }
 
     /// Keeps the version at least until `until_ms`, also when the snapshot is gone.

@@ -138,7 +138,13 @@ where
             message_bytes_max: self.limits.message_bytes_max,
             count: 0,
         };
-        run(&mut messages, &call(self.deadline), &self.limits, self.admit, write).await
+        let first = messages.next().await?;
+        let first = first.ok_or_else(|| Error::invalid("DoPut has no first message"))?;
+        let descriptor = first.flight_descriptor.as_ref();
+        let none = || Error::invalid("the first message of DoPut has no descriptor");
+        let database = call(self.deadline).ctx.database;
+        let command = write_command(&database, descriptor.ok_or_else(none)?)?;
+        run(command, first, &mut messages, &self.limits, self.admit, write).await
     }
 }
 

@@ -12,6 +12,7 @@ use lakebed_core::{Error, ErrorKind, Result};
 use lakebed_service::{Service, SqlPlan};
 
 use super::SqlTicket;
+use super::parameters::SealedParameters;
 use crate::request::Call;
 use crate::ticket;
 
@@ -37,7 +38,28 @@ pub(crate) async fn flight_info(
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo> {
     let plan = service.plan_sql(&call.ctx, super::request(call, text)).await?;
-    info_of(plan, descriptor)
+    info_of(plan, None, descriptor)
+}
+
+/// Plans the execution of a prepared statement.
+pub(crate) async fn prepared_info(
+    service: &Arc<Service>,
+    call: &Call,
+    handle: &str,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let (plan, parameters) = service.plan_prepared(&call.ctx, handle).await?;
+    let parameters = parameters.as_ref().map(SealedParameters::seal).transpose()?;
+    info_of(plan, parameters, descriptor)
+}
+
+/// The handle of a prepared statement as text.
+///
+/// # Errors
+/// `NotFound` for one that this server did not make.
+pub(crate) fn handle_of(handle: &[u8]) -> Result<&str> {
+    std::str::from_utf8(handle)
+        .map_err(|_| Error::not_found("the prepared statement is not known here"))
 }
 
 /// The schema that a statement answers with.
@@ -47,8 +69,12 @@ pub(crate) async fn schema(service: &Arc<Service>, call: &Call, text: String) ->
 }
 
 /// The FlightInfo of a planned statement: one endpoint.
-pub(crate) fn info_of(plan: SqlPlan, descriptor: FlightDescriptor) -> Result<FlightInfo> {
-    let ticket = SqlTicket { part: plan.part };
+fn info_of(
+    plan: SqlPlan,
+    parameters: Option<SealedParameters>,
+    descriptor: FlightDescriptor,
+) -> Result<FlightInfo> {
+    let ticket = SqlTicket { part: plan.part, parameters };
     let mut endpoint = FlightEndpoint::new().with_ticket(Ticket::new(ticket::encode_sql(&ticket)?));
     let expires = endpoint.expiration_time.get_or_insert_default();
     expires.seconds = plan.expires_at_ms.div_euclid(1_000);

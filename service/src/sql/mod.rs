@@ -10,19 +10,29 @@
 //! | plan and run | here |
 //! | carry out a change | `change.rs` |
 //! | keep a statement with its parameters | `prepared.rs` |
+//! | cancel | `running.rs` |
 //! | list databases, namespaces, tables | `objects.rs` |
 
+mod change;
+mod objects;
 mod once;
+mod prepared;
+mod running;
 
 use std::sync::Arc;
 
+use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{DatabaseName, Error, RequestContext, Result, Role};
-use lakebed_sql::{PinnedTable, Scope, Statement, StatementKind};
+use lakebed_sql::{Bound, PinnedTable, Scope, Statement, StatementKind};
 use serde::{Deserialize, Serialize};
 
+pub use objects::TableEntry;
 pub(crate) use once::Once;
+pub use prepared::PreparedSql;
+pub(crate) use prepared::PreparedStatements;
+pub(crate) use running::Running;
 
 use crate::authenticate::require;
 use crate::{BatchStream, Service};
@@ -78,6 +88,15 @@ impl Service {
     /// `InvalidArgument` with the position for text that is no SQL, `NotFound` naming table or column and
     /// what comes near, `NotImplemented` naming what is not built.
     pub async fn plan_sql(&self, ctx: &RequestContext, request: SqlRequest) -> Result<SqlPlan> {
+        self.plan_bound(ctx, request, None).await
+    }
+
+    async fn plan_bound(
+        &self,
+        ctx: &RequestContext,
+        request: SqlRequest,
+        parameters: Option<&RecordBatch>,
+    ) -> Result<SqlPlan> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
         let scope = Scope::new(&ctx.database, request.namespace.as_deref())?;
@@ -86,6 +105,7 @@ impl Service {
         let (schema, pins, process) = match statement.kind() {
             StatementKind::Query => {
                 let query = self.sql.plan_query(&scope, &statement, None).await?;
+                let query = query.bind(&values_of(parameters)?)?;
                 query.lease(expires_at_ms);
                 (Some(query.schema()?), Some(query.pins().to_vec()), None)
             }
@@ -108,6 +128,7 @@ impl Service {
         self: &Arc<Self>,
         ctx: &RequestContext,
         part: SqlPart,
+        parameters: Option<RecordBatch>,
     ) -> Result<(SchemaRef, BatchStream)> {
         require(ctx, Role::Read)?;
         let guard = self.gate.enter()?;
@@ -120,15 +141,17 @@ impl Service {
             StatementKind::Query => {
                 let pins = part.pins.as_deref();
                 let query = self.sql.plan_query(&part.scope, &statement, pins).await?;
-                self.stream_query(query, guard).await
+                let query = query.bind(&values_of(parameters.as_ref())?)?;
+                let run = self.running.begin(&part.id)?;
+                let (schema, batches) = self.stream_query(query, guard).await?;
+                Ok((schema, run.watch(batches)))
             }
             StatementKind::Change => {
                 let now_ms = self.clock.now_ms();
                 self.once.take(&part.id, part.process.as_deref(), part.expires_at_ms, now_ms)?;
-                Err(Error::new(
-                    lakebed_core::ErrorKind::NotImplemented,
-                    "changes in SQL are not built yet",
-                ))
+                let (scope, _) = (part.scope, guard);
+                let rows = self.change_to_the_end(ctx, scope, statement, parameters).await?;
+                counted(rows)
             }
         }
     }
@@ -141,9 +164,10 @@ impl Service {
         self: &Arc<Self>,
         ctx: &RequestContext,
         request: SqlRequest,
+        parameters: Option<RecordBatch>,
     ) -> Result<(SchemaRef, BatchStream)> {
-        let plan = self.plan_sql(ctx, request).await?;
-        self.run_sql(ctx, plan.part).await
+        let plan = self.plan_bound(ctx, request, parameters.as_ref()).await?;
+        self.run_sql(ctx, plan.part, parameters).await
     }
 
     async fn stream_query(
@@ -168,6 +192,27 @@ impl Service {
 /// The schema of a change's answer: one row, the number of rows that it touched.
 pub fn count_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("count", DataType::Int64, false)]))
+}
+
+/// The answer of a change that touched `rows` rows.
+fn counted(rows: u64) -> Result<(SchemaRef, BatchStream)> {
+    let schema = count_schema();
+    let count: ArrayRef = Arc::new(Int64Array::from(vec![i64::try_from(rows).unwrap_or(i64::MAX)]));
+    let batch = RecordBatch::try_new(Arc::clone(&schema), vec![count])
+        .map_err(|error| Error::internal("a count cannot be shown").with_source(error))?;
+    Ok((schema, futures::stream::iter([Ok(batch)]).boxed()))
+}
+
+/// The values of a query's parameters: one row.
+fn values_of(parameters: Option<&RecordBatch>) -> Result<Bound> {
+    match parameters {
+        None => Ok(Bound::default()),
+        Some(batch) if batch.num_rows() == 1 => Bound::row(batch, 0),
+        Some(batch) => Err(Error::invalid(format!(
+            "a query takes one row of parameters; {} were bound",
+            batch.num_rows()
+        ))),
+    }
 }
 
 /// A ticket belongs to the database that it was made for: its text may name no other by default.

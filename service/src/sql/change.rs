@@ -1,0 +1,161 @@
+//! Carries out changes that SQL asks for, with the verbs that every door uses.
+//!
+//! So roles, audit, durability and what a write means are theirs. What always holds: a change that began
+//! runs to its end, also when its client goes away.
+
+use std::sync::Arc;
+
+use arrow_array::RecordBatch;
+use arrow_schema::SchemaRef;
+use futures::StreamExt;
+use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, TableId};
+use lakebed_proto::command::{CommitRule, WriteCommand, WriteMode};
+use lakebed_sql::{Change, IfExists, PlannedQuery, Scope, Statement, StatementKind};
+use tracing::Instrument;
+
+use super::SqlRequest;
+use crate::authenticate::require;
+use crate::{BatchStream, Service};
+
+impl Service {
+    /// Runs a statement that changes tables, once for each row of `parameters`; returns how many rows it
+    /// touched.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a query; those of the verbs that carry it out.
+    pub async fn change_sql(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        request: SqlRequest,
+        parameters: Option<RecordBatch>,
+    ) -> Result<u64> {
+        let scope = Scope::new(&ctx.database, request.namespace.as_deref())?;
+        let statement = Statement::parse(&request.text, &self.limits)?;
+        self.change_to_the_end(ctx, scope, statement, parameters).await
+    }
+
+    /// Runs a change in a task of its own.
+    pub(super) async fn change_to_the_end(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        scope: Scope,
+        statement: Statement,
+        parameters: Option<RecordBatch>,
+    ) -> Result<u64> {
+        require(ctx, Role::Write)?;
+        let guard = self.gate.enter()?;
+        if statement.kind() != StatementKind::Change {
+            return Err(Error::invalid("the statement is a query; execute it as one"));
+        }
+        let (service, ctx) = (Arc::clone(self), ctx.clone());
+        let work = async move {
+            let _guard = guard;
+            let parameters = parameters.as_ref();
+            let changes = service.sql.plan_changes(&scope, &statement, parameters).await?;
+            metrics::counter!("lakebed_sql_statements_total", "kind" => "change").increment(1);
+            let mut rows = 0_u64;
+            for change in changes {
+                rows = rows.saturating_add(service.carry_out(&ctx, change).await?);
+            }
+            Ok(rows)
+        };
+        tokio::spawn(work.in_current_span()).await.unwrap_or_else(|error| {
+            Err(Error::new(ErrorKind::CommitUnknown, "the change broke off").with_source(error))
+        })
+    }
+
+    async fn carry_out(&self, ctx: &RequestContext, change: Change) -> Result<u64> {
+        match change {
+            Change::CreateTable { table, schema, rows, if_exists } => {
+                self.create_in_sql(ctx, &table, schema, rows, if_exists).await
+            }
+            Change::Insert { table, rows } => {
+                let (schema, batches) = rows.run().await?;
+                self.write_in_sql(ctx, &table, WriteMode::Append, schema, batches).await
+            }
+            Change::Delete { table, predicate } => {
+                let filter = predicate.as_deref().unwrap_or("true");
+                let (rows, _) = self.delete_rows(&at(ctx, &table), &table, None, filter).await?;
+                Ok(rows)
+            }
+            Change::DropTables { tables, if_exists } => {
+                for table in &tables {
+                    match self.drop_table(&at(ctx, table), table).await {
+                        Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {}
+                        other => other?,
+                    }
+                }
+                Ok(0)
+            }
+            Change::RenameTable { from, to } => {
+                self.rename_table(&at(ctx, &from), &from, &to).await?;
+                Ok(0)
+            }
+            Change::Update { .. } => Err(not_built("UPDATE")),
+            Change::AddColumns { .. } | Change::AddComputedColumns { .. } => {
+                Err(not_built("ALTER TABLE … ADD COLUMN"))
+            }
+            Change::AlterColumn { .. } => Err(not_built("ALTER TABLE … of a column")),
+            Change::DropColumns { .. } => Err(not_built("ALTER TABLE … DROP COLUMN")),
+        }
+    }
+
+    async fn create_in_sql(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        schema: SchemaRef,
+        rows: Option<Box<PlannedQuery>>,
+        if_exists: IfExists,
+    ) -> Result<u64> {
+        if if_exists == IfExists::Keep && self.lake.find_table(table).await?.is_some() {
+            return Ok(0);
+        }
+        let (schema, batches) = match rows {
+            Some(rows) => rows.run().await?,
+            None => (schema, futures::stream::empty().boxed()),
+        };
+        let mode = match if_exists {
+            IfExists::Replace => WriteMode::Overwrite,
+            IfExists::Fail | IfExists::Keep => WriteMode::Create,
+        };
+        match self.write_in_sql(ctx, table, mode, schema, batches).await {
+            // Somebody else made it meanwhile.
+            Err(error)
+                if if_exists == IfExists::Keep && error.kind() == ErrorKind::AlreadyExists =>
+            {
+                Ok(0)
+            }
+            other => other,
+        }
+    }
+
+    async fn write_in_sql(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        mode: WriteMode,
+        schema: SchemaRef,
+        batches: BatchStream,
+    ) -> Result<u64> {
+        let command = WriteCommand {
+            table: table.text(),
+            mode,
+            on: Vec::new(),
+            branch: None,
+            write_id: None,
+            commit: CommitRule::OnEnd,
+        };
+        let receipt = self.write(&at(ctx, table), command, schema, batches).await?;
+        Ok(receipt.rows)
+    }
+}
+
+/// The context of a table, which a name of three parts may put into another database.
+fn at(ctx: &RequestContext, table: &TableId) -> RequestContext {
+    RequestContext { database: table.database.clone(), ..ctx.clone() }
+}
+
+fn not_built(what: &str) -> Error {
+    Error::new(ErrorKind::NotImplemented, format!("{what} is not built yet"))
+}
