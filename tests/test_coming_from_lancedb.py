@@ -12,7 +12,7 @@ from support.server import LakebedServer
 def test_the_page_runs(make_server: Callable[..., LakebedServer]) -> None:
     server = make_server(env={"LAKEBED_ADMIN_KEY": ""}).start()
     home = server.work / "home"
-    (home / ".config").mkdir(parents=True)
+    (home / ".config").mkdir(parents=True, exist_ok=True)
     page = readme.ROOT / "docs/coming-from-lancedb.md"
     printed = readme.run(server.http_address, home, page).splitlines()
     assert printed[0] == "1000 ['frames']"

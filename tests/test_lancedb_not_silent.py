@@ -157,6 +157,8 @@ def test_an_index_is_built_as_it_was_asked_for(rest: Rest, server: LakebedServer
         "sample_rate": 256,
         "max_iterations": 50,
     }
+    # Fewer rows would make fewer partitions.
+    assert rest.send("insert/", rows(600, 2_000)).status == 200
     # Twice: leaving `replace` out means replacing.
     for _ in range(2):
         wait_for(rest, rest.post("create_index/", body).json()["job_id"])

@@ -1,5 +1,6 @@
 """Searches through the unmodified LanceDB client: by vector, by text, both, and plain reads."""
 
+import asyncio
 from datetime import timedelta
 from typing import Any
 
@@ -8,9 +9,10 @@ import pyarrow as pa
 import pytest
 from lancedb.index import FTS, BTree, IvfPq
 from lancedb.query import BooleanQuery, BoostQuery, MatchQuery, MultiMatchQuery, Occur, PhraseQuery
+from lancedb.remote.errors import HttpError
 from lancedb.rerankers import RRFReranker
 
-from support.lancedb import connect
+from support.lancedb import connect, connect_async
 from support.server import LakebedServer
 
 WIDTH = 16
@@ -97,7 +99,7 @@ def test_bounds_offset_and_columns(db: Any, shared: str) -> None:
     below = table.search(query).distance_range(upper_bound=bound).limit(100).to_arrow()
     assert below.num_rows == 4
     named = table.search(query).select({"twice": "id * 2", "id": "id"}).limit(3).to_arrow()
-    assert named.column_names[:2] == ["twice", "id"]
+    assert {"twice", "id"} < set(named.column_names)
     assert named["twice"].to_pylist() == [number * 2 for number in named["id"].to_pylist()]
     with_ids = table.search(query).with_row_id(True).limit(3).to_arrow()
     assert with_ids["_rowid"].type == pa.uint64()
@@ -178,6 +180,8 @@ def test_every_vector_index(db: Any, server: LakebedServer, table: str, index_ty
     rows = scenes(0, ROWS)
     made = db.create_table(table, rows)
     body = {"column": "vector", "index_type": index_type, "metric_type": "l2", "num_partitions": 2}
+    if index_type.endswith("PQ"):
+        body["num_sub_vectors"] = WIDTH // 2
     job = server.http().post(f"/v1/table/{table}/create_index/", body).json()["job_id"]
     made.wait_for_index(["vector_idx"], timeout=timedelta(seconds=60))
     described = server.http().post("/v1/jobs/describe", {"job_id": job}).json()
@@ -213,7 +217,7 @@ def test_an_index_is_replaced_by_default(db: Any, table: str) -> None:
         made.create_scalar_index("id")
         made.wait_for_index(["id_idx"], timeout=timedelta(seconds=60))
     assert len(made.list_indices()) == 1
-    with pytest.raises((ValueError, RuntimeError), match="already exists"):
+    with pytest.raises(HttpError, match="already exists"):
         made.create_scalar_index("id", replace=False)
 
 
@@ -281,7 +285,7 @@ def test_what_is_wrong_is_said_once(db: Any, shared: str) -> None:
         table.search(np.zeros(WIDTH, dtype=np.float32)).select(["nothing"]),
     ]:
         # A 5xx would be tried again and end in another error.
-        with pytest.raises((ValueError, RuntimeError)) as caught:
+        with pytest.raises(HttpError) as caught:
             search.limit(1).to_arrow()
         assert "RetryError" not in repr(caught.value)
         assert "400" in str(caught.value)
@@ -294,8 +298,15 @@ def test_plans_are_shown(db: Any, shared: str) -> None:
     assert "output_rows" in search.analyze_plan()
 
 
-async def build(table: Any) -> None:
-    """Index creation of the asynchronous client, by its configuration types."""
-    await table.create_index("id", config=BTree())
-    await table.create_index("caption", config=FTS())
-    await table.create_index("vector", config=IvfPq(num_partitions=2, num_sub_vectors=4))
+def test_indexes_by_the_asynchronous_client(server: LakebedServer, table: str) -> None:
+    async def build() -> list[str]:
+        db = await connect_async(server)
+        made = await db.create_table(table, scenes(0, 600))
+        await made.create_index("id", config=BTree())
+        await made.create_index("caption", config=FTS())
+        await made.create_index("vector", config=IvfPq(num_partitions=2, num_sub_vectors=4))
+        names = ["id_idx", "caption_idx", "vector_idx"]
+        await made.wait_for_index(names, timeout=timedelta(seconds=60))
+        return sorted(index.name for index in await made.list_indices())
+
+    assert asyncio.run(build()) == ["caption_idx", "id_idx", "vector_idx"]

@@ -27,7 +27,12 @@ pub struct SearchAnswer {
 /// As [`Snapshot::search`].
 pub async fn search(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchAnswer> {
     let report = report(snapshot, spec).await?;
-    let (schema, batches) = snapshot.search(spec).await?;
+    let mut spec = spec.clone();
+    if let (Ranking::Vector(query), None) = (&mut spec.ranking, &report.index) {
+        // None fits: what lance would find out for itself, with a warning.
+        query.use_index = false;
+    }
+    let (schema, batches) = snapshot.search(&spec).await?;
     Ok(SearchAnswer { schema, batches, report })
 }
 

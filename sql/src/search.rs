@@ -263,9 +263,9 @@ impl PartitionStream for Search {
         let (snapshot, spec, schema) =
             (self.snapshot.clone(), self.spec.clone(), Arc::clone(&self.schema));
         let rows = async move {
-            let found = snapshot.search(&spec).await.map_err(|error| carry(&error))?;
-            let (_, batches) = found;
-            Ok::<_, DataFusionError>(batches.map_err(|error| carry(&error)))
+            let found = lakebed_index::search(&snapshot, &spec).await;
+            let found = found.map_err(|error| carry(&error))?;
+            Ok::<_, DataFusionError>(found.batches.map_err(|error| carry(&error)))
         };
         let rows = futures::stream::once(rows).try_flatten().and_then({
             let schema = Arc::clone(&schema);

@@ -204,20 +204,7 @@ impl Snapshot {
                 scanner.full_text_search(query).map_err(bad_search)?;
             }
         }
-        match &spec.projection {
-            Projection::All => {}
-            Projection::Names(names) => {
-                self.check_search_columns(names, &spec.ranking)?;
-                scanner.project(names).map_err(bad_search)?;
-            }
-            Projection::Expressions(pairs) => {
-                for (alias, sql) in pairs {
-                    check_sql(sql, limits)
-                        .map_err(|error| error.context(format!("columns: `{alias}`")))?;
-                }
-                scanner.project_with_transform(pairs).map_err(bad_search)?;
-            }
-        }
+        self.project(&mut scanner, spec)?;
         if let Some(filter) = &spec.filter {
             check_sql(filter, limits).map_err(|error| error.context("filter"))?;
             scanner.filter(filter).map_err(|error| bad_search(error).context("filter"))?;
@@ -252,6 +239,40 @@ impl Snapshot {
             scanner.order_by(Some(keys.collect())).map_err(bad_search)?;
         }
         Ok(scanner)
+    }
+
+    /// The columns of the answer; what ranks the rows is always one of them.
+    fn project(&self, scanner: &mut Scanner, spec: &SearchSpec) -> Result<()> {
+        let rank = match &spec.ranking {
+            Ranking::None => None,
+            Ranking::Vector(_) => Some("_distance"),
+            Ranking::Text(_) => Some("_score"),
+        };
+        match &spec.projection {
+            Projection::All => return Ok(()),
+            Projection::Names(names) => {
+                self.check_search_columns(names, &spec.ranking)?;
+                let mut names = names.clone();
+                if let Some(rank) = rank.filter(|rank| !names.iter().any(|name| name == rank)) {
+                    names.push(rank.to_owned());
+                }
+                scanner.project(&names).map_err(bad_search)?;
+            }
+            Projection::Expressions(pairs) => {
+                for (alias, sql) in pairs {
+                    check_sql(sql, &self.table().shared.limits)
+                        .map_err(|error| error.context(format!("columns: `{alias}`")))?;
+                }
+                let mut pairs = pairs.clone();
+                if let Some(rank) = rank.filter(|rank| !pairs.iter().any(|(name, _)| name == rank))
+                {
+                    pairs.push((rank.to_owned(), rank.to_owned()));
+                }
+                scanner.project_with_transform(&pairs).map_err(bad_search)?;
+            }
+        }
+        scanner.disable_scoring_autoprojection();
+        Ok(())
     }
 
     async fn by_vector(

@@ -18,7 +18,7 @@ use std::sync::Arc;
 
 use arrow_schema::{Field, Schema, SchemaRef};
 use futures::StreamExt;
-use lakebed_core::{Error, ErrorKind, Limits, Result, nearest_names};
+use lakebed_core::{Error, ErrorKind, Limits, Result, Subject, nearest_names};
 use lance::Dataset;
 use lance::dataset::{MergeInsertBuilder, WhenMatched, WhenNotMatched, WhenNotMatchedBySource};
 
@@ -185,7 +185,8 @@ impl Table {
         if let Some(unknown) = on.iter().find(|key| stored.field_with_name(key).is_err()) {
             let names = stored.fields().iter().map(|field| field.name().as_str());
             let near = nearest_names(unknown, names);
-            return Err(Error::not_found(format!("key column `{unknown}` does not exist{near}")));
+            return Err(Error::not_found(format!("key column `{unknown}` does not exist{near}"))
+                .about(Subject::Column));
         }
         let blobs = BlobWriter::new(self.shared.clone());
         let conform = Conform::new(&stored, &sent, true, &self.shared.limits, blobs)?;

@@ -201,6 +201,12 @@ class Lake:
         assert parts, "a read has at least one endpoint"
         return pa.concat_tables(parts)
 
+    def search(self, fields: dict[str, Any]) -> pa.Table:
+        """The rows of a search."""
+        descriptor = command({"search": fields})
+        [endpoint] = self.client.get_flight_info(descriptor, self.options()).endpoints
+        return self.fetch(endpoint)
+
     def count(self, table: str, **fields: Any) -> int:
         """How many rows a read gives, by reading them."""
         return self.read(table, **fields).num_rows

@@ -9,7 +9,7 @@ use lakebed_core::Error;
 use lakebed_proto::command::ReadCommand;
 use serde::Deserialize;
 
-use super::VERSION_HEADER;
+use super::{VERSION_HEADER, refused};
 use crate::Door;
 use crate::arrow_answer::arrow_stream;
 use crate::arrow_body::ARROW_STREAM;

@@ -11,7 +11,7 @@ use lakebed_core::{Error, Result};
 use lakebed_service::{Matched, Merge, MergeRule};
 use serde_json::json;
 
-use super::versioned;
+use super::{refused, versioned};
 use crate::Door;
 use crate::arrow_body::arrow_body;
 use crate::error::ApiError;
@@ -43,8 +43,8 @@ pub(crate) async fn merge_insert(
         deadline: request_timeout(&headers)?.map(|left| tokio::time::Instant::now() + left),
     };
     let (schema, batches) = arrow_body(&door.service, &headers, body).await?;
-    let outcome =
-        door.service.merge(target.ctx(), &target.table()?, merge, schema, batches).await?;
+    let outcome = door.service.merge(target.ctx(), &target.table()?, merge, schema, batches).await;
+    let outcome = outcome.map_err(refused)?;
     let version = outcome.receipt.version;
     let answer = json!({
         "version": version,

@@ -14,7 +14,7 @@ use lakebed_service::Found;
 use serde::Deserialize;
 
 use super::query_body::{QueryBody, search_request};
-use super::{VERSION_HEADER, versioned};
+use super::{VERSION_HEADER, refused, versioned};
 use crate::Door;
 use crate::arrow_answer::{ARROW_FILE, arrow_file};
 use crate::body::{BodyBytes, StrictBody, parse, parse_raw};
@@ -41,7 +41,8 @@ pub(crate) async fn query(
         let first = futures::TryStreamExt::try_next(&mut found.batches).await?;
         Ok((found, first))
     })
-    .await?;
+    .await
+    .map_err(refused)?;
     let Found { schema, batches, report } = found;
     let body = Body::from_stream(arrow_file(schema, first, batches)?);
     let mut response = Response::new(body);
@@ -75,7 +76,8 @@ pub(crate) async fn explain_plan(
     query.branch = query.branch.or(body.branch);
     let request = request(&target, query)?;
     let verbose = body.verbose.unwrap_or(false);
-    let (plan, version) = door.service.explain_search(target.ctx(), &request, verbose).await?;
+    let explained = door.service.explain_search(target.ctx(), &request, verbose).await;
+    let (plan, version) = explained.map_err(refused)?;
     Ok(versioned(plan, version))
 }
 
@@ -89,7 +91,8 @@ pub(crate) async fn analyze_plan(
     let request = request(&target, body)?;
     let (plan, version) =
         within_request_timeout(&headers, door.service.analyze_search(target.ctx(), &request))
-            .await?;
+            .await
+            .map_err(refused)?;
     Ok(versioned(plan, version))
 }
 

@@ -16,6 +16,7 @@ use crate::body::{BodyBytes, parse};
 use crate::error::ApiError;
 use crate::params::shown;
 use crate::table::query_body::distance_type;
+use crate::table::refused;
 use crate::target::Target;
 
 #[derive(Debug, Default, Deserialize)]
@@ -89,7 +90,7 @@ pub(crate) async fn create_index(
         Err(error) if error.kind() == ErrorKind::AlreadyExists && target.is_sdk() => {
             Err(ApiError::from(error).with_status(StatusCode::BAD_REQUEST))
         }
-        Err(error) => Err(error.into()),
+        Err(error) => Err(refused(error)),
         Ok(job_id) => Ok(Json(json!({ "job_id": job_id })).into_response()),
     }
 }
