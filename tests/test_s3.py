@@ -12,7 +12,7 @@ import pytest
 from support.data import blob_cells, blobs, bulk, numbered
 from support.flight import Lake, finish, write_command
 from support.s3 import BUCKET, S3Server
-from support.server import LakebedServer
+from support.server import LakebedServer, new_key
 from support.waiting import wait_until
 
 MIB = 1 << 20
@@ -227,3 +227,40 @@ def test_a_store_that_goes_away_under_an_upsert(
             finish(*stream)
     finally:
         own.stop()
+
+
+def test_cells_columns_and_namespaces_change(in_bucket: LakebedServer) -> None:
+    lake, http = in_bucket.lake(), in_bucket.http()
+    lake.create("t", blobs([b"x" * 100] * 50, name=pa.array([f"n{i}" for i in range(50)])))
+    body = {"predicate": "id >= 40", "updates": [["name", "upper(name)"]]}
+    assert http.ok("POST", "/v1/table/t/update/", body).json()["rows_updated"] == 10
+    new = {"new_columns": [{"name": "twice", "expression": "id * 2"}]}
+    http.ok("POST", "/v1/table/t/add_columns/", new)
+    cast = {"alterations": [{"path": "id", "data_type": {"type": "int32"}, "rename": "key"}]}
+    http.ok("POST", "/v1/table/t/alter_columns/", cast)
+    http.ok("POST", "/v1/table/t/drop_columns/", {"columns": ["name"]})
+    rows = lake.read("t", blobs="bytes").sort_by("key")
+    assert set(rows.column_names) == {"key", "data", "twice"}
+    assert rows["twice"].to_pylist() == list(range(0, 100, 2))
+    assert rows["data"].to_pylist() == [b"x" * 100] * 50
+    assert lake.read("t", version=2, filter="id = 45")["name"].to_pylist() == ["N45"]
+    http.ok("POST", "/v1/namespace/a/create", {"properties": {"k": "v"}})
+    assert http.ok("GET", "/v1/namespace/$/list").json() == {"namespaces": ["a"]}
+
+
+def test_two_servers_answer_as_new_as_asked(
+    store: S3Server, make_server: Callable[..., LakebedServer], table: str
+) -> None:
+    data = f"s3://{BUCKET}/{table}"
+    one = make_server(
+        "one", data=data, env=store.environment(), admin_key=(key := new_key())
+    ).start()
+    other = make_server("other", data=data, env=store.environment(), admin_key=key).start()
+    one.lake().create("t", numbered(1))
+    path = "/v1/table/t/count_rows/"
+    wait_until(lambda: other.http().post(path).status == 200, "the table at the other server")
+    for rows in range(2, 12):
+        assert other.http().ok("POST", path).status == 200
+        version = one.lake().write("t", numbered(1, start=rows))["version"]
+        asked = {"x-lancedb-min-version": str(version)}
+        assert other.http().request("POST", path, {"version": None}, asked).json() == rows
