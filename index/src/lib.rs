@@ -10,4 +10,4 @@ mod search;
 
 pub use key_index::{ensure_key_index, index_name};
 pub use request::search_spec;
-pub use search::{SearchAnswer, report, search};
+pub use search::{SearchAnswer, fitted, report, search};

@@ -26,14 +26,23 @@ pub struct SearchAnswer {
 /// # Errors
 /// As [`Snapshot::search`].
 pub async fn search(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchAnswer> {
+    let (spec, report) = fitted(snapshot, spec).await?;
+    let (schema, batches) = snapshot.search(&spec).await?;
+    Ok(SearchAnswer { schema, batches, report })
+}
+
+/// A search as it is run, and what it will say of itself: where no index fits, none is asked for, which
+/// lance would find out for itself, with a warning.
+///
+/// # Errors
+/// `Corrupt` or `Unavailable` when the indexes cannot be read.
+pub async fn fitted(snapshot: &Snapshot, spec: &SearchSpec) -> Result<(SearchSpec, SearchReport)> {
     let report = report(snapshot, spec).await?;
     let mut spec = spec.clone();
     if let (Ranking::Vector(query), None) = (&mut spec.ranking, &report.index) {
-        // None fits: what lance would find out for itself, with a warning.
         query.use_index = false;
     }
-    let (schema, batches) = snapshot.search(&spec).await?;
-    Ok(SearchAnswer { schema, batches, report })
+    Ok((spec, report))
 }
 
 /// How a search is answered, without running it.

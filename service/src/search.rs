@@ -5,7 +5,6 @@
 use arrow_schema::SchemaRef;
 use futures::StreamExt;
 use lakebed_core::{RequestContext, Result, Role, SearchReport};
-use lakebed_index::SearchAnswer;
 use lakebed_proto::command::ReadCommand;
 use lakebed_proto::search::SearchRequest;
 use lakebed_storage::{SearchSpec, Snapshot};
@@ -22,6 +21,13 @@ pub struct Found {
     pub batches: BatchStream,
     /// Which version and index answered.
     pub report: SearchReport,
+}
+
+/// A search that is ready to be opened.
+struct Prepared {
+    snapshot: Snapshot,
+    spec: SearchSpec,
+    report: SearchReport,
 }
 
 /// A planned search.
@@ -48,9 +54,8 @@ impl Service {
     ) -> Result<SearchPlan> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let (snapshot, spec) = self.prepare_search(ctx, &request).await?;
+        let Prepared { snapshot, spec, report } = self.prepare_search(ctx, &request).await?;
         let schema = snapshot.search_schema(&spec).await?;
-        let report = lakebed_index::report(&snapshot, &spec).await?;
         let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
         snapshot.lease(expires_at_ms);
         let request = SearchRequest {
@@ -73,9 +78,8 @@ impl Service {
         let guard = self.gate.enter()?;
         let running = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
-        let (snapshot, spec) = self.prepare_search(ctx, request).await?;
-        let SearchAnswer { schema, batches, report } =
-            lakebed_index::search(&snapshot, &spec).await?;
+        let Prepared { snapshot, spec, report } = self.prepare_search(ctx, request).await?;
+        let (schema, batches) = snapshot.search(&spec).await?;
         let held = (guard, running, memory);
         let batches = batches.inspect(move |_| {
             // Gate and admission are held for as long as the stream lives.
@@ -96,7 +100,7 @@ impl Service {
     ) -> Result<(String, u64)> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let (snapshot, spec) = self.prepare_search(ctx, request).await?;
+        let Prepared { snapshot, spec, .. } = self.prepare_search(ctx, request).await?;
         Ok((snapshot.explain_search(&spec, verbose).await?, snapshot.version()))
     }
 
@@ -113,7 +117,7 @@ impl Service {
         let _guard = self.gate.enter()?;
         let _running = self.admission.admit_request().await?;
         let _memory = self.admission.read_bytes(READ_BYTES).await?;
-        let (snapshot, spec) = self.prepare_search(ctx, request).await?;
+        let Prepared { snapshot, spec, .. } = self.prepare_search(ctx, request).await?;
         Ok((snapshot.analyze_search(&spec).await?, snapshot.version()))
     }
 
@@ -121,7 +125,7 @@ impl Service {
         &self,
         ctx: &RequestContext,
         request: &SearchRequest,
-    ) -> Result<(Snapshot, SearchSpec)> {
+    ) -> Result<Prepared> {
         let at = ReadCommand {
             table: request.table.clone(),
             version: request.version,
@@ -132,6 +136,7 @@ impl Service {
         };
         let snapshot = self.snapshot(ctx, &at).await?;
         let spec = lakebed_index::search_spec(&snapshot, request, &self.limits)?;
-        Ok((snapshot, spec))
+        let (spec, report) = lakebed_index::fitted(&snapshot, &spec).await?;
+        Ok(Prepared { snapshot, spec, report })
     }
 }
