@@ -11,6 +11,7 @@ use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::{CommitRule, WriteCommand, WriteMode};
 use lakebed_sql::{Change, IfExists, PlannedQuery, Scope, Statement, StatementKind};
+use lakebed_storage::ColumnAlteration;
 use tracing::Instrument;
 
 use super::SqlRequest;
@@ -75,7 +76,7 @@ impl Service {
             }
             Change::Delete { table, predicate } => {
                 let filter = predicate.as_deref().unwrap_or("true");
-                let (rows, _) = self.delete_rows(&at(ctx, &table), &table, filter).await?;
+                let (rows, _) = self.delete_rows(&at(ctx, &table), &table, None, filter).await?;
                 Ok(rows)
             }
             Change::DropTables { tables, if_exists } => {
@@ -91,12 +92,29 @@ impl Service {
                 self.rename_table(&at(ctx, &from), &from, &to).await?;
                 Ok(0)
             }
-            Change::Update { .. } => Err(not_built("UPDATE")),
-            Change::AddColumns { .. } | Change::AddComputedColumns { .. } => {
-                Err(not_built("ALTER TABLE … ADD COLUMN"))
+            Change::Update { table, sets, predicate } => {
+                let ctx = at(ctx, &table);
+                let updated = self.update_rows(&ctx, &table, None, predicate.as_deref(), &sets);
+                updated.await.map(|(rows, _)| rows)
             }
-            Change::AlterColumn { .. } => Err(not_built("ALTER TABLE … of a column")),
-            Change::DropColumns { .. } => Err(not_built("ALTER TABLE … DROP COLUMN")),
+            Change::AddColumns { table, schema } => {
+                self.add_null_columns(&at(ctx, &table), &table, None, schema).await?;
+                Ok(0)
+            }
+            Change::AddComputedColumns { table, columns } => {
+                self.add_sql_columns(&at(ctx, &table), &table, None, &columns).await?;
+                Ok(0)
+            }
+            Change::AlterColumn { table, column, rename, data_type, nullable } => {
+                let path = column;
+                let alteration = ColumnAlteration { path, rename, data_type, nullable };
+                self.alter_columns(&at(ctx, &table), &table, None, &[alteration]).await?;
+                Ok(0)
+            }
+            Change::DropColumns { table, columns } => {
+                self.drop_columns(&at(ctx, &table), &table, None, &columns).await?;
+                Ok(0)
+            }
         }
     }
 
@@ -154,8 +172,4 @@ impl Service {
 /// The context of a table, which a name of three parts may put into another database.
 fn at(ctx: &RequestContext, table: &TableId) -> RequestContext {
     RequestContext { database: table.database.clone(), ..ctx.clone() }
-}
-
-fn not_built(what: &str) -> Error {
-    Error::new(ErrorKind::NotImplemented, format!("{what} is not built yet"))
 }
