@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 
+import flightsql.sqlalchemy  # registers its dialect
 import pandas as pd
 import polars as pl
 import pyarrow as pa
 import pytest
+import sqlalchemy
 from pyarrow import flight
 
 from support.flight import Lake
@@ -90,8 +92,6 @@ def test_adbc_lists_what_there_is(sql: Sql, numbers: str) -> None:
 
 
 def test_sqlalchemy_and_dbapi(server: LakebedServer, numbers: str) -> None:
-    sqlalchemy = pytest.importorskip("sqlalchemy")
-    flightsql = pytest.importorskip("flightsql")
     host, port = server.flight_address.split(":")
     address = f"datafusion+flightsql://{host}:{port}?insecure=True&token={server.admin_key}"
     engine = sqlalchemy.create_engine(address)

@@ -35,5 +35,5 @@ def test_the_page_runs(make_server: Callable[..., LakebedServer]) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stderr
-    for expected in ("[(2,)]", "b.png", "LanceRead", "d.png", "89.PNG"):
+    for expected in ("[(2,)]", "b.png", "LanceRead", "d.png", "76"):
         assert expected in done.stdout, f"{expected} not in {done.stdout}"

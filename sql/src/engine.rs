@@ -92,15 +92,19 @@ impl Sql {
             blob_bytes_limit: "sql_blob_bytes_max",
             ..Extras::default()
         };
-        if let Some(statement) = syntax(&mut tree) {
-            take_extras(statement, &mut extras)?;
-        }
+        let functions = match syntax(&mut tree) {
+            Some(statement) => take_extras(statement, &mut extras)?,
+            None => Vec::new(),
+        };
         let (references, _) = resolve_table_references(&tree, false).map_err(from_datafusion)?;
         let mut catalog = CatalogBuilder::with(scope.database(), scope.schema());
         let mut opened: Vec<Opened> = Vec::new();
         let mut by_name: HashMap<String, (Snapshot, PinnedTable)> = HashMap::new();
         let mut listed: Vec<String> = Vec::new();
         for reference in references {
+            if reference.schema().is_none() && functions.iter().any(|f| f == reference.table()) {
+                continue;
+            }
             let (database, schema, table) = scope.resolve(&reference);
             if schema == INFORMATION_SCHEMA {
                 if !listed.iter().any(|known| known == database) {

@@ -21,23 +21,35 @@ use crate::parse::simple_name;
 
 const BLOB_BYTES: &str = "blob_bytes";
 
-/// Finds what a statement names beyond stored columns, and turns calls of `blob_bytes` into columns.
+/// Finds what a statement names beyond stored columns, and turns calls of `blob_bytes` into columns;
+/// returns the functions that stand where tables do.
 ///
 /// # Errors
 /// `InvalidArgument` for a call whose argument is no column.
-pub(crate) fn take_extras(statement: &mut Ast, extras: &mut Extras) -> Result<()> {
-    match statement.visit(&mut Named { extras }) {
-        ControlFlow::Continue(()) => Ok(()),
+pub(crate) fn take_extras(statement: &mut Ast, extras: &mut Extras) -> Result<Vec<String>> {
+    let mut named = Named { extras, functions: Vec::new() };
+    match statement.visit(&mut named) {
+        ControlFlow::Continue(()) => Ok(named.functions),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
 struct Named<'a> {
     extras: &'a mut Extras,
+    functions: Vec<String>,
 }
 
 impl VisitorMut for Named<'_> {
     type Break = Error;
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        if let TableFactor::Table { name, args: Some(_), .. } = factor
+            && let Some(name) = simple_name(name)
+        {
+            self.functions.push(name.to_owned());
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         match expr {
