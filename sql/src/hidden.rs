@@ -271,3 +271,65 @@ fn without(
     options.opt_exclude = Some(ExcludeSelectItem::Multiple(names));
     Ok(options)
 }
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
+
+    use super::*;
+
+    fn parsed(sql: &str) -> Ast {
+        Parser::parse_sql(&GenericDialect {}, sql).unwrap().remove(0)
+    }
+
+    fn hidden(sql: &str) -> Result<String> {
+        let hides = [
+            ("t".to_owned(), vec!["_rowid".to_owned()]),
+            ("ns\u{1f}u".to_owned(), vec!["_rowid".to_owned()]),
+        ];
+        let mut statement = parsed(sql);
+        hide(&mut statement, &hides.into_iter().collect())?;
+        Ok(statement.to_string())
+    }
+
+    #[test]
+    fn what_is_named_beyond_stored_columns_is_found() {
+        let mut extras = Extras::default();
+        let mut statement =
+            parsed("SELECT t._rowid, Blob_Bytes(t.img), blob_bytes(\"B c\") FROM t, range(3) AS r");
+        let functions = take_extras(&mut statement, &mut extras).unwrap();
+        assert_eq!(functions, ["range"]);
+        assert_eq!(extras.system, ["_rowid"]);
+        assert_eq!(extras.blob_bytes, ["img", "B c"]);
+        let text = statement.to_string();
+        assert!(text.contains("t.\"blob_bytes(img)\", \"blob_bytes(B c)\""), "{text}");
+        for wrong in ["blob_bytes()", "blob_bytes(1)", "blob_bytes(a, b)", "blob_bytes(lower(a))"] {
+            let mut statement = parsed(&format!("SELECT {wrong} FROM t"));
+            assert!(take_extras(&mut statement, &mut extras).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn stars_leave_hidden_columns_out() {
+        for (sql, expected) in [
+            ("SELECT * FROM t", "SELECT * EXCLUDE (\"_rowid\") FROM t"),
+            ("SELECT *, a FROM v", "SELECT *, a FROM v"),
+            ("SELECT count(*) FROM t", "SELECT count(*) FROM t"),
+            ("SELECT x.* FROM t AS x", "SELECT x.* EXCLUDE (\"_rowid\") FROM t AS x"),
+            ("SELECT u.* FROM ns.u", "SELECT u.* EXCLUDE (\"_rowid\") FROM ns.u"),
+            (
+                "SELECT * FROM t JOIN (SELECT 1) AS s ON a = b",
+                "SELECT t.* EXCLUDE (\"_rowid\"), s.* FROM t JOIN (SELECT 1) AS s ON a = b",
+            ),
+            (
+                "SELECT * FROM (SELECT * FROM t) AS s",
+                "SELECT * FROM (SELECT * EXCLUDE (\"_rowid\") FROM t) AS s",
+            ),
+        ] {
+            assert_eq!(hidden(sql).unwrap(), expected);
+        }
+        assert!(hidden("SELECT * FROM t JOIN v USING (a)").is_err());
+        assert!(hidden("SELECT * FROM t, (SELECT 1)").is_err());
+    }
+}

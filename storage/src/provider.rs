@@ -227,13 +227,13 @@ impl SnapshotTable {
 }
 
 /// Lets a scan answer in several partitions, so that a batch is worked on by the thread that decoded it.
-/// Lance itself always answers in one, and adds row ids wherever there is a filter.
+/// Lance itself always answers in one. Not for scans with a limit, whose count is over all partitions.
 fn in_parts(plan: Arc<dyn ExecutionPlan>, parts: usize) -> PlanResult<Arc<dyn ExecutionPlan>> {
     let Some(projection) = plan.downcast_ref::<ProjectionExec>() else { return Ok(plan) };
     let Some(read) = projection.input().downcast_ref::<FilteredReadExec>() else {
         return Ok(plan);
     };
-    if read.row_stream_input().is_some() || std::env::var_os("SQL_NO_TUNE").is_some() {
+    if read.row_stream_input().is_some() {
         return Ok(plan);
     }
     let mut options = read.options().clone();

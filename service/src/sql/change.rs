@@ -14,7 +14,7 @@ use lakebed_sql::{Change, IfExists, PlannedQuery, Scope, Statement, StatementKin
 use lakebed_storage::ColumnAlteration;
 use tracing::Instrument;
 
-use super::SqlRequest;
+use super::{SqlRequest, read_ahead};
 use crate::authenticate::require;
 use crate::{BatchStream, Service};
 
@@ -71,7 +71,7 @@ impl Service {
                 self.create_in_sql(ctx, &table, schema, rows, if_exists).await
             }
             Change::Insert { table, rows } => {
-                let (schema, batches) = rows.run().await?;
+                let (schema, batches) = self.open_rows(*rows).await?;
                 self.write_in_sql(ctx, &table, WriteMode::Append, schema, batches).await
             }
             Change::Delete { table, predicate } => {
@@ -130,7 +130,7 @@ impl Service {
             return Ok(0);
         }
         let (schema, batches) = match rows {
-            Some(rows) => rows.run().await?,
+            Some(rows) => self.open_rows(*rows).await?,
             None => (schema, futures::stream::empty().boxed()),
         };
         let mode = match if_exists {
@@ -146,6 +146,16 @@ impl Service {
             }
             other => other,
         }
+    }
+
+    /// Runs the query whose rows are to be written. The write takes the place of the request.
+    async fn open_rows(&self, rows: PlannedQuery) -> Result<(SchemaRef, BatchStream)> {
+        let memory = self.admission.read_bytes(read_ahead(&rows)).await?;
+        let (schema, batches) = rows.run().await?;
+        let batches = batches.inspect(move |_| {
+            let _ = &memory;
+        });
+        Ok((schema, batches.boxed()))
     }
 
     async fn write_in_sql(
