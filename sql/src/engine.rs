@@ -93,17 +93,20 @@ impl Sql {
             blob_bytes_limit: "sql_blob_bytes_max",
             ..Extras::default()
         };
-        let mut searches = Vec::new();
-        if let Some(statement) = syntax(&mut tree) {
-            searches = take_searches(statement)?;
-            take_extras(statement, &mut extras)?;
-        }
+        let (searches, functions) = match syntax(&mut tree) {
+            // Searches first: what stands for them is no function any more.
+            Some(statement) => (take_searches(statement)?, take_extras(statement, &mut extras)?),
+            None => Default::default(),
+        };
         let (references, _) = resolve_table_references(&tree, false).map_err(from_datafusion)?;
         let mut catalog = CatalogBuilder::with(scope.database(), scope.schema());
         let mut opened: Vec<Opened> = Vec::new();
         let mut by_name: HashMap<String, (Snapshot, PinnedTable)> = HashMap::new();
         let mut listed: Vec<String> = Vec::new();
         for reference in references {
+            if reference.schema().is_none() && functions.iter().any(|f| f == reference.table()) {
+                continue;
+            }
             let (database, schema, table) = scope.resolve(&reference);
             if schema == INFORMATION_SCHEMA {
                 if !listed.iter().any(|known| known == database) {

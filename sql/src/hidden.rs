@@ -21,23 +21,35 @@ use crate::parse::simple_name;
 
 const BLOB_BYTES: &str = "blob_bytes";
 
-/// Finds what a statement names beyond stored columns, and turns calls of `blob_bytes` into columns.
+/// Finds what a statement names beyond stored columns, and turns calls of `blob_bytes` into columns;
+/// returns the functions that stand where tables do.
 ///
 /// # Errors
 /// `InvalidArgument` for a call whose argument is no column.
-pub(crate) fn take_extras(statement: &mut Ast, extras: &mut Extras) -> Result<()> {
-    match statement.visit(&mut Named { extras }) {
-        ControlFlow::Continue(()) => Ok(()),
+pub(crate) fn take_extras(statement: &mut Ast, extras: &mut Extras) -> Result<Vec<String>> {
+    let mut named = Named { extras, functions: Vec::new() };
+    match statement.visit(&mut named) {
+        ControlFlow::Continue(()) => Ok(named.functions),
         ControlFlow::Break(error) => Err(error),
     }
 }
 
 struct Named<'a> {
     extras: &'a mut Extras,
+    functions: Vec<String>,
 }
 
 impl VisitorMut for Named<'_> {
     type Break = Error;
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<Error> {
+        if let TableFactor::Table { name, args: Some(_), .. } = factor
+            && let Some(name) = simple_name(name)
+        {
+            self.functions.push(name.to_owned());
+        }
+        ControlFlow::Continue(())
+    }
 
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         match expr {
@@ -258,4 +270,66 @@ fn without(
     }
     options.opt_exclude = Some(ExcludeSelectItem::Multiple(names));
     Ok(options)
+}
+
+#[cfg(test)]
+mod tests {
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::parser::Parser;
+
+    use super::*;
+
+    fn parsed(sql: &str) -> Ast {
+        Parser::parse_sql(&GenericDialect {}, sql).unwrap().remove(0)
+    }
+
+    fn hidden(sql: &str) -> Result<String> {
+        let hides = [
+            ("t".to_owned(), vec!["_rowid".to_owned()]),
+            ("ns\u{1f}u".to_owned(), vec!["_rowid".to_owned()]),
+        ];
+        let mut statement = parsed(sql);
+        hide(&mut statement, &hides.into_iter().collect())?;
+        Ok(statement.to_string())
+    }
+
+    #[test]
+    fn what_is_named_beyond_stored_columns_is_found() {
+        let mut extras = Extras::default();
+        let mut statement =
+            parsed("SELECT t._rowid, Blob_Bytes(t.img), blob_bytes(\"B c\") FROM t, range(3) AS r");
+        let functions = take_extras(&mut statement, &mut extras).unwrap();
+        assert_eq!(functions, ["range"]);
+        assert_eq!(extras.system, ["_rowid"]);
+        assert_eq!(extras.blob_bytes, ["img", "B c"]);
+        let text = statement.to_string();
+        assert!(text.contains("t.\"blob_bytes(img)\", \"blob_bytes(B c)\""), "{text}");
+        for wrong in ["blob_bytes()", "blob_bytes(1)", "blob_bytes(a, b)", "blob_bytes(lower(a))"] {
+            let mut statement = parsed(&format!("SELECT {wrong} FROM t"));
+            assert!(take_extras(&mut statement, &mut extras).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn stars_leave_hidden_columns_out() {
+        for (sql, expected) in [
+            ("SELECT * FROM t", "SELECT * EXCLUDE (\"_rowid\") FROM t"),
+            ("SELECT *, a FROM v", "SELECT *, a FROM v"),
+            ("SELECT count(*) FROM t", "SELECT count(*) FROM t"),
+            ("SELECT x.* FROM t AS x", "SELECT x.* EXCLUDE (\"_rowid\") FROM t AS x"),
+            ("SELECT u.* FROM ns.u", "SELECT u.* EXCLUDE (\"_rowid\") FROM ns.u"),
+            (
+                "SELECT * FROM t JOIN (SELECT 1) AS s ON a = b",
+                "SELECT t.* EXCLUDE (\"_rowid\"), s.* FROM t JOIN (SELECT 1) AS s ON a = b",
+            ),
+            (
+                "SELECT * FROM (SELECT * FROM t) AS s",
+                "SELECT * FROM (SELECT * EXCLUDE (\"_rowid\") FROM t) AS s",
+            ),
+        ] {
+            assert_eq!(hidden(sql).unwrap(), expected);
+        }
+        assert!(hidden("SELECT * FROM t JOIN v USING (a)").is_err());
+        assert!(hidden("SELECT * FROM t, (SELECT 1)").is_err());
+    }
 }

@@ -23,6 +23,7 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction};
 use datafusion::physical_expr::EquivalenceProperties;
+use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
@@ -31,6 +32,7 @@ use datafusion::physical_plan::{
 use futures::StreamExt;
 use lakebed_core::{Error, Result};
 use lance::io::exec::count_pushdown::CountPushdown;
+use lance::io::exec::filtered_read::{FilteredReadExec, FilteredReadThreadingMode};
 
 use crate::blob_bytes::{BlobBytes, row_id_column};
 use crate::lance_error::{StreamError, from_lance};
@@ -199,7 +201,10 @@ impl SnapshotTable {
             .fragment_readahead(FRAGMENT_READAHEAD);
         let plan = scanner.create_plan().await.map_err(from_lance)?;
         if !has_blobs {
-            return Ok(plan);
+            return match limit {
+                None => in_parts(plan, threads).map_err(|error| from_lance(error.into())),
+                Some(_) => Ok(plan),
+            };
         }
         let shown = names.iter().filter_map(|name| {
             let column = self.blob_of(name)?;
@@ -219,6 +224,27 @@ impl SnapshotTable {
         let schema = Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()));
         Ok(Arc::new(BlobBytesExec::new(plan, bytes, schema)))
     }
+}
+
+/// Lets a scan answer in several partitions, so that a batch is worked on by the thread that decoded it.
+/// Lance itself always answers in one. Not for scans with a limit, whose count is over all partitions.
+fn in_parts(plan: Arc<dyn ExecutionPlan>, parts: usize) -> PlanResult<Arc<dyn ExecutionPlan>> {
+    let Some(projection) = plan.downcast_ref::<ProjectionExec>() else { return Ok(plan) };
+    let Some(read) = projection.input().downcast_ref::<FilteredReadExec>() else {
+        return Ok(plan);
+    };
+    if read.row_stream_input().is_some() {
+        return Ok(plan);
+    }
+    let mut options = read.options().clone();
+    options.threading_mode = FilteredReadThreadingMode::MultiplePartitions(parts);
+    let read = FilteredReadExec::try_new(
+        Arc::clone(read.dataset()),
+        options,
+        read.index_input().cloned(),
+    )?;
+    let children: Vec<Arc<dyn ExecutionPlan>> = vec![Arc::new(read)];
+    Arc::clone(&plan).with_new_children(children)
 }
 
 fn has_subquery(filter: &Expr) -> bool {

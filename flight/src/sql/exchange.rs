@@ -31,8 +31,7 @@ where
 {
     let mut messages = PutMessages::new(messages, &call, extensions, service.limits());
     let opened = async {
-        let first = messages.next().await?;
-        let first = first.ok_or_else(|| Error::invalid("DoExchange has no first message"))?;
+        let first = messages.next().await?.unwrap_or_default();
         let descriptor = first.flight_descriptor.as_ref();
         let command = descriptor.map(sql_command).transpose()?.flatten();
         let Some(Command::CommandStatementQuery(statement)) = command else {

@@ -4,5 +4,6 @@ mod auth;
 mod commit;
 mod hostile;
 mod reads;
+mod sql;
 mod support;
 mod writes;

@@ -11,9 +11,10 @@ use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::{CommitRule, WriteCommand, WriteMode};
 use lakebed_sql::{Change, IfExists, PlannedQuery, Scope, Statement, StatementKind};
+use lakebed_storage::ColumnAlteration;
 use tracing::Instrument;
 
-use super::SqlRequest;
+use super::{SqlRequest, read_ahead};
 use crate::authenticate::require;
 use crate::{BatchStream, Service};
 
@@ -70,7 +71,7 @@ impl Service {
                 self.create_in_sql(ctx, &table, schema, rows, if_exists).await
             }
             Change::Insert { table, rows } => {
-                let (schema, batches) = rows.run().await?;
+                let (schema, batches) = self.open_rows(*rows).await?;
                 self.write_in_sql(ctx, &table, WriteMode::Append, schema, batches).await
             }
             Change::Delete { table, predicate } => {
@@ -91,12 +92,29 @@ impl Service {
                 self.rename_table(&at(ctx, &from), &from, &to).await?;
                 Ok(0)
             }
-            Change::Update { .. } => Err(not_built("UPDATE")),
-            Change::AddColumns { .. } | Change::AddComputedColumns { .. } => {
-                Err(not_built("ALTER TABLE … ADD COLUMN"))
+            Change::Update { table, sets, predicate } => {
+                let ctx = at(ctx, &table);
+                let updated = self.update_rows(&ctx, &table, None, predicate.as_deref(), &sets);
+                updated.await.map(|(rows, _)| rows)
             }
-            Change::AlterColumn { .. } => Err(not_built("ALTER TABLE … of a column")),
-            Change::DropColumns { .. } => Err(not_built("ALTER TABLE … DROP COLUMN")),
+            Change::AddColumns { table, schema } => {
+                self.add_null_columns(&at(ctx, &table), &table, None, schema).await?;
+                Ok(0)
+            }
+            Change::AddComputedColumns { table, columns } => {
+                self.add_sql_columns(&at(ctx, &table), &table, None, &columns).await?;
+                Ok(0)
+            }
+            Change::AlterColumn { table, column, rename, data_type, nullable } => {
+                let path = column;
+                let alteration = ColumnAlteration { path, rename, data_type, nullable };
+                self.alter_columns(&at(ctx, &table), &table, None, &[alteration]).await?;
+                Ok(0)
+            }
+            Change::DropColumns { table, columns } => {
+                self.drop_columns(&at(ctx, &table), &table, None, &columns).await?;
+                Ok(0)
+            }
         }
     }
 
@@ -112,7 +130,7 @@ impl Service {
             return Ok(0);
         }
         let (schema, batches) = match rows {
-            Some(rows) => rows.run().await?,
+            Some(rows) => self.open_rows(*rows).await?,
             None => (schema, futures::stream::empty().boxed()),
         };
         let mode = match if_exists {
@@ -128,6 +146,16 @@ impl Service {
             }
             other => other,
         }
+    }
+
+    /// Runs the query whose rows are to be written. The write takes the place of the request.
+    async fn open_rows(&self, rows: PlannedQuery) -> Result<(SchemaRef, BatchStream)> {
+        let memory = self.admission.read_bytes(read_ahead(&rows)).await?;
+        let (schema, batches) = rows.run().await?;
+        let batches = batches.inspect(move |_| {
+            let _ = &memory;
+        });
+        Ok((schema, batches.boxed()))
     }
 
     async fn write_in_sql(
@@ -154,8 +182,4 @@ impl Service {
 /// The context of a table, which a name of three parts may put into another database.
 fn at(ctx: &RequestContext, table: &TableId) -> RequestContext {
     RequestContext { database: table.database.clone(), ..ctx.clone() }
-}
-
-fn not_built(what: &str) -> Error {
-    Error::new(ErrorKind::NotImplemented, format!("{what} is not built yet"))
 }

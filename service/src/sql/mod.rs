@@ -25,7 +25,7 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{DatabaseName, Error, RequestContext, Result, Role};
-use lakebed_sql::{Bound, PinnedTable, Scope, Statement, StatementKind};
+use lakebed_sql::{Bound, PinnedTable, PlannedQuery, Scope, Statement, StatementKind};
 use serde::{Deserialize, Serialize};
 
 pub use objects::TableEntry;
@@ -172,12 +172,11 @@ impl Service {
 
     async fn stream_query(
         &self,
-        query: lakebed_sql::PlannedQuery,
+        query: PlannedQuery,
         guard: crate::gate::GateGuard,
     ) -> Result<(SchemaRef, BatchStream)> {
         let request = self.admission.admit_request().await?;
-        let bytes = READ_BYTES.saturating_mul(query.pins().len().max(1));
-        let memory = self.admission.read_bytes(bytes).await?;
+        let memory = self.admission.read_bytes(read_ahead(&query)).await?;
         let (schema, batches) = query.run().await?;
         metrics::counter!("lakebed_sql_statements_total", "kind" => "query").increment(1);
         let held = (guard, request, memory);
@@ -192,6 +191,11 @@ impl Service {
 /// The schema of a change's answer: one row, the number of rows that it touched.
 pub fn count_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![Field::new("count", DataType::Int64, false)]))
+}
+
+/// What the scans of a query may read ahead.
+fn read_ahead(query: &PlannedQuery) -> usize {
+    READ_BYTES.saturating_mul(query.pins().len().max(1))
 }
 
 /// The answer of a change that touched `rows` rows.
