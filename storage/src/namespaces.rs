@@ -264,7 +264,9 @@ mod tests {
         let (lake, _folder) = lake().await;
         let database = id("t").database;
         let none = Properties::new();
-        let make = |at: &str, mode| lake.create_namespace(&database, &path(at), mode, none.clone());
+        let make = async |at: &str, mode| {
+            lake.create_namespace(&database, &path(at), mode, none.clone()).await
+        };
         make("a", CreateMode::Create).await.unwrap();
         make("a$b", CreateMode::Create).await.unwrap();
         let orphan = make("x$y", CreateMode::Create).await.unwrap_err();
