@@ -211,10 +211,10 @@ def test_scalar_indexes_and_lists_of_them(db: Any, table: str) -> None:
         made.drop_index("label_idx")
 
 
-def test_an_index_is_replaced_by_default(db: Any, table: str) -> None:
+def test_an_index_is_replaced_where_that_is_wanted(db: Any, table: str) -> None:
     made = db.create_table(table, scenes(0, 500))
     for _ in range(2):
-        made.create_scalar_index("id")
+        made.create_scalar_index("id", replace=True)
         made.wait_for_index(["id_idx"], timeout=timedelta(seconds=60))
     assert len(made.list_indices()) == 1
     with pytest.raises(HttpError, match="already exists"):

@@ -1,17 +1,15 @@
 """Flight, SQL and HTTP give the same rows of the same table."""
 
 from collections.abc import Iterator
-from typing import Any
 
-import adbc_driver_flightsql.dbapi as flightsql
 import numpy as np
 import pyarrow as pa
 import pytest
-from adbc_driver_flightsql import DatabaseOptions
 
 from support.flight import Lake
 from support.lancedb import connect
 from support.server import LakebedServer
+from support.sql import Sql
 
 ROWS = 3_000
 WIDTH = 8
@@ -19,15 +17,11 @@ REPORT = b"lakebed:search"
 
 
 @pytest.fixture
-def sql(server: LakebedServer) -> Iterator[Any]:
-    """A cursor of ADBC."""
-    header = DatabaseOptions.AUTHORIZATION_HEADER.value
-    options = {header: f"Bearer {server.admin_key}"}
-    with (
-        flightsql.connect(f"grpc://{server.flight_address}", db_kwargs=options) as connection,
-        connection.cursor() as cursor,
-    ):
-        yield cursor
+def sql(server: LakebedServer) -> Iterator[Sql]:
+    """A connection of ADBC."""
+    connection = Sql(server)
+    yield connection
+    connection.close()
 
 
 @pytest.fixture
@@ -52,20 +46,15 @@ def filled(server: LakebedServer, table: str) -> str:
     return table
 
 
-def run(sql: Any, query: str) -> pa.Table:
-    sql.execute(query)
-    return sql.fetch_arrow_table()
-
-
 def in_order(rows: pa.Table) -> pa.Table:
     plain = pa.schema([field.remove_metadata() for field in rows.schema])
     return rows.sort_by("id").combine_chunks().cast(plain).replace_schema_metadata(None)
 
 
-def test_all_rows(server: LakebedServer, lake: Lake, sql: Any, filled: str) -> None:
+def test_all_rows(server: LakebedServer, lake: Lake, sql: Sql, filled: str) -> None:
     flight = in_order(lake.read(filled))
     http = in_order(connect(server).open_table(filled).search().to_arrow())
-    by_sql = in_order(run(sql, f'SELECT * FROM "{filled}"'))
+    by_sql = in_order(sql.query(f'SELECT * FROM "{filled}"'))
     assert flight.num_rows == http.num_rows == by_sql.num_rows > 2_000
     assert flight.equals(http)
     assert flight.equals(by_sql)
@@ -76,40 +65,39 @@ def test_all_rows(server: LakebedServer, lake: Lake, sql: Any, filled: str) -> N
     ["id > 1000 AND speed < 0.25", "name IS NULL", "name = 'young'", "id IN (1, 5, 2500, 9999)"],
 )
 def test_rows_by_a_filter(
-    server: LakebedServer, lake: Lake, sql: Any, filled: str, condition: str
+    server: LakebedServer, lake: Lake, sql: Sql, filled: str, condition: str
 ) -> None:
     columns = ["id", "name", "speed"]
     flight = in_order(lake.read(filled, columns=columns, filter=condition))
     table = connect(server).open_table(filled)
     http = in_order(table.search().where(condition).select(columns).to_arrow())
-    by_sql = run(sql, f'SELECT id, name, speed FROM "{filled}" WHERE {condition}')
+    by_sql = sql.query(f'SELECT id, name, speed FROM "{filled}" WHERE {condition}')
     assert flight.num_rows > 0
     assert flight.equals(http)
     assert flight.equals(in_order(by_sql))
-    counted = run(sql, f'SELECT count(*) AS n FROM "{filled}" WHERE {condition}')
+    counted = sql.query(f'SELECT count(*) AS n FROM "{filled}" WHERE {condition}')
     assert counted["n"].to_pylist() == [flight.num_rows]
     assert table.count_rows(condition) == flight.num_rows
 
 
-def test_rows_of_an_old_version(server: LakebedServer, lake: Lake, sql: Any, filled: str) -> None:
+def test_rows_of_an_old_version(server: LakebedServer, lake: Lake, sql: Sql, filled: str) -> None:
     flight = in_order(lake.read(filled, version=1))
     table = connect(server).open_table(filled)
     table.checkout(1)
     assert flight.equals(in_order(table.search().to_arrow()))
-    by_sql = run(sql, f'SELECT * FROM "{filled}" VERSION AS OF 1')
+    by_sql = sql.query(f'SELECT * FROM "{filled}" VERSION AS OF 1')
     assert flight.equals(in_order(by_sql))
     assert flight.num_rows == 2_000
 
 
-def test_the_same_search(server: LakebedServer, lake: Lake, sql: Any, filled: str) -> None:
+def test_the_same_search(server: LakebedServer, lake: Lake, sql: Sql, filled: str) -> None:
     query = [0.5] * WIDTH
     table = connect(server).open_table(filled)
     http = table.search(query).where("speed > 0.5").select(["id"]).limit(9).to_arrow()
     command = {"table": filled, "vector": query, "filter": "speed > 0.5", "k": 9}
     flight = lake.search({**command, "columns": ["id"]})
     numbers = ", ".join(str(number) for number in query)
-    by_sql = run(
-        sql,
+    by_sql = sql.query(
         f"SELECT id, _distance FROM vector_search('{filled}', 'vector', ARRAY[{numbers}], 9, "
         """'{"filter": "speed > 0.5"}') ORDER BY _distance, id""",
     )
@@ -118,25 +106,25 @@ def test_the_same_search(server: LakebedServer, lake: Lake, sql: Any, filled: st
     assert b'"rows_scanned"' in flight.schema.metadata[REPORT]
 
 
-def test_the_same_search_by_text(server: LakebedServer, lake: Lake, sql: Any, filled: str) -> None:
+def test_the_same_search_by_text(server: LakebedServer, lake: Lake, sql: Sql, filled: str) -> None:
     table = connect(server).open_table(filled)
     http = table.search("young", query_type="fts").limit(100).select(["id"]).to_arrow()
     words = {"query": "young", "columns": []}
     command = {"table": filled, "full_text_query": words, "k": 100, "columns": ["id"]}
     flight = lake.search(command)
-    by_sql = run(sql, f"SELECT id FROM text_search('{filled}', 'young', 100)")
+    by_sql = sql.query(f"SELECT id FROM text_search('{filled}', 'young', 100)")
     assert http.num_rows == 45, "50 rows of which 5 were deleted"
     assert set(http["id"].to_pylist()) == set(flight["id"].to_pylist())
     assert set(http["id"].to_pylist()) == set(by_sql["id"].to_pylist())
 
 
-def test_a_search_joins(sql: Any, filled: str) -> None:
+def test_a_search_joins(sql: Sql, filled: str) -> None:
     query = (
         f"SELECT t.id, t.name, s._distance FROM vector_search('{filled}', 'vector', "
         f"'{[0.5] * WIDTH}', 5) s JOIN \"{filled}\" t ON t.id = s.id ORDER BY s._distance"
     )
-    joined = run(sql, query)
+    joined = sql.query(query)
     assert joined.num_rows == 5
     assert joined["_distance"].to_pylist() == sorted(joined["_distance"].to_pylist())
-    with pytest.raises(flightsql.Error, match="speeed"):
-        run(sql, f"""SELECT * FROM text_search('{filled}', 'x', 5, '{{"filter":"speeed > 1"}}')""")
+    with sql.refuses("not_found", "speeed"):
+        sql.query(f"""SELECT * FROM text_search('{filled}', 'x', 5, '{{"filter":"speeed > 1"}}')""")

@@ -92,7 +92,7 @@ impl Default for Limits {
             concurrent_requests_max: 512,
             row_ids_max: 1_000_000,
             upsert_rows_max: 4 << 20,
-            sql_bytes_max: 64 << 10,
+            sql_bytes_max: MIB,
             sql_depth_max: 250,
             sql_terms_max: 5_000,
             sql_statement_bytes_max: MIB,
