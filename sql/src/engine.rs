@@ -16,6 +16,7 @@ use crate::catalog::CatalogBuilder;
 use crate::change::TARGET;
 use crate::error::from_datafusion;
 use crate::hidden::{hide, take_extras};
+use crate::late_blobs::take_late;
 use crate::memory::AllMemory;
 use crate::names::Scope;
 use crate::parse::Statement;
@@ -158,6 +159,16 @@ impl Sql {
             let table = search_table(&snapshot, &search.request, &self.limits).await?;
             catalog.opened((scope.database(), scope.schema(), &search.name), table);
         }
+        // The only table has to be the one that the query reads from.
+        let is_alone = searches.is_empty() && listed.is_empty();
+        let late = match (syntax(&mut tree), opened.as_slice()) {
+            (Some(statement), [only]) if is_alone => {
+                take_late(statement, &only.snapshot, &mut extras)
+            }
+            _ => None,
+        };
+        // What EXPLAIN answers has no blobs; it shows the plan without them.
+        let late = late.filter(|_| !matches!(tree, DfStatement::Explain(_)));
         let mut hidden: HashMap<String, Vec<String>> = HashMap::new();
         for Opened { reference, snapshot } in &opened {
             let (table, hides) = snapshot.table_provider(extras.clone()).await?;
@@ -177,7 +188,7 @@ impl Sql {
         let state = self.sessions.session(scope, catalog.build(), &self.limits, has_blobs)?;
         let plan = state.statement_to_plan(tree).await.map_err(from_datafusion)?;
         let (snapshots, pins) = by_name.into_values().unzip();
-        Ok(PlannedQuery { state, plan, snapshots, pins, limits: self.limits.clone() })
+        Ok(PlannedQuery { state, plan, late, snapshots, pins, limits: self.limits.clone() })
     }
 
     async fn open_table(

@@ -32,6 +32,11 @@ fn told(error: &DataFusionError) -> (ErrorKind, String) {
         D::Plan(message) => (plan_kind(message), plain(message)),
         D::NotImplemented(message) => (ErrorKind::NotImplemented, plain(message)),
         D::Configuration(message) | D::Execution(message) => (invalid, plain(message)),
+        // The engine names its own setting.
+        D::ResourcesExhausted(message) if message.contains("max_temp_directory_size") => (
+            ErrorKind::Busy,
+            "the statement spilled more to disk than the limit sql_spill_bytes_max".to_owned(),
+        ),
         D::ResourcesExhausted(message) => (ErrorKind::Busy, plain(message)),
         D::ArrowError(error, _) => match error.as_ref() {
             arrow_schema::ArrowError::IoError(message, _) => {

@@ -22,6 +22,7 @@ mod engine;
 mod error;
 mod expression;
 mod hidden;
+mod late_blobs;
 mod memory;
 mod names;
 mod parse;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::BatchStream;
 use crate::error::from_datafusion;
 use crate::expression::Bound;
+use crate::late_blobs::LateBlobs;
 use crate::run::{self, Run};
 
 /// The version of a table that a planned query reads, so that it can be planned again over the same.
@@ -34,6 +35,8 @@ pub struct PinnedTable {
 pub struct PlannedQuery {
     pub(crate) state: SessionState,
     pub(crate) plan: LogicalPlan,
+    /// Blobs that are fetched for the rows of the answer.
+    pub(crate) late: Option<LateBlobs>,
     pub(crate) snapshots: Vec<Snapshot>,
     pub(crate) pins: Vec<PinnedTable>,
     pub(crate) limits: Limits,
@@ -63,11 +66,14 @@ impl PlannedQuery {
     /// # Errors
     /// `InvalidArgument` or `NotFound` for what planning finds only when types are known.
     pub fn schema(&self) -> Result<SchemaRef> {
-        if !self.parameters()?.is_empty() {
-            return Ok(schema_of(&self.plan));
-        }
-        let optimized = self.state.optimize(&self.plan).map_err(from_datafusion)?;
-        Ok(schema_of(&optimized))
+        let described = match self.parameters()?.is_empty() {
+            false => schema_of(&self.plan),
+            true => schema_of(&self.state.optimize(&self.plan).map_err(from_datafusion)?),
+        };
+        Ok(match &self.late {
+            Some(late) => late.schema(&described),
+            None => described,
+        })
     }
 
     /// The parameters that are not bound yet, in their order; one whose type is not known is of type
@@ -135,16 +141,21 @@ impl PlannedQuery {
         let schema = if is_explained { plan.schema() } else { schema_of(&optimized) };
         let stream = datafusion::physical_plan::execute_stream(plan, self.state.task_ctx())
             .map_err(from_datafusion)?;
+        let limits = self.limits.clone();
         let run = Run {
             stream,
             schema: Arc::clone(&schema),
-            deadline,
             is_explained,
-            result_bytes: 0,
-            limits: self.limits,
             _held: (self.state, self.snapshots),
         };
-        Ok((schema, run.into_stream()))
+        let (schema, batches) = match self.late {
+            Some(late) => {
+                let shown = late.schema(&schema);
+                (Arc::clone(&shown), late.fill(run.into_stream(), shown))
+            }
+            None => (schema, run.into_stream()),
+        };
+        Ok((schema, run::bounded(batches, deadline, limits)))
     }
 }
 

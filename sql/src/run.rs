@@ -19,14 +19,12 @@ use tokio::time::Instant;
 use crate::BatchStream;
 use crate::error::from_datafusion;
 
+/// The rows of a plan that runs.
 pub(crate) struct Run {
     pub(crate) stream: SendableRecordBatchStream,
     pub(crate) schema: SchemaRef,
-    pub(crate) deadline: Instant,
     /// Whether the rows are those of EXPLAIN.
     pub(crate) is_explained: bool,
-    pub(crate) result_bytes: u64,
-    pub(crate) limits: Limits,
     /// The session has the statement's memory and folder; the snapshots are the pins.
     pub(crate) _held: (SessionState, Vec<Snapshot>),
 }
@@ -46,37 +44,14 @@ impl Run {
     }
 
     async fn next(&mut self) -> Result<Option<RecordBatch>> {
-        loop {
-            let next = until(self.deadline, &self.limits, self.stream.next()).await?;
-            let Some(batch) = next else { return Ok(None) };
+        while let Some(batch) = self.stream.next().await {
             let batch = batch.map_err(from_datafusion)?;
             // Empty batches say nothing.
-            if batch.num_rows() == 0 {
-                continue;
+            if batch.num_rows() > 0 {
+                return self.shown(batch).map(Some);
             }
-            self.count(&batch)?;
-            return self.shown(batch).map(Some);
         }
-    }
-
-    fn count(&mut self, batch: &RecordBatch) -> Result<()> {
-        let bytes: usize = batch
-            .columns()
-            .iter()
-            .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0))
-            .sum();
-        self.result_bytes = self.result_bytes.saturating_add(bytes as u64);
-        let bytes_max = self.limits.sql_result_bytes_max;
-        if self.result_bytes > bytes_max {
-            return Err(Error::new(
-                ErrorKind::Busy,
-                format!(
-                    "the result is larger than the limit sql_result_bytes_max, which is {bytes_max} \
-                     bytes"
-                ),
-            ));
-        }
-        Ok(())
+        Ok(None)
     }
 
     /// The batch under the announced schema: plans may lose metadata on their way.
@@ -101,6 +76,52 @@ fn without_places(column: &ArrayRef) -> ArrayRef {
             Arc::new(StringArray::from_iter(texts))
         }
         None => Arc::clone(column),
+    }
+}
+
+/// The batches of an answer until `deadline`, and no more bytes of them than the limit allows.
+pub(crate) fn bounded(batches: BatchStream, deadline: Instant, limits: Limits) -> BatchStream {
+    let answer = Answer { batches, deadline, limits, bytes: 0 };
+    futures::stream::unfold(Some(answer), |state| async move {
+        let mut answer = state?;
+        match answer.next().await {
+            Ok(Some(batch)) => Some((Ok(batch), Some(answer))),
+            Ok(None) => None,
+            Err(error) => Some((Err(error), None)),
+        }
+    })
+    .fuse()
+    .boxed()
+}
+
+struct Answer {
+    batches: BatchStream,
+    deadline: Instant,
+    limits: Limits,
+    bytes: u64,
+}
+
+impl Answer {
+    async fn next(&mut self) -> Result<Option<RecordBatch>> {
+        let next = until(self.deadline, &self.limits, self.batches.next()).await?;
+        let Some(batch) = next.transpose()? else { return Ok(None) };
+        let bytes: usize = batch
+            .columns()
+            .iter()
+            .map(|column| column.to_data().get_slice_memory_size().unwrap_or(0))
+            .sum();
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        let bytes_max = self.limits.sql_result_bytes_max;
+        if self.bytes > bytes_max {
+            return Err(Error::new(
+                ErrorKind::Busy,
+                format!(
+                    "the result is larger than the limit sql_result_bytes_max, which is {bytes_max} \
+                     bytes"
+                ),
+            ));
+        }
+        Ok(Some(batch))
     }
 }
 

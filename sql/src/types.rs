@@ -3,6 +3,7 @@
 //! `BLOB` is a blob column: bytes that lie beside the table's rows. `BINARY`, `VARBINARY` and `BYTES` are
 //! bytes inside them.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, FieldRef};
@@ -11,7 +12,9 @@ use datafusion::logical_expr::planner::TypePlanner;
 use datafusion::sql::sqlparser::ast::DataType as Named;
 
 /// What makes a column of bytes a blob column.
-const BLOB_METADATA: (&str, &str) = ("lance-encoding:blob", "true");
+pub(crate) fn blob_metadata() -> HashMap<String, String> {
+    [("lance-encoding:blob".to_owned(), "true".to_owned())].into()
+}
 
 #[derive(Debug)]
 pub(crate) struct Types;
@@ -21,9 +24,7 @@ impl TypePlanner for Types {
         let field = |data_type| Field::new("", data_type, true);
         Ok(match named {
             Named::Blob(_) | Named::TinyBlob | Named::MediumBlob | Named::LongBlob => {
-                let (key, value) = BLOB_METADATA;
-                let metadata = [(key.to_owned(), value.to_owned())];
-                Some(Arc::new(field(DataType::LargeBinary).with_metadata(metadata.into())))
+                Some(Arc::new(field(DataType::LargeBinary).with_metadata(blob_metadata())))
             }
             Named::Binary(_) | Named::Varbinary(_) | Named::Bytes(_) => {
                 Some(Arc::new(field(DataType::Binary)))

@@ -15,6 +15,7 @@
 use std::fmt;
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use async_trait::async_trait;
 use datafusion::catalog::{Session, TableProvider};
@@ -23,20 +24,18 @@ use datafusion::error::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::logical_expr::{Expr, TableProviderFilterPushDown, TableType, utils::conjunction};
 use datafusion::physical_expr::EquivalenceProperties;
-use datafusion::physical_plan::projection::ProjectionExec;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, Partitioning,
     PlanProperties,
 };
-use futures::StreamExt;
+use futures::{Stream, StreamExt};
 use lakebed_core::{Error, Result};
 use lance::io::exec::count_pushdown::CountPushdown;
-use lance::io::exec::filtered_read::{FilteredReadExec, FilteredReadThreadingMode};
 
 use crate::blob_bytes::{BlobBytes, row_id_column};
 use crate::lance_error::{StreamError, from_lance};
-use crate::scan::{Projection, ScanSpec};
+use crate::scan::{BatchStream, Projection, ScanSpec};
 use crate::schema::BLOB_METADATA;
 use crate::snapshot::Snapshot;
 
@@ -100,12 +99,8 @@ impl Snapshot {
         extras: Extras,
     ) -> Result<(Arc<dyn TableProvider>, Vec<String>)> {
         let stored = self.scan_schema(&ScanSpec::default()).await?;
-        let blobs: Vec<String> = extras
-            .blob_bytes
-            .iter()
-            .filter(|name| self.dataset.schema().field(name).is_some_and(|field| field.is_blob()))
-            .cloned()
-            .collect();
+        let blobs: Vec<String> =
+            extras.blob_bytes.iter().filter(|name| self.is_blob(name)).cloned().collect();
         let mut fields: Vec<FieldRef> = stored.fields().iter().cloned().collect();
         let hidden_from = fields.len();
         for name in &extras.system {
@@ -120,6 +115,26 @@ impl Snapshot {
         let schema = Arc::new(Schema::new_with_metadata(fields, stored.metadata().clone()));
         let table = SnapshotTable { snapshot: self.clone(), schema, blobs, extras };
         Ok((Arc::new(table), hidden))
+    }
+}
+
+impl Snapshot {
+    /// Whether a top-level column is a blob column.
+    pub fn is_blob(&self, column: &str) -> bool {
+        self.dataset.schema().field(column).is_some_and(|field| field.is_blob())
+    }
+
+    /// Replaces descriptors by bytes in batches that come with their rows' ids. `shown` has the columns of
+    /// `schema` that show bytes, and the blob columns that they show.
+    pub fn fill_blobs(
+        &self,
+        shown: Vec<(String, String)>,
+        extras: &Extras,
+        described: impl Stream<Item = Result<(RecordBatch, Vec<u64>)>> + Send + 'static,
+        schema: SchemaRef,
+    ) -> BatchStream {
+        let (bytes_max, limit) = (extras.blob_bytes_max, extras.blob_bytes_limit);
+        BlobBytes::shown(self, shown, bytes_max, limit).fill(described, schema)
     }
 }
 
@@ -201,10 +216,7 @@ impl SnapshotTable {
             .fragment_readahead(FRAGMENT_READAHEAD);
         let plan = scanner.create_plan().await.map_err(from_lance)?;
         if !has_blobs {
-            return match limit {
-                None => in_parts(plan, threads).map_err(|error| from_lance(error.into())),
-                Some(_) => Ok(plan),
-            };
+            return Ok(plan);
         }
         let shown = names.iter().filter_map(|name| {
             let column = self.blob_of(name)?;
@@ -224,27 +236,6 @@ impl SnapshotTable {
         let schema = Arc::new(Schema::new_with_metadata(fields, self.schema.metadata().clone()));
         Ok(Arc::new(BlobBytesExec::new(plan, bytes, schema)))
     }
-}
-
-/// Lets a scan answer in several partitions, so that a batch is worked on by the thread that decoded it.
-/// Lance itself always answers in one. Not for scans with a limit, whose count is over all partitions.
-fn in_parts(plan: Arc<dyn ExecutionPlan>, parts: usize) -> PlanResult<Arc<dyn ExecutionPlan>> {
-    let Some(projection) = plan.downcast_ref::<ProjectionExec>() else { return Ok(plan) };
-    let Some(read) = projection.input().downcast_ref::<FilteredReadExec>() else {
-        return Ok(plan);
-    };
-    if read.row_stream_input().is_some() {
-        return Ok(plan);
-    }
-    let mut options = read.options().clone();
-    options.threading_mode = FilteredReadThreadingMode::MultiplePartitions(parts);
-    let read = FilteredReadExec::try_new(
-        Arc::clone(read.dataset()),
-        options,
-        read.index_input().cloned(),
-    )?;
-    let children: Vec<Arc<dyn ExecutionPlan>> = vec![Arc::new(read)];
-    Arc::clone(&plan).with_new_children(children)
 }
 
 fn has_subquery(filter: &Expr) -> bool {
