@@ -55,7 +55,7 @@ impl Service {
         command: CreateIndex,
     ) -> Result<String> {
         let CreateIndex { branch, column, name, replace, spec, asked } = command;
-        let handle = self.lake.table(table).await?;
+        let handle = self.fresh_table(ctx, table, branch.as_deref()).await?;
         let name = name.unwrap_or_else(|| lakebed_index::index_name(&column));
         handle.check_index(branch.as_deref(), &column, &name, replace, &spec).await?;
         let work = async move {
@@ -94,7 +94,7 @@ impl Service {
     ) -> Result<u64> {
         self.permit(ctx, Role::Write, "drop_index", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
-        let outcome = match self.lake.table(table).await {
+        let outcome = match self.fresh_table(ctx, table, branch).await {
             Ok(handle) => handle.drop_index(branch, name).await,
             Err(error) => Err(error),
         };

@@ -38,7 +38,7 @@ impl Service {
     ) -> Result<MergeOutcome> {
         self.permit(ctx, Role::Write, "merge", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
-        let outcome = self.merge_admitted(table, &merge, schema, batches).await;
+        let outcome = self.merge_admitted(ctx, table, &merge, schema, batches).await;
         let mut line = AuditLine::new(ctx, "merge").outcome(&outcome);
         line.table = Some(table.to_string());
         if let Ok(outcome) = &outcome {
@@ -56,6 +56,7 @@ impl Service {
 
     async fn merge_admitted(
         &self,
+        ctx: &RequestContext,
         table: &TableId,
         merge: &Merge,
         schema: SchemaRef,
@@ -65,7 +66,7 @@ impl Service {
             return Err(Error::invalid("a merge needs its key columns in `on`"));
         }
         let _request = self.admission.admit_request().await?;
-        let handle = self.lake.table(table).await?;
+        let handle = self.fresh_table(ctx, table, merge.branch.as_deref()).await?;
         let options = WriteOptions {
             write_id: None,
             mode: format!("merge:{}", merge.on.join(",")),

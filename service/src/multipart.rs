@@ -30,7 +30,7 @@ impl Service {
     ) -> Result<String> {
         self.permit(ctx, Role::Write, "create_multipart", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
-        self.lake.table(table).await?.create_multipart(branch).await
+        self.fresh_table(ctx, table, branch).await?.create_multipart(branch).await
     }
 
     /// Writes one part. Nothing becomes visible.

@@ -81,10 +81,13 @@ impl Service {
                 }
             },
             WriteMode::Append => {
-                self.lake.table(&id).await?.append(branch, schema, batches, options).await?
+                self.fresh_table(ctx, &id, branch)
+                    .await?
+                    .append(branch, schema, batches, options)
+                    .await?
             }
             WriteMode::Upsert => {
-                let (table, on) = (self.lake.table(&id).await?, &command.on);
+                let (table, on) = (self.fresh_table(ctx, &id, branch).await?, &command.on);
                 let rule = MergeRule::upsert();
                 match table.prepare_upsert(branch, on, rule, schema, batches, options).await? {
                     Prepared::Repeat(receipt) => receipt,

@@ -3,7 +3,7 @@
 //! Lance inserts two rows of one new key as two rows, and rows with a null key always, so both are
 //! caught here while the rows stream by. Only a 128-bit hash of each key is held.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_row::{RowConverter, SortField};
@@ -18,7 +18,8 @@ pub(crate) struct KeyGuard {
     names: Vec<String>,
     columns: Vec<usize>,
     converter: RowConverter,
-    seen: HashSet<u128>,
+    /// The hash of each key and the row it came in.
+    seen: HashMap<u128, u32>,
     rows_max: usize,
 }
 
@@ -52,7 +53,7 @@ impl KeyGuard {
         }
         let converter = RowConverter::new(fields)
             .map_err(|error| Error::invalid(format!("these columns cannot be a key: {error}")))?;
-        Ok(KeyGuard { names: on.to_vec(), columns, converter, seen: HashSet::new(), rows_max })
+        Ok(KeyGuard { names: on.to_vec(), columns, converter, seen: HashMap::new(), rows_max })
     }
 
     /// Checks a batch whose first row is row `first_row` of the stream.
@@ -81,7 +82,9 @@ impl KeyGuard {
             .convert_columns(&keys)
             .map_err(|error| Error::invalid(format!("the keys cannot be compared: {error}")))?;
         for (row, key) in rows.iter().enumerate() {
-            if !self.seen.insert(xxh3_128(key.data())) {
+            let at = u32::try_from(first_row + row as u64)
+                .map_err(|_| Error::invalid("an upsert may have 4,294,967,295 rows"))?;
+            if self.seen.insert(xxh3_128(key.data()), at).is_some() {
                 return Err(Error::invalid(format!(
                     "the key {} is given twice, the second time in row {}",
                     self.show(&keys, row),
@@ -97,6 +100,27 @@ impl KeyGuard {
     /// # Errors
     /// `Conflict` when its key columns are not of the types that were checked.
     pub(crate) fn forget(&mut self, stored: &RecordBatch) -> Result<()> {
+        for key in self.hashes(stored)? {
+            self.seen.remove(&key);
+        }
+        Ok(())
+    }
+
+    /// For each stored row the sent row of the same key.
+    ///
+    /// # Errors
+    /// `Conflict` when its key columns are not of the types that were checked.
+    pub(crate) fn find(&self, stored: &RecordBatch) -> Result<Vec<Option<u32>>> {
+        let hashes = self.hashes(stored)?;
+        Ok(hashes.into_iter().map(|key| self.seen.get(&key).copied()).collect())
+    }
+
+    /// The key columns.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
+    fn hashes(&self, stored: &RecordBatch) -> Result<Vec<u128>> {
         let changed = || {
             let keys = self.names.join("`, `");
             Error::new(ErrorKind::Conflict, format!("key `{keys}` changed while the rows came in"))
@@ -105,10 +129,7 @@ impl KeyGuard {
             self.names.iter().map(|name| stored.column_by_name(name).cloned()).collect();
         let keys = keys.ok_or_else(changed)?;
         let rows = self.converter.convert_columns(&keys).map_err(|_| changed())?;
-        for key in &rows {
-            self.seen.remove(&xxh3_128(key.data()));
-        }
-        Ok(())
+        Ok(rows.iter().map(|key| xxh3_128(key.data())).collect())
     }
 
     /// How many keys are not forgotten.

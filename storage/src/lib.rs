@@ -60,6 +60,7 @@ mod update;
 mod upload;
 mod upsert;
 mod version;
+mod whole_merge;
 mod wide_columns;
 mod write;
 mod write_id;

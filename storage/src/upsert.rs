@@ -20,10 +20,11 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Limits, Result, Subject, nearest_names};
 use lance::Dataset;
+use lance::dataset::transaction::Transaction;
 use lance::dataset::{MergeInsertBuilder, WhenMatched, WhenNotMatched, WhenNotMatchedBySource};
 
 use crate::blob::BlobWriter;
-use crate::commit::TRIES_MAX;
+use crate::commit::{AffectedRows, TRIES_MAX};
 use crate::keys::KeyGuard;
 use crate::lance_error::from_lance;
 use crate::root::SYSTEM_FOLDER;
@@ -33,6 +34,7 @@ use crate::schema::{Conform, declares_blob};
 use crate::spool::{Spool, SpoolWriter};
 use crate::sql_guard::check_sql;
 use crate::table::{Branch, Table};
+use crate::whole_merge::{is_whole_and_large, write_whole};
 use crate::write::{CommitReceipt, Counted, Held, Start, WriteOptions, write_error};
 
 /// What a merge does to rows whose key is there.
@@ -117,6 +119,8 @@ pub struct PreparedUpsert {
     on: Vec<String>,
     rule: MergeRule,
     schema: SchemaRef,
+    /// Where the merge may be too large for lance.
+    keys: Option<KeyGuard>,
     spool: Spool,
     counted: Counted,
     options: WriteOptions,
@@ -157,14 +161,25 @@ impl Table {
         let latest = branch.latest().await?;
         let wants_key_index =
             rule.matched != Matched::Keep && is_partial_beside_blobs(&latest, &schema);
-        if wants_key_index && rule.insert_new {
-            check_new_keys(&latest, on, &schema, keys).await?;
-        }
+        let keys = match is_whole_and_large(
+            &rule,
+            &schema,
+            &Schema::from(latest.schema()),
+            counted.bytes(),
+        ) {
+            true => Some(keys),
+            false if wants_key_index && rule.insert_new => {
+                check_new_keys(&latest, on, &schema, keys).await?;
+                None
+            }
+            false => None,
+        };
         Ok(Prepared::Ready(Box::new(PreparedUpsert {
             branch,
             on: on.to_vec(),
             rule,
             schema,
+            keys,
             spool,
             counted,
             options,
@@ -251,45 +266,23 @@ impl PreparedUpsert {
                     field.name()
                 )));
             }
-            let (matched, unsent) = lance_rule(rule, &latest)?;
-            let mut merge = MergeInsertBuilder::try_new(latest, on.clone()).map_err(write_error)?;
-            let job = merge
-                .when_matched(matched)
-                .when_not_matched(match absent {
-                    None if rule.insert_new => WhenNotMatched::InsertAll,
-                    _ => WhenNotMatched::DoNothing,
-                })
-                .when_not_matched_by_source(unsent)
-                .use_index(rule.use_index)
-                .source_dedupe_behavior(
-                    lance::dataset::write::merge_insert::SourceDedupeBehavior::Fail,
-                )
-                .skip_auto_cleanup(true)
-                .try_build()
-                .map_err(write_error)?;
-            let merged =
-                Box::pin(job.execute_uncommitted(spool.source())).await.map_err(write_error)?;
+            let Merged { transaction, affected_rows, updated, inserted, deleted } =
+                self.merged(&latest, absent.is_none()).await?;
             if let Some(field) = absent
-                && merged.stats.num_updated_rows < counted.rows()
+                && updated < counted.rows()
             {
-                return Err(new_keys(counted.rows() - merged.stats.num_updated_rows, field));
+                return Err(new_keys(counted.rows() - updated, field));
             }
-            let stats = merged.stats.clone();
             let outcome = branch
-                .commit_on_newest(
-                    merged.transaction,
-                    writes.clone(),
-                    merged.affected_rows,
-                    turn.take(),
-                )
+                .commit_on_newest(transaction, writes.clone(), affected_rows, turn.take())
                 .await;
             match outcome {
                 Ok(committed) => {
                     return Ok(MergeOutcome {
                         receipt: counted.receipt(committed.version().version),
-                        inserted: stats.num_inserted_rows,
-                        updated: stats.num_updated_rows,
-                        deleted: stats.num_deleted_rows,
+                        inserted,
+                        updated,
+                        deleted,
                         attempts: tries,
                     });
                 }
@@ -322,6 +315,61 @@ fn lance_rule(
             .map_err(|error| from_lance(error).context("the deletion's filter"))?,
     };
     Ok((matched, unsent))
+}
+
+impl PreparedUpsert {
+    /// The merge, written on a version and not committed.
+    async fn merged(&self, latest: &Arc<Dataset>, may_insert: bool) -> Result<Merged> {
+        let PreparedUpsert { branch, on, rule, schema, keys, spool, counted, .. } = self;
+        // Asked again: the table may have got a column since.
+        let stored = Schema::from(latest.schema());
+        if let Some(keys) = keys
+            && is_whole_and_large(rule, schema, &stored, counted.bytes())
+            && let Some(written) =
+                write_whole(&branch.shared, latest, keys, rule, spool, counted.rows()).await?
+        {
+            return Ok(Merged {
+                transaction: written.transaction,
+                affected_rows: written.affected_rows,
+                updated: written.updated,
+                inserted: written.inserted,
+                deleted: 0,
+            });
+        }
+        let (matched, unsent) = lance_rule(rule, latest)?;
+        let mut merge =
+            MergeInsertBuilder::try_new(Arc::clone(latest), on.clone()).map_err(write_error)?;
+        let job = merge
+            .when_matched(matched)
+            .when_not_matched(match may_insert && rule.insert_new {
+                true => WhenNotMatched::InsertAll,
+                false => WhenNotMatched::DoNothing,
+            })
+            .when_not_matched_by_source(unsent)
+            .use_index(rule.use_index)
+            .source_dedupe_behavior(lance::dataset::write::merge_insert::SourceDedupeBehavior::Fail)
+            .skip_auto_cleanup(true)
+            .try_build()
+            .map_err(write_error)?;
+        let merged =
+            Box::pin(job.execute_uncommitted(spool.source())).await.map_err(write_error)?;
+        Ok(Merged {
+            transaction: merged.transaction,
+            affected_rows: merged.affected_rows,
+            updated: merged.stats.num_updated_rows,
+            inserted: merged.stats.num_inserted_rows,
+            deleted: merged.stats.num_deleted_rows,
+        })
+    }
+}
+
+/// A merge that is written and not committed.
+struct Merged {
+    transaction: Transaction,
+    affected_rows: Option<AffectedRows>,
+    updated: u64,
+    inserted: u64,
+    deleted: u64,
 }
 
 fn is_partial_beside_blobs(stored: &Dataset, conformed: &Schema) -> bool {
