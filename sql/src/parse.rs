@@ -243,7 +243,7 @@ mod tests {
 
     #[test]
     fn mistakes_say_where() {
-        let (kind, message) = refusal("SELECT a\nFROM WHERE");
+        let (kind, message) = refusal("SELECT a\nFORM b");
         assert_eq!(kind, ErrorKind::InvalidArgument);
         assert!(message.contains("Line: 2"), "{message}");
         assert!(refusal("SELECT 1; SELECT 2").1.contains("one statement"));
