@@ -6,7 +6,7 @@
 use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::sql::Command as SqlCommand;
-use lakebed_core::{DatabaseName, Error, ErrorKind, Result, TableId};
+use lakebed_core::{DatabaseName, Error, Result, TableId};
 use lakebed_proto::command::{Command, CommitRule, ReadCommand, WriteCommand, WriteMode};
 use lakebed_proto::search::SearchRequest;
 
@@ -122,6 +122,7 @@ pub(crate) fn shown(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use arrow_flight::sql::{CommandStatementQuery, ProstMessageExt};
+    use lakebed_core::ErrorKind;
     use prost::Message;
 
     use super::*;

@@ -244,7 +244,7 @@ impl PreparedUpsert {
     /// the table changed too much or too often meanwhile.
     #[boxed]
     pub async fn commit(self) -> Result<MergeOutcome> {
-        let PreparedUpsert { branch, on, rule, schema, spool, counted, options, .. } = &self;
+        let PreparedUpsert { branch, rule, schema, counted, options, .. } = &self;
         branch.ensure_blob_base_for(schema).await?;
         let _mutation = branch.mutation.lock().await;
         let record = counted.record(options, branch.shared.clock.now_ms());

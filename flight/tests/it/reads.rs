@@ -60,7 +60,8 @@ async fn bad_tickets_are_refused_by_kind() {
         (json_ticket(""), Code::InvalidArgument, "not made by this server"),
         (json_ticket(r#"{"read":{"table":"tt"}}"#), Code::NotFound, "tt"),
         (json_ticket(r#"{"read":{"table":"t","filtre":"x"}}"#), Code::InvalidArgument, "filtre"),
-        (json_ticket(r#"{"search":{}}"#), Code::Unimplemented, "search"),
+        (json_ticket(r#"{"search":{"table":"tt"}}"#), Code::NotFound, "tt"),
+        (json_ticket(r#"{"search":{"tabel":"t"}}"#), Code::InvalidArgument, "tabel"),
     ] {
         let status = get(&mut client, ticket).await.unwrap_err();
         assert_eq!(status.code(), code, "{status}");

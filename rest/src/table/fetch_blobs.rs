@@ -43,8 +43,11 @@ pub(crate) async fn fetch_blobs(
         branch: body.branch.filter(|branch| !branch.is_empty()),
         ..ReadCommand::default()
     };
-    let (schema, batches, version) =
-        door.service.fetch_blobs(target.ctx(), &target.table()?, &at, &column, &row_ids).await?;
+    let (schema, batches, version) = door
+        .service
+        .fetch_blobs(target.ctx(), &target.table()?, &at, &column, &row_ids)
+        .await
+        .map_err(refused)?;
     let mut response = Response::new(Body::from_stream(arrow_stream(schema, batches)?));
     let headers = response.headers_mut();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(ARROW_STREAM));
