@@ -174,7 +174,13 @@ COMMANDS = cases(
     ("not UTF-8", b'{"read":{"table":"\xff"}}', "invalid_argument"),
     ("deep", b'{"search":' + b"[" * 200 + b"]" * 200 + b"}", "invalid_argument"),
     ("a write", b'{"write":{"table":"cars","mode":"append"}}', "invalid_argument", ["write"]),
-    ("search", b'{"search":{"table":"cars"}}', "not_implemented", ["search"]),
+    ("search field", b'{"search":{"table":"cars","vektor":[1]}}', "invalid_argument", ["vektor"]),
+    ("search vector", b'{"search":{"table":"cars","vector":[1]}}', "invalid_argument", ["vectors"]),
+    ("search table", b'{"search":{"table":"carz","vector":[1]}}', "not_found", ["carz", "cars"]),
+    ("search text", b'{"search":{"table":"cars","full_text_query":{"query":{"mach":{}}}}}',
+     "invalid_argument", ["full_text_query"]),
+    ("search both", b'{"search":{"table":"cars","vector":[1],"full_text_query":{"query":"x"}}}',
+     "invalid_argument", ["two searches"]),
     ("noise", bytes(range(1, 120)), "invalid_argument"),
 )  # fmt: skip
 

@@ -7,9 +7,9 @@ use tracing_subscriber::EnvFilter;
 use crate::config::{Config, LogFormat};
 use crate::exit::Exit;
 
-/// Lance warns when it cannot delete the files of a column that was refused before it wrote any. What
-/// `RUST_LOG` says of it comes later and counts.
-const QUIET: &str = "lance::dataset::fragment=error";
+/// Lance warns when it cannot delete the files of a column that was refused before it wrote any, and when
+/// some partitions of an index get no vectors. What `RUST_LOG` says of them comes later and counts.
+const QUIET: &str = "lance::dataset::fragment=error,lance_index::vector::kmeans=error";
 
 /// Starts the log.
 ///

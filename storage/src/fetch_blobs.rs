@@ -28,15 +28,19 @@ impl Snapshot {
         row_ids: &[u64],
         bytes_max: u64,
     ) -> Result<(SchemaRef, BatchStream)> {
+        let no_blobs = || Error::invalid(format!("column `{column}` holds no blobs"));
+        match self.dataset.schema().field(column) {
+            None => return Err(self.unknown_column(column)),
+            Some(field) if !field.is_blob() => return Err(no_blobs()),
+            Some(_) => {}
+        }
         let spec = ScanSpec {
             projection: Projection::Names(vec![column.to_owned()]),
             blob_bytes: true,
             ..ScanSpec::default()
         };
         let schema = self.scan_schema(&spec).await?;
-        let Some(bytes) = BlobBytes::of(self, &spec) else {
-            return Err(Error::invalid(format!("column `{column}` holds no blobs")));
-        };
+        let bytes = BlobBytes::of(self, &spec).ok_or_else(no_blobs)?;
         // Rows are taken by distinct ids, so one that comes again begins a run of its own.
         let runs = distinct_runs(row_ids);
         let mut total = 0_u64;
