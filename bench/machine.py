@@ -5,7 +5,9 @@ import platform
 import subprocess
 from pathlib import Path
 
+import duckdb
 import lance
+import lancedb
 import numpy as np
 import pyarrow as pa
 
@@ -42,6 +44,8 @@ def describe_versions(server: LakebedServer) -> dict[str, str]:
         "commit": commit or "unknown",
         "pyarrow": pa.__version__,
         "pylance": lance.__version__,
+        "lancedb": lancedb.__version__,
+        "duckdb": duckdb.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
