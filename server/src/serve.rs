@@ -110,10 +110,13 @@ async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
     }
 }
 
+/// A door's name and the task that serves it.
+type OpenDoor = (&'static str, JoinHandle<Result<(), String>>);
+
 /// A server whose doors are open.
 struct Running {
     stop: CancellationToken,
-    doors: Vec<(&'static str, JoinHandle<Result<(), String>>)>,
+    doors: Vec<OpenDoor>,
     background: Vec<JoinHandle<()>>,
     broken: CancellationToken,
     ready: Option<ReadyFile>,
@@ -168,7 +171,7 @@ fn open_doors(
     tls: Option<&Tls>,
     stop: &CancellationToken,
     broken: &CancellationToken,
-) -> Result<Vec<(&'static str, JoinHandle<Result<(), String>>)>, Exit> {
+) -> Result<Vec<OpenDoor>, Exit> {
     let rules = ConnectionRules {
         connections_max: config.connections_max,
         first_byte_wait: config.header_wait,

@@ -77,7 +77,7 @@ impl VisitorMut for Named<'_> {
 
 impl Named<'_> {
     fn see(&mut self, name: &str) {
-        let known = SYSTEM_COLUMNS.iter().any(|column| *column == name);
+        let known = SYSTEM_COLUMNS.contains(&name);
         if known && !self.extras.system.iter().any(|column| column == name) {
             self.extras.system.push(name.to_owned());
         }

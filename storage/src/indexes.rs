@@ -397,20 +397,23 @@ fn vector_params(spec: &VectorIndexSpec, data_type: &arrow_schema::DataType) -> 
     }
     match spec.kind {
         K::IvfPq | K::IvfHnswPq => {
-            let mut pq = PQBuildParams::default();
-            pq.num_sub_vectors = spec.num_sub_vectors.unwrap_or_else(|| sub_vectors(width));
-            if pq.num_sub_vectors == 0 || width % pq.num_sub_vectors != 0 {
+            let defaults = PQBuildParams::default();
+            let pq = PQBuildParams {
+                num_sub_vectors: spec.num_sub_vectors.unwrap_or_else(|| sub_vectors(width)),
+                num_bits: spec.num_bits.unwrap_or(defaults.num_bits),
+                sample_rate: spec.sample_rate.unwrap_or(defaults.sample_rate),
+                max_iters: spec.max_iterations.unwrap_or(defaults.max_iters),
+                ..defaults
+            };
+            if pq.num_sub_vectors == 0 || !width.is_multiple_of(pq.num_sub_vectors) {
                 return Err(Error::invalid(format!(
                     "`num_sub_vectors` is {}, which does not divide vectors of {width}",
                     pq.num_sub_vectors
                 )));
             }
-            pq.num_bits = spec.num_bits.unwrap_or(pq.num_bits);
             if !matches!(pq.num_bits, 4 | 8) {
                 return Err(Error::invalid(format!("`num_bits` is {}, not 4 or 8", pq.num_bits)));
             }
-            pq.sample_rate = spec.sample_rate.unwrap_or(pq.sample_rate);
-            pq.max_iters = spec.max_iterations.unwrap_or(pq.max_iters);
             stages.push(StageParams::PQ(pq));
         }
         K::IvfSq | K::IvfHnswSq => {
@@ -455,8 +458,8 @@ fn width_of(data_type: &arrow_schema::DataType) -> usize {
 /// As the SDKs choose: sixteen numbers to a part where that divides, else eight, else one part.
 fn sub_vectors(width: usize) -> usize {
     match width {
-        _ if width % 16 == 0 => width / 16,
-        _ if width % 8 == 0 => width / 8,
+        _ if width.is_multiple_of(16) => width / 16,
+        _ if width.is_multiple_of(8) => width / 8,
         _ => 1,
     }
 }

@@ -296,7 +296,7 @@ mod tests {
         let mode = CreateMode::Create;
         assert!(lake.namespace_properties(&database, &root).await.is_err());
         lake.create_namespace(&database, &root, mode, noted.clone()).await.unwrap();
-        assert_eq!(lake.list_databases().await.unwrap(), [database.clone()]);
+        assert_eq!(lake.list_databases().await.unwrap(), std::slice::from_ref(&database));
         assert_eq!(lake.namespace_properties(&database, &root).await.unwrap(), noted);
         assert!(lake.create_namespace(&database, &root, mode, noted.clone()).await.is_err());
         lake.drop_namespace(&database, &root, true).await.unwrap();

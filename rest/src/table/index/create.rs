@@ -103,6 +103,7 @@ fn spec(body: CreateIndexBody) -> Result<IndexSpec> {
     match kind {
         Kind::Vector(kind) => {
             refuse(name, text.iter().map(|(field, _)| field.as_str()))?;
+            refuse(name, vector.into_iter().filter(|field| !belongs(kind, field)))?;
             let distance = match (&body.metric_type, &body.distance_type) {
                 (Some(metric), Some(distance)) if metric != distance => {
                     return Err(Error::invalid(
@@ -134,6 +135,18 @@ fn spec(body: CreateIndexBody) -> Result<IndexSpec> {
             refuse(name, vector)?;
             Ok(IndexSpec::Text(text))
         }
+    }
+}
+
+/// Whether a field of vector indexes is one of this type.
+fn belongs(kind: VectorIndexKind, field: &str) -> bool {
+    use VectorIndexKind as K;
+    let has_graph = matches!(kind, K::IvfHnswFlat | K::IvfHnswSq | K::IvfHnswPq);
+    match field {
+        "m" | "ef_construction" => has_graph,
+        "num_sub_vectors" => matches!(kind, K::IvfPq | K::IvfHnswPq),
+        "num_bits" => !matches!(kind, K::IvfFlat | K::IvfHnswFlat),
+        _ => true,
     }
 }
 
@@ -257,6 +270,9 @@ mod tests {
         assert!(refusal(r#"{"index_type":"BTREE","num_partitions":3}"#).contains("num_partitions"));
         assert!(refusal(r#"{"index_type":"IVF_PQ","stem":true}"#).contains("stem"));
         assert!(refusal(r#"{"index_type":"FTS","m":3}"#).contains("`m`"));
+        assert!(refusal(r#"{"index_type":"IVF_PQ","m":3}"#).contains("`m`"));
+        let text = refusal(r#"{"index_type":"IVF_HNSW_SQ","num_sub_vectors":3}"#);
+        assert!(text.contains("num_sub_vectors"), "{text}");
         assert!(refusal(r#"{"index_type":"TREE"}"#).contains("TREE"));
         assert!(refusal(r#"{"index_type":"IVF_PQ","metric_type":"x"}"#).contains("`x`"));
         assert!(refusal("{}").contains("index_type"));
