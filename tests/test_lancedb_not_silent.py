@@ -113,6 +113,16 @@ def test_a_part_of_a_write_is_invisible(rest: Rest) -> None:
     rest.send(f"insert/?upload_id={thrown}&upload_part_id=x", rows(700, 10))
     assert rest.post(f"multipart_write/abort?upload_id={thrown}").status == 200
     assert rest.post(f"multipart_write/complete?upload_id={thrown}").status == 400
+    # An upload belongs to the branch that it was begun on.
+    other = rest.post("multipart_write/create").json()["upload_id"]
+    elsewhere = f"upload_id={other}&branch=exp"
+    for answer in [
+        rest.send(f"insert/?{elsewhere}&upload_part_id=x", rows(700, 10)),
+        rest.post(f"multipart_write/complete?{elsewhere}"),
+        rest.post(f"multipart_write/abort?{elsewhere}"),
+    ]:
+        assert answer.status == 400, answer.text
+        assert "branch `main`" in answer.json()["error"]
     assert rest.count() == 630
 
 
@@ -193,6 +203,11 @@ def test_a_merge_does_only_what_it_says(rest: Rest) -> None:
         ("query/", {"k": 1, "vector": [0.0] * WIDTH, "vector_column": "nothing"}),
         ("query/", {"k": 1, "vector": [], "order_by": [{"column_name": "nothing"}]}),
         ("query/", {"k": 1, "vector": [], "misspelt": 1}),
+        ("query/", {"k": 1, "vector": [], "nprobes": 3}),
+        ("query/", {"k": 1, "vector": [], "distance_type": "cosine"}),
+        ("query/", {"k": 1, "vector": [], "vector_column": "vector"}),
+        ("query/", {"k": 2**21, "vector": [0.0] * WIDTH}),
+        ("query/", {"k": 600, "vector": [[0.0] * WIDTH] * 2_000}),
         ("count_rows/", {"predicate": "nothing = 1"}),
         ("delete/", {"predicate": "nothing = 1"}),
         ("update/", {"predicate": "nothing = 1", "updates": [["text", "'x'"]]}),

@@ -119,10 +119,15 @@ fn only_vector_column(snapshot: &Snapshot) -> Result<String> {
     }
 }
 
-/// Refuses fields of a search by vector where there is no vector. Those that the SDKs always send are
-/// let through.
+/// Refuses fields of a search by vector where there is no vector.
 fn no_vector_fields(request: &SearchRequest) -> Result<()> {
     let given = [
+        ("vector_column", request.vector_column.is_some()),
+        ("distance_type", request.distance_type.is_some()),
+        ("nprobes", request.nprobes.is_some()),
+        ("minimum_nprobes", request.minimum_nprobes.is_some()),
+        ("maximum_nprobes", request.maximum_nprobes.is_some()),
+        ("bypass_vector_index", request.bypass_vector_index == Some(true)),
         ("refine_factor", request.refine_factor.is_some()),
         ("ef", request.ef.is_some()),
         ("lower_bound", request.lower_bound.is_some()),

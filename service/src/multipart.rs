@@ -11,6 +11,8 @@ use crate::{BatchStream, Service};
 pub struct Part {
     /// The write it belongs to.
     pub upload_id: String,
+    /// The branch that the request names; it has to be the upload's.
+    pub branch: Option<String>,
     /// Its own id; the same part sent again counts once.
     pub part_id: String,
     /// Whether the whole write replaces the rows that are there.
@@ -50,8 +52,9 @@ impl Service {
         let _guard = self.gate.enter()?;
         let _request = self.admission.admit_request().await?;
         let handle = self.lake.table(table).await?;
-        let Part { upload_id, part_id, overwrite } = part;
-        handle.write_part(upload_id, part_id, *overwrite, schema, batches).await
+        let Part { upload_id, branch, part_id, overwrite } = part;
+        let branch = branch.as_deref();
+        handle.write_part(branch, upload_id, part_id, *overwrite, schema, batches).await
     }
 
     /// Makes all parts of a write visible in one version, which is returned. Done twice, it commits once.
@@ -92,12 +95,13 @@ impl Service {
         &self,
         ctx: &RequestContext,
         table: &TableId,
+        branch: Option<&str>,
         upload_id: &str,
     ) -> Result<()> {
         self.permit(ctx, Role::Write, "abort_multipart", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         let outcome = match self.lake.table(table).await {
-            Ok(handle) => handle.abort_multipart(upload_id).await,
+            Ok(handle) => handle.abort_multipart(branch, upload_id).await,
             Err(error) => Err(error),
         };
         let mut line = AuditLine::new(ctx, "abort_multipart").outcome(&outcome);

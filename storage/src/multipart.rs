@@ -84,6 +84,7 @@ impl Table {
     #[boxed]
     pub async fn write_part(
         &self,
+        branch: Option<&str>,
         id: &str,
         part: &str,
         overwrite: bool,
@@ -91,7 +92,7 @@ impl Table {
         batches: BatchStream,
     ) -> Result<u64> {
         check_name("upload_part_id", part)?;
-        let branch = self.branch_of_upload(id).await?;
+        let branch = self.branch_of_upload(branch, id).await?;
         let _pin = branch.hold().await?;
         if parts(&self.shared, id).await?.len() >= PARTS_MAX {
             return Err(Error::invalid(format!("the upload has its {PARTS_MAX} parts already")));
@@ -180,7 +181,10 @@ impl Table {
             schema_digest: String::new(),
         };
         let name = match self.upload(id).await? {
-            Some(record) => record.branch,
+            Some(record) => {
+                same_branch(branch, &record)?;
+                record.branch
+            }
             // Completed before, or never there: the write ids know.
             None => branch.map(str::to_owned),
         };
@@ -230,8 +234,8 @@ impl Table {
     /// # Errors
     /// `NotFound` for an unknown upload.
     #[boxed]
-    pub async fn abort_multipart(&self, id: &str) -> Result<()> {
-        let branch = self.branch_of_upload(id).await?;
+    pub async fn abort_multipart(&self, branch: Option<&str>, id: &str) -> Result<()> {
+        let branch = self.branch_of_upload(branch, id).await?;
         let base = branch.current().await.branch_location().path;
         for (_, transaction) in staged(&self.shared, id).await? {
             discard(&self.shared, &base, &fragments_of(&transaction)).await?;
@@ -239,9 +243,10 @@ impl Table {
         forget(&self.shared, id).await
     }
 
-    async fn branch_of_upload(&self, id: &str) -> Result<Arc<Branch>> {
+    async fn branch_of_upload(&self, named: Option<&str>, id: &str) -> Result<Arc<Branch>> {
         check_name("upload_id", id)?;
         let record = self.upload(id).await?.ok_or_else(|| unknown(id))?;
+        same_branch(named, &record)?;
         self.branch(record.branch.as_deref()).await
     }
 
@@ -274,7 +279,7 @@ impl Lake {
                 continue;
             };
             match self.table_anywhere(&record.table_uid).await? {
-                Some(table) => match table.abort_multipart(&id).await {
+                Some(table) => match table.abort_multipart(record.branch.as_deref(), &id).await {
                     Ok(()) => {}
                     Err(error) if error.kind() == ErrorKind::NotFound => {
                         forget(&self.shared, &id).await?;
@@ -296,6 +301,18 @@ impl Lake {
             }
         }
         Ok(None)
+    }
+}
+
+/// An upload belongs to the branch that it was begun on.
+fn same_branch(named: Option<&str>, record: &UploadRecord) -> Result<()> {
+    let main = |branch: Option<&str>| branch.unwrap_or("main").to_owned();
+    let (named, own) = (main(named), main(record.branch.as_deref()));
+    match named == own {
+        true => Ok(()),
+        false => Err(Error::invalid(format!(
+            "the upload was begun on branch `{own}`, and the request names `{named}`"
+        ))),
     }
 }
 

@@ -286,10 +286,21 @@ impl Snapshot {
             return Err(self.unknown_column(column).context("vector_column"));
         };
         let key = query_key(column, &field.data_type(), &query.vectors)?;
-        let rows = usize::try_from(ranked_rows(spec)?).unwrap_or(usize::MAX);
         let in_table = self.count_rows().await?;
         // Lance keeps a heap of that size; more than there are rows says nothing.
-        let rows = rows.min(usize::try_from(in_table).unwrap_or(usize::MAX)).max(1);
+        let rows = ranked_rows(spec)?.unwrap_or(u64::MAX).min(in_table).max(1);
+        let searches = match &query.vectors {
+            QueryVectors::Many(many) if self.is_batch(&spec.ranking) => many.len() as u64,
+            _ => 1,
+        };
+        // A part of the rows would look like all of them.
+        if rows.saturating_mul(searches) > RANKED_ROWS_MAX {
+            return Err(Error::invalid(format!(
+                "a search by vector finds at most {RANKED_ROWS_MAX} rows, and {rows} for each of \
+                 {searches} vectors are asked for: set `k`"
+            )));
+        }
+        let rows = usize::try_from(rows).unwrap_or(usize::MAX);
         scanner.nearest(column, key.as_ref(), rows).map_err(bad_search)?;
         if let Some(distance) = query.distance {
             scanner.distance_metric(metric(distance));
@@ -372,18 +383,18 @@ fn plain(spec: &SearchSpec) -> crate::scan::ScanSpec {
     crate::scan::ScanSpec { projection: spec.projection.clone(), ..Default::default() }
 }
 
-/// Rows that the ranking has to find: those that are skipped count as well.
-fn ranked_rows(spec: &SearchSpec) -> Result<u64> {
+/// Rows that the ranking has to find, those that are skipped as well; nothing for all of them.
+fn ranked_rows(spec: &SearchSpec) -> Result<Option<u64>> {
     let rows = spec.limit.unwrap_or(u64::MAX);
     match rows {
         0 => Err(Error::invalid("`k` is 0; a search has to find at least 1 row")),
         // What the SDKs send for "no limit".
-        _ if rows >= i64::MAX as u64 => Ok(RANKED_ROWS_MAX),
+        _ if rows >= i64::MAX as u64 => Ok(None),
         _ if rows.saturating_add(spec.offset) > RANKED_ROWS_MAX => Err(Error::invalid(format!(
             "`k` and `offset` are {} rows together; a search finds at most {RANKED_ROWS_MAX}",
             rows.saturating_add(spec.offset)
         ))),
-        _ => Ok(rows + spec.offset),
+        _ => Ok(Some(rows + spec.offset)),
     }
 }
 
@@ -538,8 +549,8 @@ fn wrong_width(column: &str, given: usize, wanted: usize) -> Error {
 }
 
 /// Lance's form of a search by text.
-fn text_query(query: &TextQuery, limit: u64) -> Result<FullTextSearchQuery> {
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+fn text_query(query: &TextQuery, limit: Option<u64>) -> Result<FullTextSearchQuery> {
+    let limit = limit.map(|limit| i64::try_from(limit).unwrap_or(i64::MAX));
     let built = match &query.query {
         serde_json::Value::String(words) => {
             let built = FullTextSearchQuery::new(words.clone());
@@ -568,7 +579,7 @@ fn text_query(query: &TextQuery, limit: u64) -> Result<FullTextSearchQuery> {
             FullTextSearchQuery::new_query(parsed)
         }
     };
-    Ok(built.limit(Some(limit)))
+    Ok(built.limit(limit))
 }
 
 /// The first field of `given` that `known` lacks, unless it says nothing.
@@ -614,16 +625,16 @@ mod tests {
         let query = |query| TextQuery { query, columns: Vec::new() };
         let fine = json!({"match": {"column": null, "terms": "hello", "boost": 1.0,
             "fuzziness": 0, "max_expansions": 50, "operator": "Or", "prefix_length": 0}});
-        assert!(text_query(&query(fine), 3).is_ok());
+        assert!(text_query(&query(fine), Some(3)).is_ok());
         let multi =
             json!({"multi_match": {"query": "a", "columns": ["t", "u"], "boost": [1.0, 2.0]}});
-        assert!(text_query(&query(multi), 3).is_ok());
+        assert!(text_query(&query(multi), Some(3)).is_ok());
         let boolean = json!({"boolean": {"must": [{"match": {"terms": "a", "fuzzines": 1}}],
             "should": [], "must_not": []}});
-        let error = text_query(&query(boolean), 3).unwrap_err();
+        let error = text_query(&query(boolean), Some(3)).unwrap_err();
         assert!(error.message().contains("fuzzines"), "{error}");
-        assert!(text_query(&query(json!({"matsch": {}})), 3).is_err());
-        assert!(text_query(&query(json!("words")), 3).is_ok());
+        assert!(text_query(&query(json!({"matsch": {}})), Some(3)).is_err());
+        assert!(text_query(&query(json!("words")), Some(3)).is_ok());
     }
 
     #[test]

@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{job_id, state};
 use crate::Door;
@@ -37,7 +37,7 @@ pub(crate) async fn describe_job(
         answer["result"] = result;
     }
     if let Some(message) = job.failure {
-        answer["failure"] = json!({ "message": message, "retryable": Value::Bool(true) });
+        answer["failure"] = json!({ "message": message });
     }
     Ok(Json(answer).into_response())
 }

@@ -49,9 +49,12 @@ fn part(params: &Params) -> Result<Option<Part>> {
     let overwrite = mode(params)? == WriteMode::Overwrite;
     match (params.text("upload_id"), params.text("upload_part_id")) {
         (None, None) => Ok(None),
-        (Some(upload), Some(part)) => {
-            Ok(Some(Part { upload_id: upload.to_owned(), part_id: part.to_owned(), overwrite }))
-        }
+        (Some(upload), Some(part)) => Ok(Some(Part {
+            upload_id: upload.to_owned(),
+            branch: params.text("branch").map(str::to_owned),
+            part_id: part.to_owned(),
+            overwrite,
+        })),
         _ => Err(Error::invalid("`upload_id` and `upload_part_id` belong together")),
     }
 }

@@ -58,7 +58,9 @@ pub(crate) async fn abort(
 ) -> Result<Response, ApiError> {
     let params = target.params(&["branch", "upload_id"])?;
     target.check_id(body.id.as_deref())?;
-    door.service.abort_multipart(target.ctx(), &target.table()?, upload_id(params)?).await?;
+    let branch = branch(&body, params);
+    let (table, upload) = (target.table()?, upload_id(params)?);
+    door.service.abort_multipart(target.ctx(), &table, branch.as_deref(), upload).await?;
     Ok(Json(json!({})).into_response())
 }
 
