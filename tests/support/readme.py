@@ -18,9 +18,14 @@ def blocks(page: Path) -> list[str]:
 def run(http_address: str, home: Path, page: Path = README) -> str:
     """Runs all blocks against a server; what they printed. Only the address is changed, because a
     test may not take the port that a person's own server has."""
+    return run_with(page, home, URL, f'URL = "http://{http_address}"')
+
+
+def run_with(page: Path, home: Path, address: str, own: str) -> str:
+    """Runs all blocks of a page with its line `address` replaced by `own`."""
     program = "\n".join(blocks(page))
-    assert program.count(URL) == 1
-    program = program.replace(URL, f'URL = "http://{http_address}"')
+    assert program.count(address) == 1
+    program = program.replace(address, own)
     done = subprocess.run(
         [sys.executable, "-"],
         input=program,
