@@ -1,5 +1,6 @@
 #!/bin/sh
-# Fuzzes the decoding of Arrow messages for SECONDS (60 by default) and fails on the first finding.
+# Fuzzes the decoding of Arrow messages and the cutting of Arrow streams, each for SECONDS (60 by
+# default), and fails on the first finding.
 #
 #   fuzz/run.sh [SECONDS]
 #
@@ -11,8 +12,8 @@ seconds="${1:-60}"
 here="$(cd "$(dirname "$0")" && pwd)"
 target="$here/target"
 triple="$(rustc -vV | sed -n 's/^host: //p')"
-corpus="$target/corpus/ipc_messages"
-mkdir -p "$corpus" "$target/findings"
+corpus="$target/corpus"
+mkdir -p "$corpus/ipc_messages" "$corpus/ipc_stream" "$target/findings"
 
 cd "$here"
 export CARGO_TARGET_DIR="$target"
@@ -24,9 +25,11 @@ flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 flags="$flags -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
 flags="$flags -Cllvm-args=-sanitizer-coverage-pc-table"
 flags="$flags -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
-RUSTFLAGS="$flags" cargo build --quiet --release --target "$triple" --bin ipc_messages
+RUSTFLAGS="$flags" cargo build --quiet --release --target "$triple" --bin ipc_messages --bin ipc_stream
 
-# The limits of the target are 1 MiB for a batch; lz4 needs two blocks of 4 MiB and a window beside it.
-exec "$target/$triple/release/ipc_messages" "$corpus" \
-    -max_total_time="$seconds" -malloc_limit_mb=16 -rss_limit_mb=1024 -timeout=10 -max_len=32768 \
-    -verbosity=0 -print_final_stats=1 -artifact_prefix="$target/findings/"
+# The limits of the targets are 1 MiB for a batch; lz4 needs two blocks of 4 MiB and a window beside it.
+for name in ipc_messages ipc_stream; do
+    "$target/$triple/release/$name" "$corpus/$name" \
+        -max_total_time="$seconds" -malloc_limit_mb=16 -rss_limit_mb=1024 -timeout=10 -max_len=32768 \
+        -verbosity=0 -print_final_stats=1 -artifact_prefix="$target/findings/"
+done

@@ -170,6 +170,11 @@ def test_an_index_finds_fresh_rows_at_once(db: Any, server: LakebedServer, table
     said = {name.lower(): value for name, value in answer.headers.items()}
     assert "x-lakebed-index" not in said
     assert said["x-lakebed-rows-scanned"] == str(ROWS + 10)
+    # What ranks nothing compares nothing.
+    answer = server.http().post(f"/v1/table/{table}/query/", {"k": 3, "vector": []})
+    said = {name.lower(): value for name, value in answer.headers.items()}
+    assert "x-lakebed-rows-scanned" not in said
+    assert "x-lancedb-version" in said
 
 
 @pytest.mark.parametrize(

@@ -186,13 +186,15 @@ impl<'de> Deserialize<'de> for Element {
 pub struct SearchReport {
     /// The version that was searched.
     pub version: u64,
-    /// The index that was used, by name; none when every row was compared.
+    /// The index that was used, by name, or the names of all that were, joined by `, `; none when every
+    /// row was compared.
     pub index: Option<String>,
     /// Its type, such as `IVF_PQ`.
     pub index_type: Option<String>,
-    /// Rows of the version that the index covers.
+    /// Rows of the version that the index covers; of several, the one that covers the fewest.
     pub indexed_rows: u64,
     /// Rows outside the index that were compared one by one: all rows without an index, none with
-    /// `fast_search`.
-    pub rows_scanned: u64,
+    /// `fast_search`. Nothing where rows are only read, and not ranked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rows_scanned: Option<u64>,
 }

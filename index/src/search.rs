@@ -50,23 +50,28 @@ pub async fn fitted(snapshot: &Snapshot, spec: &SearchSpec) -> Result<(SearchSpe
 /// # Errors
 /// `Corrupt` or `Unavailable` when the indexes cannot be read.
 pub async fn report(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchReport> {
-    let rows = snapshot.count_rows().await?;
-    let unindexed =
-        SearchReport { version: snapshot.version(), rows_scanned: rows, ..SearchReport::default() };
+    let mut report = SearchReport { version: snapshot.version(), ..SearchReport::default() };
     if matches!(spec.ranking, Ranking::None) {
-        return Ok(unindexed);
+        return Ok(report);
     }
     let indexes = snapshot.indexes().await?;
-    let Some(index) = indexes.iter().find(|index| answers(index, &spec.ranking)) else {
-        return Ok(unindexed);
+    let mut used = indexes.iter().filter(|index| answers(index, &spec.ranking));
+    let Some(first) = used.next() else {
+        report.rows_scanned = Some(snapshot.count_rows().await?);
+        return Ok(report);
     };
-    Ok(SearchReport {
-        version: snapshot.version(),
-        index: Some(index.name.clone()),
-        index_type: Some(index.index_type.clone()),
-        indexed_rows: index.indexed_rows,
-        rows_scanned: if spec.fast_search { 0 } else { index.unindexed_rows },
-    })
+    // Only words that are looked for in several columns are found by several indexes.
+    let others: Vec<&IndexSummary> = match spec.ranking {
+        Ranking::Text(_) => used.collect(),
+        Ranking::Vector(_) | Ranking::None => Vec::new(),
+    };
+    let all = || std::iter::once(first).chain(others.iter().copied());
+    report.index = Some(all().map(|index| index.name.as_str()).collect::<Vec<_>>().join(", "));
+    report.index_type = Some(first.index_type.clone());
+    report.indexed_rows = all().map(|index| index.indexed_rows).min().unwrap_or_default();
+    let unindexed = all().map(|index| index.unindexed_rows).max().unwrap_or_default();
+    report.rows_scanned = Some(if spec.fast_search { 0 } else { unindexed });
+    Ok(report)
 }
 
 /// Whether an index is the one that lance takes for a ranking.

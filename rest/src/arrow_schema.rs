@@ -1,46 +1,42 @@
 //! Arrow streams that bring a schema and no rows.
 
 use arrow_schema::SchemaRef;
-use bytes::{Buf as _, Bytes};
+use bytes::Bytes;
 use lakebed_core::{Error, Limits, Result};
 use lakebed_proto::ipc_decode::{Decoded, IpcDecoder};
+use lakebed_proto::ipc_stream::{Frame, IpcFramer};
 
-/// Stands before the length of a message; streams of old writers begin with the length at once.
-const CONTINUATION: u32 = u32::MAX;
-
-/// The schema of a stream that was received whole.
+/// The schema of a stream that was received whole; its end marker may be absent, as peers allow.
 ///
 /// # Errors
 /// `InvalidArgument` for what is no Arrow stream, or one with rows.
 pub(crate) fn schema_of_stream(mut bytes: Bytes, limits: &Limits) -> Result<SchemaRef> {
-    let header = next_header(&mut bytes)?.ok_or_else(|| Error::invalid("the stream is empty"))?;
-    let schema = match IpcDecoder::new(limits).decode(&header, Bytes::new())? {
-        Decoded::Schema(schema) => schema,
-        Decoded::Dictionary | Decoded::Batch(_) => {
+    let mut framer = IpcFramer::new(limits);
+    let schema = match framer.take(&mut bytes)? {
+        Some(Frame::Message { header, body }) => {
+            match IpcDecoder::new(limits).decode(&header, body)? {
+                Decoded::Schema(schema) => schema,
+                Decoded::Dictionary | Decoded::Batch(_) => {
+                    return Err(Error::invalid("the stream does not begin with a schema"));
+                }
+            }
+        }
+        Some(Frame::End) => return Err(Error::invalid("the stream is empty")),
+        Some(Frame::Body(_)) => {
             return Err(Error::invalid("the stream does not begin with a schema"));
         }
+        None => return Err(Error::invalid("the stream breaks off within a message")),
     };
-    match next_header(&mut bytes)? {
-        None => Ok(schema),
-        Some(_) => Err(Error::invalid("the stream has rows; a schema without rows is expected")),
-    }
-}
-
-/// The header of the next message, or nothing at the stream's end.
-fn next_header(bytes: &mut Bytes) -> Result<Option<Bytes>> {
-    let broken = || Error::invalid("the stream breaks off within a message");
     if bytes.is_empty() {
-        return Ok(None);
+        return Ok(schema);
     }
-    let mut length = bytes.try_get_u32_le().map_err(|_| broken())?;
-    if length == CONTINUATION {
-        length = bytes.try_get_u32_le().map_err(|_| broken())?;
-    }
-    let length = usize::try_from(length).map_err(|_| broken())?;
-    match length {
-        0 => Ok(None),
-        length if length <= bytes.len() => Ok(Some(bytes.split_to(length))),
-        _ => Err(broken()),
+    match framer.take(&mut bytes)? {
+        // Asked once more, it refuses what follows the end.
+        Some(Frame::End) => framer.take(&mut bytes).map(|_| schema),
+        Some(Frame::Body(_) | Frame::Message { .. }) => {
+            Err(Error::invalid("the stream has rows; a schema without rows is expected"))
+        }
+        None => Err(Error::invalid("the stream breaks off within a message")),
     }
 }
 

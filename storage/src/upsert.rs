@@ -20,8 +20,9 @@ use arrow_schema::{Field, Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Limits, Result, Subject, nearest_names};
 use lance::Dataset;
-use lance::dataset::transaction::Transaction;
+use lance::dataset::transaction::{Operation, Transaction};
 use lance::dataset::{MergeInsertBuilder, WhenMatched, WhenNotMatched, WhenNotMatchedBySource};
+use lance_table::format::Fragment;
 
 use crate::blob::BlobWriter;
 use crate::commit::{AffectedRows, TRIES_MAX};
@@ -35,7 +36,7 @@ use crate::spool::{Spool, SpoolWriter};
 use crate::sql_guard::check_sql;
 use crate::table::{Branch, Table};
 use crate::whole_merge::{is_whole_and_large, write_whole};
-use crate::write::{CommitReceipt, Counted, Held, Start, WriteOptions, write_error};
+use crate::write::{CommitReceipt, Counted, Held, Start, WriteOptions, discard, write_error};
 
 /// What a merge does to rows whose key is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,8 +272,11 @@ impl PreparedUpsert {
             if let Some(field) = absent
                 && updated < counted.rows()
             {
+                let written = new_fragments(&transaction);
+                discard(&branch.shared, &latest.branch_location().path, written).await?;
                 return Err(new_keys(counted.rows() - updated, field));
             }
+            let written = new_fragments(&transaction).to_vec();
             let outcome = branch
                 .commit_on_newest(transaction, writes.clone(), affected_rows, turn.take())
                 .await;
@@ -286,7 +290,11 @@ impl PreparedUpsert {
                         attempts: tries,
                     });
                 }
-                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => {
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    discard(&branch.shared, &latest.branch_location().path, &written).await?;
+                    if tries == TRIES_MAX {
+                        return Err(error);
+                    }
                     tries += 1;
                     // Appends wait this time, or a table that is always appended to is never upserted.
                     turn = Some(branch.turn().await);
@@ -370,6 +378,15 @@ struct Merged {
     updated: u64,
     inserted: u64,
     deleted: u64,
+}
+
+/// The fragments that a merge wrote; the column files that it put beside stored fragments are not among
+/// them, and stay to be cleaned where the merge is not committed.
+fn new_fragments(transaction: &Transaction) -> &[Fragment] {
+    match &transaction.operation {
+        Operation::Update { new_fragments, .. } => new_fragments,
+        _ => &[],
+    }
 }
 
 fn is_partial_beside_blobs(stored: &Dataset, conformed: &Schema) -> bool {

@@ -38,6 +38,7 @@ use crate::keys::KeyGuard;
 use crate::lake::Shared;
 use crate::lance_error::from_lance;
 use crate::pieces::{owned, pieces};
+use crate::scan::READ_AHEAD_BYTES;
 use crate::spool::Spool;
 use crate::upsert::{Matched, MergeRule};
 use crate::write::{as_source, discard, write_error, write_params};
@@ -144,7 +145,7 @@ async fn find(dataset: &Dataset, keys: &KeyGuard, rows: u64) -> Result<Option<Pl
     let mut places = Places { rows: vec![(NOWHERE, NOWHERE); rows], found: 0 };
     let mut scanner = dataset.scan();
     scanner.project(keys.names()).map_err(from_lance)?;
-    scanner.with_row_id().with_row_address();
+    scanner.with_row_id().with_row_address().io_buffer_size(READ_AHEAD_BYTES);
     let mut batches = Box::pin(scanner.try_into_stream()).await.map_err(from_lance)?;
     while let Some(batch) = batches.try_next().await.map_err(from_lance)? {
         let (ids, addresses) = (numbers(&batch, ROW_ID)?, numbers(&batch, ROW_ADDR)?);

@@ -1,4 +1,5 @@
-//! Writes the seeds of `ipc_messages` into a folder: honest streams of every shape and compression.
+//! Writes the seeds of `ipc_messages` and `ipc_stream` into folders of these names: honest streams of
+//! every shape and compression.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -13,7 +14,7 @@ use arrow_array::{
     NullArray, RecordBatch, StringArray, StructArray,
 };
 use arrow_ipc::writer::{
-    CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions,
+    CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions, StreamWriter,
 };
 use arrow_ipc::{CompressionType, MetadataVersion};
 
@@ -66,10 +67,24 @@ fn columns() -> Vec<(&'static str, ArrayRef)> {
     ]
 }
 
-fn stream(batch: &RecordBatch, compression: Option<CompressionType>) -> Vec<u8> {
-    let options = IpcWriteOptions::try_new(8, false, MetadataVersion::V5)
+fn options(compression: Option<CompressionType>) -> IpcWriteOptions {
+    IpcWriteOptions::try_new(8, false, MetadataVersion::V5)
         .and_then(|options| options.try_with_compression(compression))
-        .expect("options fit together");
+        .expect("options fit together")
+}
+
+/// A seed of `ipc_stream`: how the bytes are cut, and the stream.
+fn stream(batch: &RecordBatch, compression: Option<CompressionType>) -> Vec<u8> {
+    let cut = vec![100];
+    let mut writer = StreamWriter::try_new_with_options(cut, &batch.schema(), options(compression))
+        .expect("a schema is written to memory");
+    writer.write(batch).expect("an honest batch is encoded");
+    writer.into_inner().expect("the end is written to memory")
+}
+
+/// A seed of `ipc_messages`.
+fn messages(batch: &RecordBatch, compression: Option<CompressionType>) -> Vec<u8> {
+    let options = options(compression);
     let mut tracker = DictionaryTracker::new(false);
     let generator = IpcDataGenerator::default();
     let schema =
@@ -99,8 +114,15 @@ fn main() {
             ("lz4", Some(CompressionType::LZ4_FRAME)),
             ("zstd", Some(CompressionType::ZSTD)),
         ] {
-            let path = Path::new(&folder).join(format!("{name}-{codec}"));
-            std::fs::write(path, stream(batch, compression)).expect("the folder can be written");
+            let name = format!("{name}-{codec}");
+            for (target, seed) in [
+                ("ipc_messages", messages(batch, compression)),
+                ("ipc_stream", stream(batch, compression)),
+            ] {
+                let folder = Path::new(&folder).join(target);
+                std::fs::create_dir_all(&folder).expect("the folder can be made");
+                std::fs::write(folder.join(&name), seed).expect("the folder can be written");
+            }
         }
     }
 }

@@ -104,8 +104,10 @@ fn request(target: &Target, body: QueryBody) -> Result<SearchRequest> {
 /// Says which version and index answered.
 fn state(headers: &mut HeaderMap, report: &SearchReport) {
     headers.insert(VERSION_HEADER, HeaderValue::from(report.version));
-    headers.insert(INDEXED_ROWS_HEADER, HeaderValue::from(report.indexed_rows));
-    headers.insert(ROWS_SCANNED_HEADER, HeaderValue::from(report.rows_scanned));
+    if let Some(rows) = report.rows_scanned {
+        headers.insert(INDEXED_ROWS_HEADER, HeaderValue::from(report.indexed_rows));
+        headers.insert(ROWS_SCANNED_HEADER, HeaderValue::from(rows));
+    }
     let texts = [(INDEX_HEADER, &report.index), (INDEX_TYPE_HEADER, &report.index_type)];
     for (name, text) in texts {
         // A name that cannot stand in a header is left out.
@@ -128,7 +130,7 @@ mod tests {
             index: Some("vector_idx".to_owned()),
             index_type: Some("IVF_PQ".to_owned()),
             indexed_rows: 100,
-            rows_scanned: 5,
+            rows_scanned: Some(5),
         };
         state(&mut headers, &report);
         assert_eq!(headers[VERSION_HEADER], "3");
