@@ -30,6 +30,7 @@ LEVELS = {
     "rest": 5,
     "server": 6,
     "fuzz": 6,
+    "proto/codegen": 6,
 }
 
 # The engine's types must not reach a protocol, so the crates above level 3 cannot even name them.
