@@ -135,6 +135,10 @@ class WorkerServer(flight.FlightServerBase):
     def _answer(self, request: pb.SyncRequest) -> pb.SyncResponse:
         response = pb.SyncResponse(lease_ms=self.lease_ms, sync_ms=self.sync_ms)
         now = time.monotonic()
+        if request.leaving:
+            self.left.add(request.instance)
+        # Also for a Sync that was under way when its worker left.
+        is_leaving = request.instance in self.left
         for done in request.done:
             self._end(done.attempt, done, response)
         for failed in request.failed:
@@ -145,16 +149,13 @@ class WorkerServer(flight.FlightServerBase):
                 continue
             if task.is_over or attempt.attempt < task.attempt:
                 response.stop.append(attempt)
-            elif request.leaving:
+            elif is_leaving:
                 task.holder = None
             else:
                 # Taken back after a restart as well.
                 task.attempt, task.holder = attempt.attempt, request.instance
                 task.until_s = now + self.lease_ms / 1_000
-        if request.leaving:
-            self.left.add(request.instance)
-        # Also for a poll that was waiting when its worker left.
-        if request.instance in self.left:
+        if is_leaving:
             return response
         models = {model.name: model.digest for model in request.models}
         named = {attempt.task for attempt in request.running}

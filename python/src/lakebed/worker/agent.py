@@ -26,6 +26,7 @@ log = logging.getLogger("lakebed.worker")
 POLL_MS = 10_000
 SYNC_MS_DEFAULT = 2_000
 LEAVE_S_MAX = 10.0
+LAST_BEAT_S_MAX = 2.0
 QUERY_THREADS = 2
 # Between two polls that were answered at once, so that a confused server is not flooded.
 POLL_PAUSE_S = 0.02
@@ -72,15 +73,15 @@ class Agent:
             Refused: the key is wrong, or the server does not speak the protocol.
         """
         self._pipeline.start()
-        threads = [
-            threading.Thread(target=self._poll, name="poll", daemon=True),
-            threading.Thread(target=self._beat, name="beat", daemon=True),
-        ]
-        for thread in threads:
-            thread.start()
+        beat = threading.Thread(target=self._beat, name="beat", daemon=True)
+        poll = threading.Thread(target=self._poll, name="poll", daemon=True)
+        beat.start()
+        poll.start()
         self._stop.wait()
         if self._refusal is not None:
             raise Refused(self._refusal)
+        # What a beat says while it is under way must not arrive after the word that all is given back.
+        beat.join(LAST_BEAT_S_MAX)
         self._leave()
 
     def stop(self) -> None:
