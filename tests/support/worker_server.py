@@ -149,13 +149,15 @@ class WorkerServer(flight.FlightServerBase):
                 continue
             if task.is_over or attempt.attempt < task.attempt:
                 response.stop.append(attempt)
-            elif is_leaving:
-                task.holder = None
-            else:
+            elif not is_leaving:
                 # Taken back after a restart as well.
                 task.attempt, task.holder = attempt.attempt, request.instance
                 task.until_s = now + self.lease_ms / 1_000
         if is_leaving:
+            # All of it, also what an answer that is still under way gave to it.
+            for task in self.tasks.values():
+                if task.holder == request.instance:
+                    task.holder = None
             return response
         models = {model.name: model.digest for model in request.models}
         named = {attempt.task for attempt in request.running}

@@ -80,7 +80,8 @@ class Agent:
         self._stop.wait()
         if self._refusal is not None:
             raise Refused(self._refusal)
-        # What a beat says while it is under way must not arrive after the word that all is given back.
+        # What a beat says while it is under way must not arrive after the word that all is given
+        # back.
         beat.join(LAST_BEAT_S_MAX)
         self._leave()
 
