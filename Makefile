@@ -42,6 +42,7 @@ check: setup ## Formatting, lints with warnings denied, rules of the tree
 	cargo fmt --all --check
 	$(PYTHON) -m ruff check .
 	$(PYTHON) -m ruff format --check .
+	$(PYTHON) -m mypy
 	$(PYTHON) scripts/check_arrows.py
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 

@@ -44,7 +44,7 @@ SKIPPED_FOLDERS = {"target", "node_modules", "__pycache__"}
 
 def package_name(crate: str) -> str:
     """The cargo package that lies in the folder `crate`."""
-    return "lakebed" if crate == "server" else f"lakebed-{crate}"
+    return "lakebed" if crate == "server" else f"lakebed-{crate.replace('/', '-')}"
 
 
 def dependencies(manifest: dict) -> Iterator[str]:

@@ -5,5 +5,6 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 for folder in tests bench; do
   (cd "$folder" && uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-    --no-emit-index-url --no-header --no-annotate requirements.in --output-file requirements.txt)
+    --no-emit-index-url --no-header --no-annotate --override ../tests/overrides.txt \
+    requirements.in --output-file requirements.txt)
 done

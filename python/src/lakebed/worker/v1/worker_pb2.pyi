@@ -1,0 +1,139 @@
+from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
+from google.protobuf import descriptor as _descriptor
+from google.protobuf import message as _message
+from typing import ClassVar as _ClassVar, Iterable as _Iterable, Mapping as _Mapping, Optional as _Optional, Union as _Union
+
+DESCRIPTOR: _descriptor.FileDescriptor
+INPUT_PICTURE: Input
+INPUT_TEXT: Input
+INPUT_UNSPECIFIED: Input
+
+class Assignment(_message.Message):
+    __slots__ = ["attempt", "digest", "model", "query", "rows"]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    QUERY_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    attempt: AttemptId
+    digest: str
+    model: str
+    query: QueryTask
+    rows: RowsTask
+    def __init__(self, attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., rows: _Optional[_Union[RowsTask, _Mapping]] = ..., query: _Optional[_Union[QueryTask, _Mapping]] = ...) -> None: ...
+
+class AttemptId(_message.Message):
+    __slots__ = ["attempt", "job_id", "task"]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    TASK_FIELD_NUMBER: _ClassVar[int]
+    attempt: int
+    job_id: str
+    task: int
+    def __init__(self, job_id: _Optional[str] = ..., task: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class Model(_message.Message):
+    __slots__ = ["digest", "dimensions", "input", "name"]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    DIMENSIONS_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    dimensions: int
+    input: Input
+    name: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., dimensions: _Optional[int] = ..., input: _Optional[_Union[Input, str]] = ...) -> None: ...
+
+class QueryTask(_message.Message):
+    __slots__ = ["picture", "text"]
+    PICTURE_FIELD_NUMBER: _ClassVar[int]
+    TEXT_FIELD_NUMBER: _ClassVar[int]
+    picture: bytes
+    text: str
+    def __init__(self, text: _Optional[str] = ..., picture: _Optional[bytes] = ...) -> None: ...
+
+class RowsTask(_message.Message):
+    __slots__ = ["database", "input", "output", "rows", "table"]
+    DATABASE_FIELD_NUMBER: _ClassVar[int]
+    INPUT_FIELD_NUMBER: _ClassVar[int]
+    OUTPUT_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    TABLE_FIELD_NUMBER: _ClassVar[int]
+    database: str
+    input: str
+    output: str
+    rows: int
+    table: str
+    def __init__(self, rows: _Optional[int] = ..., database: _Optional[str] = ..., table: _Optional[str] = ..., input: _Optional[str] = ..., output: _Optional[str] = ...) -> None: ...
+
+class StageTime(_message.Message):
+    __slots__ = ["busy_ms", "rows", "stage"]
+    BUSY_MS_FIELD_NUMBER: _ClassVar[int]
+    ROWS_FIELD_NUMBER: _ClassVar[int]
+    STAGE_FIELD_NUMBER: _ClassVar[int]
+    busy_ms: int
+    rows: int
+    stage: str
+    def __init__(self, stage: _Optional[str] = ..., busy_ms: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
+
+class SyncRequest(_message.Message):
+    __slots__ = ["device", "done", "failed", "instance", "leaving", "models", "running", "slots", "stages", "wait_ms", "worker"]
+    DEVICE_FIELD_NUMBER: _ClassVar[int]
+    DONE_FIELD_NUMBER: _ClassVar[int]
+    FAILED_FIELD_NUMBER: _ClassVar[int]
+    INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    LEAVING_FIELD_NUMBER: _ClassVar[int]
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    RUNNING_FIELD_NUMBER: _ClassVar[int]
+    SLOTS_FIELD_NUMBER: _ClassVar[int]
+    STAGES_FIELD_NUMBER: _ClassVar[int]
+    WAIT_MS_FIELD_NUMBER: _ClassVar[int]
+    WORKER_FIELD_NUMBER: _ClassVar[int]
+    device: str
+    done: _containers.RepeatedCompositeFieldContainer[TaskDone]
+    failed: _containers.RepeatedCompositeFieldContainer[TaskFailed]
+    instance: str
+    leaving: bool
+    models: _containers.RepeatedCompositeFieldContainer[Model]
+    running: _containers.RepeatedCompositeFieldContainer[AttemptId]
+    slots: int
+    stages: _containers.RepeatedCompositeFieldContainer[StageTime]
+    wait_ms: int
+    worker: str
+    def __init__(self, worker: _Optional[str] = ..., instance: _Optional[str] = ..., slots: _Optional[int] = ..., running: _Optional[_Iterable[_Union[AttemptId, _Mapping]]] = ..., done: _Optional[_Iterable[_Union[TaskDone, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[TaskFailed, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., device: _Optional[str] = ..., wait_ms: _Optional[int] = ..., leaving: bool = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ...) -> None: ...
+
+class SyncResponse(_message.Message):
+    __slots__ = ["assign", "lease_ms", "recorded", "stop", "sync_ms"]
+    ASSIGN_FIELD_NUMBER: _ClassVar[int]
+    LEASE_MS_FIELD_NUMBER: _ClassVar[int]
+    RECORDED_FIELD_NUMBER: _ClassVar[int]
+    STOP_FIELD_NUMBER: _ClassVar[int]
+    SYNC_MS_FIELD_NUMBER: _ClassVar[int]
+    assign: _containers.RepeatedCompositeFieldContainer[Assignment]
+    lease_ms: int
+    recorded: _containers.RepeatedCompositeFieldContainer[AttemptId]
+    stop: _containers.RepeatedCompositeFieldContainer[AttemptId]
+    sync_ms: int
+    def __init__(self, assign: _Optional[_Iterable[_Union[Assignment, _Mapping]]] = ..., stop: _Optional[_Iterable[_Union[AttemptId, _Mapping]]] = ..., recorded: _Optional[_Iterable[_Union[AttemptId, _Mapping]]] = ..., lease_ms: _Optional[int] = ..., sync_ms: _Optional[int] = ...) -> None: ...
+
+class TaskDone(_message.Message):
+    __slots__ = ["attempt", "vector"]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    VECTOR_FIELD_NUMBER: _ClassVar[int]
+    attempt: AttemptId
+    vector: _containers.RepeatedScalarFieldContainer[float]
+    def __init__(self, attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., vector: _Optional[_Iterable[float]] = ...) -> None: ...
+
+class TaskFailed(_message.Message):
+    __slots__ = ["attempt", "error", "retryable"]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    RETRYABLE_FIELD_NUMBER: _ClassVar[int]
+    attempt: AttemptId
+    error: str
+    retryable: bool
+    def __init__(self, attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., error: _Optional[str] = ..., retryable: bool = ...) -> None: ...
+
+class Input(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+    __slots__ = []
