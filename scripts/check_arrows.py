@@ -30,6 +30,7 @@ LEVELS = {
     "rest": 5,
     "server": 6,
     "fuzz": 6,
+    "proto/codegen": 6,
 }
 
 # The engine's types must not reach a protocol, so the crates above level 3 cannot even name them.
@@ -43,7 +44,7 @@ SKIPPED_FOLDERS = {"target", "node_modules", "__pycache__"}
 
 def package_name(crate: str) -> str:
     """The cargo package that lies in the folder `crate`."""
-    return "lakebed" if crate == "server" else f"lakebed-{crate}"
+    return "lakebed" if crate == "server" else f"lakebed-{crate.replace('/', '-')}"
 
 
 def dependencies(manifest: dict) -> Iterator[str]:

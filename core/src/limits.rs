@@ -65,6 +65,8 @@ pub struct Limits {
     pub write_id_bytes_max: usize,
     /// Milliseconds for which a ticket keeps its version, renewed by use.
     pub ticket_ttl_ms: i64,
+    /// How long a worker may be silent before its tasks go to others, in milliseconds.
+    pub task_lease_ms: i64,
     /// Milliseconds a read may go without progress before it is ended.
     pub read_stall_ms_max: u64,
     /// Milliseconds a write may wait for the next message of its stream.
@@ -107,6 +109,7 @@ impl Default for Limits {
             sql_parameters_bytes_max: 64 * MIB,
             write_id_bytes_max: 256,
             ticket_ttl_ms: 3_600_000,
+            task_lease_ms: 20_000,
             read_stall_ms_max: 600_000,
             write_stall_ms_max: 600_000,
             json_body_bytes_max: 4 * MIB,

@@ -11,6 +11,8 @@ pub enum Role {
     Write,
     /// Read tables.
     Read,
+    /// Take tasks of jobs, read their rows and hand in their results; nothing else.
+    Worker,
 }
 
 impl Role {
@@ -20,22 +22,26 @@ impl Role {
             Role::Admin => "admin",
             Role::Write => "write",
             Role::Read => "read",
+            Role::Worker => "worker",
         }
     }
 
     /// The role of that name.
     pub fn parse(name: &str) -> Option<Role> {
-        [Role::Admin, Role::Write, Role::Read].into_iter().find(|role| role.name() == name)
+        [Role::Admin, Role::Write, Role::Read, Role::Worker]
+            .into_iter()
+            .find(|role| role.name() == name)
     }
 
     /// Whether a holder of `self` may do what `needed` asks for.
     pub fn includes(self, needed: Role) -> bool {
-        let rank = |role| match role {
-            Role::Read => 0,
-            Role::Write => 1,
-            Role::Admin => 2,
-        };
-        rank(self) >= rank(needed)
+        match needed {
+            Role::Admin => self == Role::Admin,
+            Role::Write => matches!(self, Role::Admin | Role::Write),
+            Role::Read => self != Role::Worker,
+            // Who may write may hand in results; who may only read may not.
+            Role::Worker => self != Role::Read,
+        }
     }
 }
 
@@ -87,6 +93,8 @@ mod tests {
     fn roles_include_those_below() {
         assert!(Role::Admin.includes(Role::Write) && Role::Write.includes(Role::Read));
         assert!(!Role::Read.includes(Role::Write) && !Role::Write.includes(Role::Admin));
+        assert!(Role::Write.includes(Role::Worker) && !Role::Read.includes(Role::Worker));
+        assert!(!Role::Worker.includes(Role::Read) && Role::Worker.includes(Role::Worker));
         assert_eq!(Role::parse("write"), Some(Role::Write));
         assert_eq!(Role::parse("root"), None);
     }

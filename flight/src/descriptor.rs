@@ -7,7 +7,9 @@ use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::sql::Command as SqlCommand;
 use lakebed_core::{DatabaseName, Error, Result, TableId};
-use lakebed_proto::command::{Command, CommitRule, ReadCommand, WriteCommand, WriteMode};
+use lakebed_proto::command::{
+    Command, CommitRule, ReadCommand, TaskCommand, WriteCommand, WriteMode,
+};
 use lakebed_proto::search::SearchRequest;
 
 use crate::sql::command_of;
@@ -31,6 +33,9 @@ pub(crate) fn read_command(
         Named::Command(Command::Search(_)) => {
             Err(Error::invalid("descriptor is a search; a read command or a path is needed"))
         }
+        Named::Command(Command::Task(_) | Command::Result(_)) => {
+            Err(Error::invalid("descriptor is a worker's; a read command or a path is needed"))
+        }
     }
 }
 
@@ -52,7 +57,7 @@ pub(crate) fn write_command(
             commit: CommitRule::OnEnd,
         }),
         Named::Command(Command::Write(write)) => Ok(write),
-        Named::Command(Command::Read(_) | Command::Search(_)) => Err(Error::invalid(
+        Named::Command(_) => Err(Error::invalid(
             "descriptor of DoPut is a read; a write command or a path is needed",
         )),
     }
@@ -79,7 +84,21 @@ pub(crate) fn search_command(descriptor: &FlightDescriptor) -> Result<Option<Sea
     }
     match Command::parse(&descriptor.cmd)? {
         Command::Search(search) => Ok(Some(*search)),
-        Command::Read(_) | Command::Write(_) => Ok(None),
+        _ => Ok(None),
+    }
+}
+
+/// The task whose results a descriptor brings; nothing for what is not one.
+///
+/// # Errors
+/// `InvalidArgument` for JSON that is not understood.
+pub(crate) fn result_command(descriptor: &FlightDescriptor) -> Result<Option<TaskCommand>> {
+    if descriptor.r#type() != DescriptorType::Cmd || !Command::is_json(&descriptor.cmd) {
+        return Ok(None);
+    }
+    match Command::parse(&descriptor.cmd)? {
+        Command::Result(task) => Ok(Some(task)),
+        _ => Ok(None),
     }
 }
 

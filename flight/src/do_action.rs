@@ -7,12 +7,14 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use lakebed_core::{Error, Result};
+use lakebed_proto::worker::SYNC_ACTION;
 use lakebed_service::Service;
 use prost::Message;
 
 use crate::descriptor::shown;
 use crate::request::Call;
 use crate::sql;
+use crate::worker;
 
 /// The standard action that gives up the endpoints of a FlightInfo.
 pub(crate) const CANCEL_FLIGHT_INFO: &str = "CancelFlightInfo";
@@ -27,6 +29,9 @@ pub(crate) async fn do_action(
         let info = info_of(&action.body)?;
         return Ok(vec![cancelled(sql::cancel(service, call, &info)?)]);
     }
+    if action.r#type == SYNC_ACTION {
+        return Ok(vec![worker::sync(service, call, &action.body).await?]);
+    }
     match sql::do_action(service, call, action).await? {
         Some(bodies) => Ok(bodies),
         None => Err(unknown(&action.r#type)),
@@ -36,7 +41,7 @@ pub(crate) async fn do_action(
 fn unknown(name: &str) -> Error {
     let known: Vec<&str> = sql::ACTIONS.iter().map(|(name, _)| *name).collect();
     Error::invalid(format!(
-        "action `{}` is not known; {CANCEL_FLIGHT_INFO}, {} are",
+        "action `{}` is not known; {CANCEL_FLIGHT_INFO}, {SYNC_ACTION}, {} are",
         shown(name),
         known.join(", ")
     ))

@@ -42,6 +42,7 @@ use crate::request::{Call, Deadline, until};
 use crate::search;
 use crate::sql;
 use crate::ticket::{self, TicketContents};
+use crate::worker;
 
 /// Messages that wait in the queue: one being sent, one ready, one in the making.
 const QUEUE_MESSAGES_MAX: usize = 2;
@@ -126,6 +127,7 @@ async fn open(
     let (schema, batches) = match ticket::decode(&ticket.ticket)? {
         TicketContents::Part(part) => service.read_part(&call.ctx, *part).await?,
         TicketContents::Read(read) => read_now(service, call, *read).await?,
+        TicketContents::Task(task) => worker::read_task(service, call, &task).await?,
         TicketContents::Search(search) => search::do_get(service, call, &search).await?,
         TicketContents::Sql(ticket) => sql::do_get_planned(service, call, *ticket).await?,
         TicketContents::Command(command) => sql::do_get(service, call, *command).await?,

@@ -1,4 +1,5 @@
-//! DoPut: a stream of batches becomes one write; commands of Flight SQL go to `sql/`.
+//! DoPut: a stream of batches becomes one write; commands of Flight SQL go to `sql/`, results of tasks to
+//! `worker.rs`.
 //!
 //! The handler itself reads the messages and feeds a task that runs the write, so that the two ways a
 //! client can go away are told apart: while the stream runs, the handler is dropped and the feed breaks
@@ -19,10 +20,11 @@ use std::time::Duration;
 use arrow_flight::sql::Command as SqlCommand;
 use arrow_flight::{FlightData, PutResult};
 use bytes::Bytes;
-use futures::{Stream, StreamExt};
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, Stream, StreamExt};
 use http::Extensions;
 use lakebed_core::{Error, ErrorKind, Limits, RequestContext, Result};
-use lakebed_proto::command::WriteCommand;
+use lakebed_proto::command::{CommitRule, WriteCommand};
 use lakebed_proto::ipc_decode::{Decoded, IpcDecoder};
 use lakebed_proto::ipc_guard::{MessageKind, check_message};
 use lakebed_proto::receipt::Receipt;
@@ -33,10 +35,11 @@ use tracing::Instrument;
 
 use crate::body_watch::BodyEnd;
 use crate::commit_marker::MarkerCheck;
-use crate::descriptor::{sql_command, write_command};
+use crate::descriptor::{result_command, sql_command, write_command};
 use crate::feed::{Feed, Share, feed};
 use crate::request::{Call, Deadline, until};
 use crate::sql;
+use crate::worker;
 
 /// Bodies from this size are decoded off the threads that serve sockets.
 const INLINE_BODY_BYTES_MAX: usize = 32 << 10;
@@ -60,6 +63,10 @@ where
             .flight_descriptor
             .as_ref()
             .ok_or_else(|| Error::invalid("the first message of DoPut has no descriptor"))?;
+        if let Some(task) = result_command(descriptor)? {
+            let ctx = call.ctx.clone();
+            return worker::put_results(&service, ctx, task, first, &mut messages, &limits).await;
+        }
         match sql_command(descriptor)? {
             None => {
                 let command = write_command(&call.ctx.database, descriptor)?;
@@ -94,36 +101,44 @@ async fn put_rows<S>(
 where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
 {
-    let admitting = Arc::clone(service);
-    let admit = move |bytes| {
-        let service = Arc::clone(&admitting);
-        async move { Ok(Box::new(service.admit_batch(bytes).await?) as Share) }
-    };
-    let service = Arc::clone(service);
-    let write = async move |command: WriteCommand, schema, batches: BatchStream| {
+    let admit = admission(service);
+    let (service, rule) = (Arc::clone(service), command.commit);
+    let write = async move |schema, batches: BatchStream| {
         service.write(&ctx, command, schema, batches).await
     };
-    run(command, first, messages, limits, admit, write).await
+    run(rule, first, messages, limits, admit, write).await
+}
+
+/// Takes the share of memory of a batch that is about to be decoded.
+pub(crate) fn admission(
+    service: &Arc<Service>,
+) -> impl Fn(u64) -> BoxFuture<'static, Result<Share>> + Send + Sync + use<> {
+    let service = Arc::clone(service);
+    move |bytes| {
+        let service = Arc::clone(&service);
+        async move { Ok(Box::new(service.admit_batch(bytes).await?) as Share) }.boxed()
+    }
 }
 
 /// Starts the write with the first message and pumps the rest into it.
-async fn run<S, A, P, W, F>(
-    command: WriteCommand,
+pub(crate) async fn run<S, A, P, W, F, R>(
+    rule: CommitRule,
     first: FlightData,
     messages: &mut PutMessages<S>,
     limits: &Limits,
     admit: A,
     write: W,
-) -> Result<Receipt>
+) -> Result<R>
 where
     S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
     A: Fn(u64) -> P + Send + Sync,
     P: Future<Output = Result<Share>> + Send,
-    W: FnOnce(WriteCommand, arrow_schema::SchemaRef, BatchStream) -> F,
-    F: Future<Output = Result<Receipt>> + Send + 'static,
+    W: FnOnce(arrow_schema::SchemaRef, BatchStream) -> F,
+    F: Future<Output = Result<R>> + Send + 'static,
+    R: Send + 'static,
 {
     let mut decoder = IpcDecoder::new(limits);
-    let mut marker = MarkerCheck::new(command.commit);
+    let mut marker = MarkerCheck::new(rule);
     let no_schema = || Error::invalid("the first message of DoPut has no schema");
     if first.data_header.is_empty() {
         return Err(no_schema());
@@ -136,7 +151,7 @@ where
     marker.message(&first.app_metadata, 0)?;
 
     let (feed, batches) = feed(messages.deadline);
-    let mut write = tokio::spawn(write(command, schema, batches).in_current_span());
+    let mut write = tokio::spawn(write(schema, batches).in_current_span());
     let mut pump = std::pin::pin!(pump(messages, decoder, marker, limits, &admit, &feed));
     let mut early = None;
     let pumped = loop {
@@ -171,7 +186,7 @@ where
 }
 
 /// Waits for a write whose stream has ended: from here on it may have committed.
-async fn committed(write: JoinHandle<Result<Receipt>>) -> Result<Receipt> {
+async fn committed<R>(write: JoinHandle<Result<R>>) -> Result<R> {
     write.await.unwrap_or_else(|error| {
         Err(Error::new(ErrorKind::CommitUnknown, "the write broke off").with_source(error))
     })

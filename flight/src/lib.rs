@@ -9,7 +9,7 @@
 //! - Each method has the file of its name; `service.rs` is the list of them.
 //! - DoPut: `do_put.rs` reads messages, `commit_marker.rs` and `body_watch.rs` decide whether the stream
 //!   may commit, `feed.rs` carries batches to the write.
-//! - Flight SQL: `sql/`.
+//! - Flight SQL: `sql/`. Workers: `worker.rs`.
 //! - DoGet: `do_get.rs` runs the read, `batching.rs` sizes and `encode.rs` encodes what it gives.
 //!
 //! What always holds: nothing here decides what a verb means; every error leaves with a request id and
@@ -37,11 +37,13 @@ mod search;
 mod service;
 mod sql;
 mod ticket;
+mod worker;
 
 use std::sync::Arc;
 
 pub use door::FlightDoor;
 use lakebed_service::Service;
+pub use worker::worker_service;
 
 /// The Flight service over `service`, ready for tonic's router:
 /// `Server::builder().add_service(flight_service(service))`.

@@ -2,6 +2,8 @@
 
 use arrow_flight::ActionType;
 
+use lakebed_proto::worker::SYNC_ACTION;
+
 use crate::do_action::CANCEL_FLIGHT_INFO;
 use crate::sql::ACTIONS;
 
@@ -11,9 +13,15 @@ const CANCEL: (&str, &str) = (
      end by themselves.",
 );
 
+const SYNC: (&str, &str) = (
+    SYNC_ACTION,
+    "A worker's report: what it holds, what it ended, what it can take. The body is a SyncRequest, the \
+     result a SyncResponse.",
+);
+
 /// Every action with what it does.
 pub(crate) fn list_actions() -> Vec<ActionType> {
-    [CANCEL]
+    [CANCEL, SYNC]
         .into_iter()
         .chain(ACTIONS)
         .map(|(name, text)| ActionType { r#type: name.to_owned(), description: text.to_owned() })

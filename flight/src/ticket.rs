@@ -9,13 +9,14 @@
 //!
 //! Tickets live in clients for an hour and may come back damaged, from another server or from a newer
 //! version of this one; each of these is told apart. A ticket carries no right: whoever opens it needs
-//! a key that may read the table. A ticket that is plain JSON, `{"read": {…}}` or `{"search": {…}}`, is taken as well, so
+//! a key that may read the table. A ticket that is plain JSON, `{"read": {…}}`,
+//! `{"search": {…}}` or a worker's `{"task": {…}}`, is taken as well, so
 //! that a client can read without asking for a plan first, and so is a Flight SQL command.
 
 use arrow_flight::sql::Command as SqlCommand;
 use bytes::Bytes;
 use lakebed_core::{Error, Result};
-use lakebed_proto::command::{Command, ReadCommand};
+use lakebed_proto::command::{Command, ReadCommand, TaskCommand};
 use lakebed_proto::search::SearchRequest;
 use lakebed_service::ReadPart;
 
@@ -35,6 +36,8 @@ pub(crate) enum TicketContents {
     Read(Box<ReadCommand>),
     /// A search.
     Search(Box<SearchRequest>),
+    /// The rows of a worker's task.
+    Task(TaskCommand),
     /// A planned statement.
     Sql(Box<SqlTicket>),
     /// A Flight SQL command that is answered now.
@@ -81,6 +84,10 @@ pub(crate) fn decode(ticket: &[u8]) -> Result<TicketContents> {
             Command::Read(read) => Ok(TicketContents::Read(Box::new(read))),
             Command::Write(_) => Err(Error::invalid("ticket is a write command; a read is needed")),
             Command::Search(search) => Ok(TicketContents::Search(search)),
+            Command::Task(task) => Ok(TicketContents::Task(task)),
+            Command::Result(_) => {
+                Err(Error::invalid("ticket is a command for results; a task is needed"))
+            }
         };
     }
     if !ticket.starts_with(MAGIC)

@@ -9,5 +9,5 @@ mod request;
 mod search;
 
 pub use key_index::{ensure_key_index, index_name};
-pub use request::search_spec;
+pub use request::{search_spec, vector_column};
 pub use search::{SearchAnswer, fitted, report, search};

@@ -86,10 +86,7 @@ fn by_vector(
     request: &SearchRequest,
     vectors: &QueryVectors,
 ) -> Result<Ranking> {
-    let column = match &request.vector_column {
-        Some(column) => column.clone(),
-        None => only_vector_column(snapshot)?,
-    };
+    let column = vector_column(snapshot, request.vector_column.as_deref())?;
     Ok(Ranking::Vector(Box::new(VectorQuery {
         column,
         vectors: vectors.clone(),
@@ -107,7 +104,14 @@ fn by_vector(
     })))
 }
 
-fn only_vector_column(snapshot: &Snapshot) -> Result<String> {
+/// The column that is searched by vector: the one that is asked for, or the only one.
+///
+/// # Errors
+/// `InvalidArgument` when none is asked for and there is none, or several.
+pub fn vector_column(snapshot: &Snapshot, asked: Option<&str>) -> Result<String> {
+    if let Some(column) = asked {
+        return Ok(column.to_owned());
+    }
     let mut columns = snapshot.vector_columns();
     match columns.len() {
         1 => Ok(columns.remove(0)),

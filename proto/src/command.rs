@@ -1,4 +1,4 @@
-//! The JSON commands of the Flight door: `read`, `search` and `write`.
+//! The JSON commands of the Flight door: `read`, `search` and `write`, and `task` and `result` for workers.
 //!
 //! They are parsed strictly: a field that is not known is refused by name and path, so that a misspelt
 //! `filter` can never read a whole table. The same types are what the use cases take, so a new field
@@ -24,6 +24,11 @@ pub enum Command {
     Write(WriteCommand),
     /// Search by vector or text.
     Search(Box<SearchRequest>),
+    /// Read the rows of a worker's task.
+    Task(TaskCommand),
+    /// Hand in the results of a worker's task. They are kept only if the last message carries a
+    /// [`CommitMarker`].
+    Result(TaskCommand),
 }
 
 impl Command {
@@ -45,6 +50,18 @@ impl Command {
     pub fn is_json(bytes: &[u8]) -> bool {
         bytes.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'{')
     }
+}
+
+/// `{"task": {…}}` and `{"result": {…}}`: one attempt of a task, see `docs/worker-protocol.md`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TaskCommand {
+    /// The job's id.
+    pub job: String,
+    /// The task within it.
+    pub task: u64,
+    /// The attempt.
+    pub attempt: u64,
 }
 
 /// `{"read": {…}}`: which rows and columns of which version.

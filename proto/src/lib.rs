@@ -6,6 +6,7 @@
 //! - [`receipt`]: what a write answers.
 //! - [`search`]: what a search asks for.
 //! - [`schema_json`]: schemas as JSON, in the two dialects of the LanceDB protocol.
+//! - [`worker`]: the worker protocol.
 //! - [`status`]: the one table from Lakebed's error kinds to gRPC and HTTP codes.
 
 pub mod command;
@@ -17,6 +18,7 @@ pub mod receipt;
 pub mod schema_json;
 pub mod search;
 pub mod status;
+pub mod worker;
 
 #[cfg(test)]
 mod test_messages;

@@ -40,6 +40,9 @@ pub struct SearchRequest {
     /// One vector, or several for a batch or a multivector column. Empty means no search by vector.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vector: Option<QueryVectors>,
+    /// What a vector is made of, by the model that made the column. Instead of `vector`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub embed: Option<Embed>,
     /// The column of vectors; the only one when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub vector_column: Option<String>,
@@ -95,6 +98,16 @@ pub struct SearchRequest {
     pub full_text_query: Option<FullTextQuery>,
     /// The order of the answer.
     pub order_by: Option<Vec<OrderBy>>,
+}
+
+/// A text or a picture to search by. A worker that is attached makes its vector.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Embed {
+    /// A text.
+    Text(String),
+    /// The bytes of a picture, in base64.
+    Picture(String),
 }
 
 /// A search by text.

@@ -43,6 +43,7 @@ mod tests;
 mod timeout;
 mod to_the_end;
 mod upload;
+mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -63,8 +63,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/materialized_view/{id}/drop"),
     (MethodFilter::GET, "/v1/namespace/{id}/materialized_view/list"),
     // Jobs.
-    (MethodFilter::POST, "/v1/jobs/pause"),
-    (MethodFilter::POST, "/v1/jobs/resume"),
     (MethodFilter::POST, "/v1/jobs/query_events"),
     // Real-time writes, under their two generations of names.
     (MethodFilter::POST, "/v1/table/{id}/enable_rte"),

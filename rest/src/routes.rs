@@ -19,7 +19,9 @@ use crate::gzip::gzip;
 use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
-use crate::{Door, RestOptions, blob, job, key, namespace, not_built, status, table, upload};
+use crate::{
+    Door, RestOptions, blob, job, key, namespace, not_built, status, table, upload, worker,
+};
 
 /// The HTTP door over `service`.
 pub fn router(service: Arc<Service>, options: RestOptions) -> Router {
@@ -107,6 +109,11 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/jobs/list", post(job::list::list_jobs)),
         ("/v1/jobs/describe", post(job::describe::describe_job)),
         ("/v1/jobs/cancel", to_the_end(post(job::cancel::cancel_job))),
+        ("/v1/jobs/submit", to_the_end(post(job::submit::submit_job))),
+        ("/v1/jobs/pause", to_the_end(post(job::pause::pause_job))),
+        ("/v1/jobs/resume", to_the_end(post(job::pause::resume_job))),
+        ("/v1/workers", get(worker::list_workers)),
+        ("/v1/models", get(worker::list_models)),
         ("/v1/table/{id}/update", to_the_end(post(table::update::update_rows))),
         ("/v1/table/{id}/add_columns", to_the_end(post(table::add_columns::add_columns))),
         ("/v1/table/{id}/alter_columns", to_the_end(post(table::alter_columns::alter_columns))),

@@ -33,6 +33,15 @@ enum Verb {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(KeysVerb),
+    /// Have attached workers compute columns.
+    #[command(subcommand)]
+    Jobs(JobsVerb),
+    /// Look at attached workers.
+    #[command(subcommand)]
+    Workers(WorkersVerb),
+    /// Look at models.
+    #[command(subcommand)]
+    Models(ModelsVerb),
     /// Rewrite the paths of a lake that was moved or copied, offline.
     Relocate(command::relocate::Relocate),
     /// Print the version.
@@ -61,6 +70,36 @@ enum KeysVerb {
     Revoke(command::keys_revoke::KeysRevoke),
     /// Replace a lost admin key, offline: the server of the lake must be stopped.
     Reset(command::keys_reset::KeysReset),
+}
+
+#[derive(Debug, Subcommand)]
+enum JobsVerb {
+    /// Begin to compute a column, and print the job's id.
+    Submit(command::jobs_submit::JobsSubmit),
+    /// List jobs, newest first.
+    List(command::jobs_list::JobsList),
+    /// Show one job and how far it is.
+    Describe(command::jobs_describe::JobsDescribe),
+    /// Wait for the end of a job.
+    Wait(command::jobs_wait::JobsWait),
+    /// Give out no more tasks of a job.
+    Pause(command::jobs_change::JobsPause),
+    /// Go on with a paused job.
+    Resume(command::jobs_change::JobsResume),
+    /// Call a job off; what it has filled in stays.
+    Cancel(command::jobs_change::JobsCancel),
+}
+
+#[derive(Debug, Subcommand)]
+enum WorkersVerb {
+    /// List the workers that are attached.
+    List(command::workers_list::WorkersList),
+}
+
+#[derive(Debug, Subcommand)]
+enum ModelsVerb {
+    /// List the models that are built in or offered by a worker.
+    List(command::models_list::ModelsList),
 }
 
 /// Flags of `serve`. Each has a variable `LAKEBED_…` and a key in the file beside it.
@@ -205,6 +244,17 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Tag(TagVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::List(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Delete(verb)) => run_client(verb, &environment),
+        Verb::Jobs(verb) => match verb {
+            JobsVerb::Submit(verb) => run_client(verb, &environment),
+            JobsVerb::List(verb) => run_client(verb, &environment),
+            JobsVerb::Describe(verb) => run_client(verb, &environment),
+            JobsVerb::Wait(verb) => run_client(verb, &environment),
+            JobsVerb::Pause(verb) => run_client(verb, &environment),
+            JobsVerb::Resume(verb) => run_client(verb, &environment),
+            JobsVerb::Cancel(verb) => run_client(verb, &environment),
+        },
+        Verb::Workers(WorkersVerb::List(verb)) => run_client(verb, &environment),
+        Verb::Models(ModelsVerb::List(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::List(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Revoke(verb)) => run_client(verb, &environment),

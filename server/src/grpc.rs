@@ -39,7 +39,8 @@ pub(crate) async fn serve(
         .http2_max_header_list_size(HEAD_BYTES_MAX)
         .http2_keepalive_interval(Some(KEEP_ALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEP_ALIVE_TIMEOUT))
-        .add_service(lakebed_flight::flight_service(service))
+        .add_service(lakebed_flight::flight_service(Arc::clone(&service)))
+        .add_service(lakebed_flight::worker_service(service))
         .serve_with_incoming_shutdown(incoming, stop.cancelled_owned())
         .await
 }

@@ -16,6 +16,7 @@ mod admission;
 mod audit;
 mod authenticate;
 mod blob;
+mod column_jobs;
 mod columns;
 mod delete_rows;
 mod gate;
@@ -50,8 +51,11 @@ pub use admission::Permit;
 pub use blob::Blob;
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use indexes::CreateIndex;
-pub use jobs::{Job, JobState};
 pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey};
+pub use lakebed_jobs::{
+    AttemptId, Job, JobId, JobState, ModelInfo, ModelInput, Progress, QueryInput, SubmitJob,
+    WorkerServer, WorkerView,
+};
 /// What an index and a merge are, for the doors.
 pub use lakebed_storage::{
     IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind, VectorIndexKind,

@@ -4,9 +4,11 @@
 
 use arrow_schema::SchemaRef;
 use futures::StreamExt;
-use lakebed_core::{RequestContext, Result, Role, SearchReport};
+use base64::Engine as _;
+use lakebed_core::{Error, QueryVectors, RequestContext, Result, Role, SearchReport, Subject};
+use lakebed_jobs::QueryInput;
 use lakebed_proto::command::ReadCommand;
-use lakebed_proto::search::SearchRequest;
+use lakebed_proto::search::{Embed, SearchRequest};
 use lakebed_storage::{SearchSpec, Snapshot};
 
 use crate::authenticate::require;
@@ -28,6 +30,8 @@ struct Prepared {
     snapshot: Snapshot,
     spec: SearchSpec,
     report: SearchReport,
+    /// What is searched by, also where the request brought a text or a picture.
+    vector: Option<QueryVectors>,
 }
 
 /// A planned search.
@@ -54,7 +58,7 @@ impl Service {
     ) -> Result<SearchPlan> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let Prepared { snapshot, spec, report } = self.prepare_search(ctx, &request).await?;
+        let Prepared { snapshot, spec, report, vector } = self.prepare_search(ctx, &request).await?;
         let schema = snapshot.search_schema(&spec).await?;
         let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
         snapshot.lease(expires_at_ms);
@@ -63,6 +67,9 @@ impl Service {
             branch: snapshot.branch().map(str::to_owned),
             tag: None,
             as_of: None,
+            // Made once, so that the ticket finds the same rows.
+            vector,
+            embed: None,
             ..request
         };
         Ok(SearchPlan { schema, report, request, expires_at_ms })
@@ -78,7 +85,7 @@ impl Service {
         let guard = self.gate.enter()?;
         let running = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
-        let Prepared { snapshot, spec, report } = self.prepare_search(ctx, request).await?;
+        let Prepared { snapshot, spec, report, .. } = self.prepare_search(ctx, request).await?;
         let (schema, batches) = snapshot.search(&spec).await?;
         let held = (guard, running, memory);
         let batches = batches.inspect(move |_| {
@@ -135,8 +142,54 @@ impl Service {
             ..ReadCommand::default()
         };
         let snapshot = self.snapshot(ctx, &at).await?;
+        let embedded = match &request.embed {
+            None => None,
+            Some(embed) => Some(self.embedded(&snapshot, request, embed).await?),
+        };
+        let request = embedded.as_ref().unwrap_or(request);
         let spec = lakebed_index::search_spec(&snapshot, request, &self.limits)?;
         let (spec, report) = lakebed_index::fitted(&snapshot, &spec).await?;
-        Ok(Prepared { snapshot, spec, report })
+        Ok(Prepared { snapshot, spec, report, vector: request.vector.clone() })
+    }
+
+    /// The request with the vector of its text or picture, by the model that made the column.
+    async fn embedded(
+        &self,
+        snapshot: &Snapshot,
+        request: &SearchRequest,
+        embed: &Embed,
+    ) -> Result<SearchRequest> {
+        if request.vector.as_ref().is_some_and(|vectors| !vectors.is_empty()) {
+            return Err(Error::invalid("`vector` and `embed` cannot both be given"));
+        }
+        let column = lakebed_index::vector_column(snapshot, request.vector_column.as_deref())?;
+        let schema = snapshot.schema();
+        let field = schema.field_with_name(&column).map_err(|_| {
+            Error::not_found(format!("column `{column}` does not exist")).about(Subject::Column)
+        })?;
+        let model = field.metadata().get("lakebed:model").ok_or_else(|| {
+            Error::invalid(format!(
+                "column `{column}` does not say which model made it: only columns that a job \
+                 computed can be searched by text or picture"
+            ))
+        })?;
+        let digest = field.metadata().get("lakebed:model_digest").map(String::as_str);
+        let input = match embed {
+            Embed::Text(text) => QueryInput::Text(text.clone()),
+            Embed::Picture(base64) => {
+                let bytes = base64::engine::general_purpose::STANDARD.decode(base64);
+                let bytes = bytes.map_err(|error| {
+                    Error::invalid(format!("`embed.picture` is not base64: {error}"))
+                })?;
+                QueryInput::Picture(bytes.into())
+            }
+        };
+        let vector = self.column_jobs.embed(model, digest, input).await?;
+        Ok(SearchRequest {
+            vector: Some(QueryVectors::One(vector)),
+            embed: None,
+            vector_column: Some(column),
+            ..request.clone()
+        })
     }
 }

@@ -2,6 +2,7 @@
 use std::sync::Arc;
 
 use lakebed_core::{Clock, Limits, Result};
+use lakebed_jobs::{ColumnJobs, Jobs};
 use lakebed_sql::{Sql, SqlOptions};
 use lakebed_storage::Lake;
 
@@ -9,7 +10,6 @@ use crate::admission::Admission;
 use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::gate::Gate;
-use crate::jobs::Jobs;
 use crate::sql::{Once, PreparedStatements, Running};
 use crate::tickets::Tickets;
 
@@ -36,6 +36,7 @@ pub struct Service {
     pub(crate) allow_anonymous: bool,
     pub(crate) admission: Admission,
     pub(crate) audit: AuditLog,
+    pub(crate) column_jobs: Arc<ColumnJobs>,
     pub(crate) gate: Gate,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) keys: KeyCache,
@@ -59,6 +60,9 @@ impl Service {
         let sql = Sql::open(sql)?;
         let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock));
         let jobs = Jobs::open(lake.system().clone(), Arc::clone(&clock)).await?;
+        let column_jobs =
+            ColumnJobs::open(Arc::clone(&lake), Arc::clone(&clock), Arc::clone(&jobs), limits.task_lease_ms)
+                .await?;
         Ok(Arc::new(Service {
             lake,
             limits,
@@ -66,6 +70,7 @@ impl Service {
             allow_anonymous,
             admission,
             audit,
+            column_jobs,
             gate: Gate::default(),
             jobs,
             keys: KeyCache::default(),
@@ -88,6 +93,7 @@ impl Service {
     pub async fn shutdown(&self, deadline: tokio::time::Instant) {
         self.gate.close();
         self.jobs.stop();
+        self.column_jobs.stop();
         let left = self.gate.wait_empty(deadline).await;
         if left > 0 {
             tracing::info!(left, "requests were still running at the shutdown deadline");

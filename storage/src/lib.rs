@@ -9,7 +9,7 @@
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs`; in SQL `provider.rs` |
 //! | build an index | `indexes.rs`, `scalar_index.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
-//! | change columns | `columns/` |
+//! | change columns | `columns/`; give cells values that were computed elsewhere: `fill.rs` |
 //! | see how anything becomes visible | `commit.rs`, `durable.rs` |
 //! | know why a write sent twice is done once | `write_id.rs` |
 //! | know who keeps a version | `pins.rs` |
@@ -19,6 +19,7 @@ mod append;
 mod blob;
 mod blob_bytes;
 mod catalog;
+mod column_patch;
 mod columns;
 mod commit;
 mod create;
@@ -27,6 +28,7 @@ mod delete;
 mod durable;
 mod expressions;
 mod fetch_blobs;
+mod fill;
 mod indexes;
 mod keys;
 mod lake;
@@ -66,7 +68,9 @@ mod write;
 mod write_id;
 
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
+pub use column_patch::RowPlaces;
 pub use columns::{ColumnAlteration, FieldMetadata};
+pub use fill::{Filled, FragmentValues};
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use lance_error::without_folders;

@@ -17,29 +17,22 @@
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
-use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
-use arrow_array::cast::AsArray;
-use arrow_array::types::UInt64Type;
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
+use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
 use arrow_cast::{CastOptions, can_cast_types, cast_with_options};
 use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema, SchemaRef};
 use arrow_select::filter::filter_record_batch;
-use arrow_select::interleave::interleave;
 use datafusion::error::DataFusionError;
-use futures::{StreamExt, TryStreamExt};
+use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Result};
-use lance::Dataset;
 use lance::dataset::fragment::FileFragment;
-use lance::dataset::transaction::{
-    DataReplacementGroup, Operation, Transaction, UpdateMode, UpdatedFragmentOffsets,
-};
-use lance_core::ROW_ADDR;
+use lance::dataset::transaction::{DataReplacementGroup, Transaction};
 use lance_core::datatypes::{Field, Schema};
 use lance_table::format::Fragment;
 use roaring::RoaringBitmap;
 
+use crate::column_patch::{Patched, RowPlaces, alone, ids_below, matching_rows, place, with_file};
 use crate::commit::TRIES_MAX;
 use crate::expressions::{Expressions, holds_blob, unknown};
 use crate::lance_error::{StreamError, from_lance};
@@ -49,13 +42,8 @@ use crate::sql_guard::check_sql;
 use crate::table::Table;
 use crate::write::discard;
 
-/// What lance calls a column that a newer file of its fragment answers for.
-const RETIRED: i32 = -2;
 /// Rows that are read and written at a time.
 const ROWS_MAX: u64 = 8_192;
-
-/// The rows to change: for each fragment the positions in it.
-type Matched = BTreeMap<u32, RoaringBitmap>;
 
 impl Table {
     /// Sets columns to the values of SQL expressions in the rows for which `predicate` is true, or in all
@@ -84,7 +72,7 @@ impl Table {
                 let newest = branch.latest().await?.version().version;
                 let snapshot = self.snapshot(branch.name.as_deref(), &At::Version(newest)).await?;
                 let update = ColumnUpdate::new(&snapshot, updates).await?;
-                let matched = matching_rows(&snapshot.dataset, predicate).await?;
+                let matched = matching_rows(&snapshot.dataset, predicate, None).await?;
                 let rows: u64 = matched.values().map(RoaringBitmap::len).sum();
                 if rows == 0 {
                     return Ok((0, newest));
@@ -109,35 +97,6 @@ impl Table {
             }
         }
         .boxed()
-    }
-}
-
-/// Where the rows lie for which `predicate` is true.
-async fn matching_rows(dataset: &Dataset, predicate: Option<&str>) -> Result<Matched> {
-    let mut scanner = dataset.scan();
-    scanner.project(&[ROW_ADDR]).map_err(from_lance)?;
-    if let Some(predicate) = predicate {
-        scanner.filter(predicate).map_err(bad_filter)?;
-    }
-    let mut batches = Box::pin(scanner.try_into_stream()).await.map_err(bad_filter)?;
-    let mut matched = Matched::new();
-    while let Some(batch) = batches.try_next().await.map_err(bad_filter)? {
-        let addresses = batch
-            .column_by_name(ROW_ADDR)
-            .and_then(|column| column.as_primitive_opt::<UInt64Type>())
-            .ok_or_else(|| Error::internal("a scan gave no row addresses"))?;
-        for address in addresses.values() {
-            let (fragment, position) = ((address >> 32) as u32, *address as u32);
-            matched.entry(fragment).or_default().insert(position);
-        }
-    }
-    Ok(matched)
-}
-
-fn bad_filter(error: lance::Error) -> Error {
-    match from_lance(error) {
-        error if error.kind() == ErrorKind::InvalidArgument => error.context("filter"),
-        error => error,
     }
 }
 
@@ -205,7 +164,7 @@ impl ColumnUpdate {
     }
 
     /// Writes the new columns of every fragment that has a matching row.
-    async fn patch(&self, matched: Matched) -> Result<Patched> {
+    async fn patch(&self, matched: RowPlaces) -> Result<Patched> {
         let mut patched = Patched { fields: self.field_ids(), ..Patched::default() };
         for (id, positions) in matched {
             let outcome = self.patch_fragment(id, &positions).await;
@@ -238,18 +197,8 @@ impl ColumnUpdate {
         let DataReplacementGroup(_, file) =
             Box::pin(fragment.write_columns(source, &target)).await.map_err(from_lance)?;
 
-        let mut written = Fragment::new(u64::from(id));
-        written.files.push(file.clone());
-        let mut fragment = fragment.metadata().clone();
-        for old in &mut fragment.files {
-            let fields = old.fields.iter().map(|field| match file.fields.contains(field) {
-                true => RETIRED,
-                false => *field,
-            });
-            old.fields = fields.collect::<Vec<i32>>().into();
-        }
-        fragment.files.retain(|old| old.fields.iter().any(|field| *field != RETIRED));
-        fragment.files.push(file);
+        let written = alone(&fragment, &file);
+        let fragment = with_file(fragment.metadata().clone(), file);
         Ok((fragment, written))
     }
 
@@ -309,47 +258,7 @@ impl ColumnUpdate {
 
     /// The assigned columns with everything below them: what an index may be on.
     fn field_ids(&self) -> Vec<u32> {
-        fn collect(field: &Field, ids: &mut Vec<u32>) {
-            ids.extend(u32::try_from(field.id));
-            field.children.iter().for_each(|child| collect(child, ids));
-        }
-        let mut ids = Vec::new();
-        self.assigned.iter().for_each(|field| collect(field, &mut ids));
-        ids
-    }
-}
-
-/// What an update wrote.
-#[derive(Default)]
-struct Patched {
-    fragments: Vec<Fragment>,
-    /// The new files alone, for the case that they are not committed.
-    written: Vec<Fragment>,
-    positions: HashMap<u64, RoaringBitmap>,
-    fields: Vec<u32>,
-}
-
-impl Patched {
-    fn add(&mut self, fragment: Fragment, written: Fragment, positions: RoaringBitmap) {
-        self.positions.insert(fragment.id, positions);
-        self.fragments.push(fragment);
-        self.written.push(written);
-    }
-
-    fn into_operation(self) -> Operation {
-        Operation::Update {
-            removed_fragment_ids: Vec::new(),
-            updated_fragments: self.fragments,
-            new_fragments: Vec::new(),
-            // Indexes on these columns no longer answer for these fragments.
-            fields_modified: self.fields,
-            compacted_sstables: Vec::new(),
-            fields_for_preserving_frag_bitmap: Vec::new(),
-            update_mode: Some(UpdateMode::RewriteColumns),
-            inserted_rows_filter: None,
-            // So that only the rows that were changed count as changed in this version.
-            updated_fragment_offsets: Some(UpdatedFragmentOffsets(self.positions)),
-        }
+        self.assigned.iter().flat_map(ids_below).collect()
     }
 }
 
@@ -402,26 +311,6 @@ fn fit(field: &Field, values: &ArrayRef) -> Result<ArrayRef> {
     Ok(fitted)
 }
 
-/// `old` with `new` in the rows that `mask` selects, one after the other.
-fn place(old: &ArrayRef, new: &ArrayRef, mask: &BooleanArray, field: &Field) -> Result<ArrayRef> {
-    if new.len() == old.len() {
-        return Ok(Arc::clone(new));
-    }
-    let mut next = 0;
-    let from: Vec<(usize, usize)> = (0..old.len())
-        .map(|row| match mask.value(row) {
-            true => {
-                next += 1;
-                (1, next - 1)
-            }
-            false => (0, row),
-        })
-        .collect();
-    interleave(&[old.as_ref(), new.as_ref()], &from).map_err(|error| {
-        Error::internal(format!("place the values of column `{}`", field.name)).with_source(error)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use arrow_array::{Float64Array, Int32Array, Int64Array};
@@ -446,14 +335,5 @@ mod tests {
         assert_eq!(fit(&int, &whole).unwrap().as_ref(), &Int32Array::from(vec![Some(2), None]));
         let error = fit(&field(DataType::Int32, false), &whole).unwrap_err();
         assert!(error.message().contains("null"), "{error}");
-    }
-
-    #[test]
-    fn new_values_go_where_the_mask_says() {
-        let old: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3, 4]));
-        let new: ArrayRef = Arc::new(Int32Array::from(vec![20, 40]));
-        let mask = BooleanArray::from(vec![false, true, false, true]);
-        let placed = place(&old, &new, &mask, &field(DataType::Int32, true)).unwrap();
-        assert_eq!(placed.as_ref(), &Int32Array::from(vec![1, 20, 3, 40]));
     }
 }

@@ -104,7 +104,7 @@ where
         let writer = Arc::clone(&seen);
         // Dropped with the write, whether that ran or not: some puts do not wait for their writes.
         let (running, over) = oneshot::channel::<()>();
-        let write = move |_: WriteCommand, _: SchemaRef, mut batches: BatchStream| async move {
+        let write = move |_: SchemaRef, mut batches: BatchStream| async move {
             let _running = running;
             while let Some(item) = batches.next().await {
                 match item {
@@ -127,7 +127,7 @@ where
 
     async fn run_with<W, F>(self, write: W) -> Result<Receipt>
     where
-        W: FnOnce(WriteCommand, SchemaRef, BatchStream) -> F,
+        W: FnOnce(SchemaRef, BatchStream) -> F,
         F: Future<Output = Result<Receipt>> + Send + 'static,
     {
         let mut messages = PutMessages {
@@ -144,7 +144,7 @@ where
         let none = || Error::invalid("the first message of DoPut has no descriptor");
         let database = call(self.deadline).ctx.database;
         let command = write_command(&database, descriptor.ok_or_else(none)?)?;
-        run(command, first, &mut messages, &self.limits, self.admit, write).await
+        run(command.commit, first, &mut messages, &self.limits, self.admit, write).await
     }
 }
 
@@ -308,7 +308,7 @@ async fn silence_and_deadlines_end_a_write() {
 #[tokio::test]
 async fn a_dropped_handler_breaks_the_write() {
     let (ended, end) = oneshot::channel();
-    let write = move |_: WriteCommand, _: SchemaRef, mut batches: BatchStream| async move {
+    let write = move |_: SchemaRef, mut batches: BatchStream| async move {
         let mut last = Ok(0);
         while let Some(item) = batches.next().await {
             last = item.map(|batch| batch.num_rows()).map_err(|error| error.kind());
@@ -331,7 +331,7 @@ async fn a_write_whose_stream_ended_outlives_its_handler() {
     let (reached, at_commit) = oneshot::channel();
     let (proceed, may_proceed) = oneshot::channel::<()>();
     let (done, finished) = oneshot::channel();
-    let write = move |_: WriteCommand, _: SchemaRef, mut batches: BatchStream| async move {
+    let write = move |_: SchemaRef, mut batches: BatchStream| async move {
         while let Some(item) = batches.next().await {
             item?;
         }
@@ -350,9 +350,8 @@ async fn a_write_whose_stream_ended_outlives_its_handler() {
 
 #[tokio::test]
 async fn an_early_error_is_told_at_once() {
-    let write = |_: WriteCommand, _: SchemaRef, _: BatchStream| async {
-        Err(Error::not_found("table t does not exist"))
-    };
+    let write =
+        |_: SchemaRef, _: BatchStream| async { Err(Error::not_found("table t does not exist")) };
     let quiet = futures::stream::iter(messages(ON_END, &[3])).chain(futures::stream::pending());
     let error = Put::of(quiet).run_with(write).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NotFound);
@@ -362,7 +361,7 @@ async fn an_early_error_is_told_at_once() {
 async fn an_early_receipt_waits_for_the_end_of_the_stream() {
     let earlier = Receipt { version: 9, rows: 7, bytes: 0, write_id: Some("w".to_owned()) };
     let receipt = earlier.clone();
-    let repeat = move |_: WriteCommand, _: SchemaRef, _: BatchStream| {
+    let repeat = move |_: SchemaRef, _: BatchStream| {
         let receipt = receipt.clone();
         async { Ok(receipt) }
     };
@@ -376,7 +375,7 @@ async fn an_early_receipt_waits_for_the_end_of_the_stream() {
 
 #[tokio::test]
 async fn a_write_that_panics_is_of_unknown_outcome_only_after_its_stream() {
-    let late = |_: WriteCommand, _: SchemaRef, mut batches: BatchStream| async move {
+    let late = |_: SchemaRef, mut batches: BatchStream| async move {
         while let Some(item) = batches.next().await {
             item?;
         }
@@ -384,7 +383,7 @@ async fn a_write_that_panics_is_of_unknown_outcome_only_after_its_stream() {
     };
     let error = Put::of(stream(messages(ON_END, &[3]))).run_with(late).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::CommitUnknown);
-    let early = |_: WriteCommand, _: SchemaRef, _: BatchStream| async { panic!("on purpose") };
+    let early = |_: SchemaRef, _: BatchStream| async { panic!("on purpose") };
     let quiet = futures::stream::iter(messages(ON_END, &[3])).chain(futures::stream::pending());
     let error = Put::of(quiet).run_with(early).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Internal);

@@ -33,6 +33,12 @@ pub(crate) async fn describe_job(
         "table": job.table,
         "spec": job.spec,
     });
+    if let Some(progress) = door.service.job_progress(&job) {
+        answer["progress"] = json!(progress);
+    }
+    if let Some(ended_at_ms) = job.ended_at_ms {
+        answer["ended_ms"] = ended_at_ms.into();
+    }
     if let Some(result) = job.result {
         answer["result"] = result;
     }

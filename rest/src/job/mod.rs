@@ -3,6 +3,8 @@
 pub(crate) mod cancel;
 pub(crate) mod describe;
 pub(crate) mod list;
+pub(crate) mod pause;
+pub(crate) mod submit;
 
 use lakebed_core::{Error, Result};
 use lakebed_service::JobState;
@@ -11,6 +13,7 @@ use lakebed_service::JobState;
 fn state(state: JobState) -> &'static str {
     match state {
         JobState::InProgress => "IN_PROGRESS",
+        JobState::Paused => "PAUSED",
         JobState::Done => "DONE",
         JobState::Failed => "FAILED",
         JobState::Cancelled => "CANCELLED",

@@ -5,7 +5,7 @@
 
 use lakebed_core::{ApproxMode, DistanceType, Error, OrderBy, QueryVectors, Result};
 use lakebed_proto::command::Columns;
-use lakebed_proto::search::{FullTextQuery, SearchRequest};
+use lakebed_proto::search::{Embed, FullTextQuery, SearchRequest};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -22,6 +22,7 @@ pub(crate) struct QueryBody {
     k: Option<u64>,
     offset: Option<u64>,
     vector: Option<Box<RawValue>>,
+    embed: Option<Embed>,
     vector_column: Option<String>,
     distance_type: Option<String>,
     nprobes: Option<u64>,
@@ -91,6 +92,7 @@ pub(crate) fn search_request(table: String, body: QueryBody) -> Result<SearchReq
         k: body.k,
         offset: body.offset,
         vector: body.vector.as_deref().map(vector).transpose()?,
+        embed: body.embed,
         vector_column: body.vector_column.filter(|column| !column.is_empty()),
         distance_type: body.distance_type.as_deref().map(distance_type).transpose()?,
         nprobes: body.nprobes,

@@ -38,6 +38,8 @@ enum KeyRole {
     Write,
     /// Read tables.
     Read,
+    /// Run tasks of jobs, and nothing else.
+    Worker,
 }
 
 impl ClientVerb for KeysCreate {
@@ -50,6 +52,7 @@ impl ClientVerb for KeysCreate {
             KeyRole::Admin => "admin",
             KeyRole::Write => "write",
             KeyRole::Read => "read",
+            KeyRole::Worker => "worker",
         };
         let expires_at = self.expires_in.map(expiry).transpose()?;
         let body = json!({ "name": self.name, "role": role, "expires_at": expires_at });

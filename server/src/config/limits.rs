@@ -124,6 +124,8 @@ limits! {
     write_id_bytes_max: usize, 1, 64 * KIB, "Bytes of a write id.";
     ticket_ttl_ms: i64, 1_000, 30 * DAY_MS,
         "How long a ticket keeps its version, renewed by use.";
+    task_lease_ms: i64, 500, 3_600_000,
+        "How long a worker may be silent before its tasks go to others.";
     read_stall_ms_max: u64, 1, 30 * DAY_MS,
         "How long a read may go without progress before it is ended.";
     write_stall_ms_max: u64, 1, 30 * DAY_MS,

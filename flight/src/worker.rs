@@ -1,0 +1,78 @@
+//! What workers call: Sync, as an action and as a gRPC service of its own, the rows of a task, and its
+//! results. See `docs/worker-protocol.md`.
+
+use std::sync::Arc;
+
+use arrow_flight::{FlightData, PutResult};
+use arrow_schema::SchemaRef;
+use bytes::Bytes;
+use futures::{FutureExt as _, Stream};
+use lakebed_core::{Error, Limits, RequestContext, Result};
+use lakebed_proto::command::{CommitRule, TaskCommand};
+use lakebed_proto::worker::v1::worker_service_server::WorkerServiceServer;
+use lakebed_proto::worker::v1::{SyncRequest, SyncResponse};
+use lakebed_service::{AttemptId, BatchStream, JobId, Service, WorkerServer};
+use prost::Message;
+use serde_json::json;
+use tonic::{Request, Status};
+
+use crate::do_put::{PutMessages, admission, run};
+use crate::request::Call;
+
+/// The gRPC service of the worker protocol over `service`, ready for tonic's router.
+pub fn worker_service(service: Arc<Service>) -> WorkerServiceServer<WorkerServer> {
+    let message_bytes_max = service.limits().message_bytes_max;
+    let take = move |request: Request<SyncRequest>| {
+        let service = Arc::clone(&service);
+        async move {
+            let call = Call::begin(&service, request.metadata(), request.extensions()).await?;
+            let answer = service.sync_worker(&call.ctx, request.into_inner()).await;
+            answer.map_err(|error| call.status(&error))
+        }
+        .boxed()
+    };
+    WorkerServer::service(Box::new(take), message_bytes_max)
+}
+
+/// Sync as an action.
+pub(crate) async fn sync(service: &Service, call: &Call, body: &[u8]) -> Result<Bytes> {
+    let request = SyncRequest::decode(body)
+        .map_err(|error| Error::invalid(format!("the report is not protobuf: {error}")))?;
+    let answer: SyncResponse = service.sync_worker(&call.ctx, request).await?;
+    Ok(Bytes::from(answer.encode_to_vec()))
+}
+
+/// The rows of a task.
+pub(crate) async fn read_task(
+    service: &Service,
+    call: &Call,
+    task: &TaskCommand,
+) -> Result<(SchemaRef, BatchStream)> {
+    service.read_task(&call.ctx, &attempt(task)).await
+}
+
+/// The results of a task.
+pub(crate) async fn put_results<S>(
+    service: &Arc<Service>,
+    ctx: RequestContext,
+    task: TaskCommand,
+    first: FlightData,
+    messages: &mut PutMessages<S>,
+    limits: &Limits,
+) -> Result<PutResult>
+where
+    S: Stream<Item = Result<FlightData, Status>> + Send + Unpin,
+{
+    let admit = admission(service);
+    let service = Arc::clone(service);
+    let put = async move |_, batches: BatchStream| {
+        service.put_results(&ctx, &attempt(&task), batches).await
+    };
+    let rows = run(CommitRule::Explicit, first, messages, limits, admit, put).await?;
+    let json = json!({ "rows": rows }).to_string();
+    Ok(PutResult { app_metadata: Bytes::from(json) })
+}
+
+fn attempt(task: &TaskCommand) -> AttemptId {
+    AttemptId { job: JobId::new(&task.job), task: task.task, attempt: task.attempt }
+}

@@ -1,0 +1,604 @@
+//! One job from its first plan to its end.
+//!
+//! ```text
+//!   plan a pass ─► tasks to the scheduler ─► groups done ─► errors noted ─► fill ─► parts deleted
+//!       ▲                                                                    │ moved
+//!       └──────────────── where are these rows now? ◄────────────────────────┘
+//! ```
+//!
+//! What stops half way goes on from the ledger: a group whose fill is not in the ledger is filled again
+//! under the same write id, which does nothing if it was committed. What fails for reasons that pass is
+//! tried again for as long as it takes; the job says what it waits for.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::RecordBatch;
+use arrow_schema::Schema;
+use futures::{FutureExt as _, StreamExt};
+use lakebed_core::{DatabaseName, Error, ErrorKind, Result};
+use lakebed_storage::{At, BatchStream, FieldMetadata, FragmentValues, Table};
+use roaring::{RoaringBitmap, RoaringTreemap};
+use serde_json::json;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::error_rows::{ErrorRow, note_errors};
+use crate::ids::{AttemptId, JobId};
+use crate::ledger::{Ledger, Record, folder_of};
+use crate::parts;
+use crate::pass::{Pass, PassFragment, places_of_ids};
+use crate::registry::{Job, JobState};
+use crate::runtime::{ColumnJobs, ColumnSpec, Ended, Running};
+use crate::scheduler::{Event, ModelKey};
+
+/// Fragments that are filled in one version.
+const FILLED_AT_ONCE: usize = 16;
+/// Passes before a job gives up: a table that changes under each of them never holds still.
+const PASSES_MAX: u32 = 100;
+const WAIT_FIRST: Duration = Duration::from_millis(500);
+const WAIT_MAX: Duration = Duration::from_secs(30);
+
+/// What the ledger said when the job was taken up.
+#[derive(Default)]
+struct Replayed {
+    planned: Option<Record>,
+    model: Option<ModelKey>,
+    ended: BTreeMap<u64, Ended>,
+    filled: BTreeSet<u32>,
+    moved: BTreeSet<u32>,
+    rows_filled: u64,
+    errors: u64,
+    version: Option<u64>,
+}
+
+impl Replayed {
+    fn of(records: Vec<Record>) -> Replayed {
+        let mut replayed = Replayed::default();
+        for record in records {
+            match record {
+                Record::Planned { .. } => {
+                    replayed.planned = Some(record);
+                    replayed.ended.clear();
+                    replayed.filled.clear();
+                    replayed.moved.clear();
+                }
+                Record::Model { name, digest } => {
+                    replayed.model = Some(ModelKey { name, digest });
+                }
+                Record::Done { task, attempt, errors } => {
+                    replayed.ended.insert(task, Ended::Part { attempt, errors });
+                }
+                Record::GaveUp { task, error } => {
+                    replayed.ended.insert(task, Ended::GivenUp(error));
+                }
+                Record::Filled { groups, version, rows, errors } => {
+                    replayed.filled.extend(groups);
+                    replayed.rows_filled += rows;
+                    replayed.errors += errors;
+                    replayed.version = version.or(replayed.version);
+                }
+                Record::Moved { groups } => replayed.moved.extend(groups),
+            }
+        }
+        replayed
+    }
+}
+
+impl ColumnJobs {
+    /// Takes up a job that is in the records, in a task of its own.
+    pub(crate) fn take_up(self: &Arc<Self>, job: Job, cancel: CancellationToken) {
+        let jobs = Arc::clone(self);
+        tokio::spawn(async move {
+            let job_id = job.job_id.clone();
+            let outcome = std::panic::AssertUnwindSafe(jobs.run(&job, cancel.clone()))
+                .catch_unwind()
+                .await
+                .unwrap_or_else(|_| Some(Err(Error::internal("the job broke off"))));
+            jobs.leave(&job_id);
+            // Without an outcome the server stops, and the job goes on after its next start.
+            if let Some(outcome) = outcome {
+                jobs.end(&job_id, outcome, cancel.is_cancelled()).await;
+            }
+        });
+    }
+
+    fn leave(&self, job_id: &str) {
+        let id = JobId::new(job_id);
+        self.running().remove(&id);
+        self.step(Event::RemoveJob(id));
+        self.wake();
+    }
+
+    /// Runs a job; nothing when the server stops first.
+    async fn run(
+        self: &Arc<Self>,
+        job: &Job,
+        cancel: CancellationToken,
+    ) -> Option<Result<serde_json::Value>> {
+        let mut wait = WAIT_FIRST;
+        let opened = loop {
+            match self.open_job(job).await {
+                Err(error) if passes(&error) => {
+                    tracing::warn!(job_id = job.job_id, error = %error.report(), "a job waits");
+                    self.pause_for(&cancel, &mut wait).await?;
+                }
+                opened => break opened,
+            }
+        };
+        let (run, mut groups, replayed) = match opened {
+            Ok(opened) => opened,
+            Err(error) => return Some(Err(error)),
+        };
+        let work = self.drive(&run, &mut groups, replayed);
+        tokio::select! {
+            outcome = work => Some(outcome),
+            () = cancel.cancelled() => match self.records.is_stopping() || self.stop.is_cancelled() {
+                true => None,
+                false => Some(Err(Error::new(ErrorKind::Cancelled, "the job was called off"))),
+            },
+            () = self.stop.cancelled() => None,
+        }
+    }
+
+    async fn pause_for(&self, cancel: &CancellationToken, wait: &mut Duration) -> Option<()> {
+        let slept = tokio::time::sleep(*wait);
+        *wait = (*wait * 2).min(WAIT_MAX);
+        tokio::select! {
+            () = slept => Some(()),
+            () = cancel.cancelled() => None,
+            () = self.stop.cancelled() => None,
+        }
+    }
+
+    async fn open_job(
+        self: &Arc<Self>,
+        job: &Job,
+    ) -> Result<(Arc<Running>, mpsc::UnboundedReceiver<u32>, Replayed)> {
+        let spec: ColumnSpec = serde_json::from_value(job.spec.clone()).map_err(|error| {
+            Error::new(ErrorKind::Corrupt, "the job's record cannot be read").with_source(error)
+        })?;
+        let (ledger, records) = Ledger::open(self.system.clone(), &job.job_id).await?;
+        let replayed = Replayed::of(records);
+        let (run, groups) = Running::new(
+            JobId::new(&job.job_id),
+            DatabaseName::parse(&job.database)?,
+            job.table.clone(),
+            spec,
+            ledger,
+        );
+        let model = replayed
+            .model
+            .clone()
+            .unwrap_or(ModelKey { name: run.spec.model.clone(), digest: None });
+        run.state().model = Some(model.clone());
+        self.running().insert(run.id.clone(), Arc::clone(&run));
+        self.step(Event::AddJob { job: run.id.clone(), model });
+        if job.state == JobState::Paused {
+            self.step(Event::Pause(run.id.clone()));
+        }
+        Ok((run, groups, replayed))
+    }
+
+    async fn drive(
+        self: &Arc<Self>,
+        run: &Arc<Running>,
+        groups: &mut mpsc::UnboundedReceiver<u32>,
+        mut replayed: Replayed,
+    ) -> Result<serde_json::Value> {
+        let table = self.lake.table_by_uid(&run.database, &run.spec.table_uid).await?;
+        {
+            let mut state = run.state();
+            (state.rows_done, state.errors) = (replayed.rows_filled, replayed.errors);
+            state.version = replayed.version;
+        }
+        let mut pass = match replayed.planned.take() {
+            Some(record) => self.open_pass(&table, &record).await?,
+            None => self.plan_first(run, &table).await?,
+        };
+        loop {
+            let moved = self.fill_pass(run, &table, &pass, groups, &mut replayed).await?;
+            if moved.is_empty() {
+                break;
+            }
+            let number = pass.number + 1;
+            if number > PASSES_MAX {
+                return Err(Error::new(
+                    ErrorKind::Conflict,
+                    format!("the table changed under each of {PASSES_MAX} passes"),
+                ));
+            }
+            let mut ids = RoaringTreemap::new();
+            for group in moved {
+                let fragment = pass.group(group).ok_or_else(|| Error::internal("a lost group"))?;
+                ids.extend(pass.row_ids(fragment).await?.iter().map(|(_, id)| *id));
+            }
+            let snapshot = table.snapshot(None, &At::Latest).await?;
+            let places = places_of_ids(&snapshot, &ids).await?;
+            let (spec, task_rows) = (&run.spec, run.spec.task_rows);
+            let record =
+                Pass::plan(number, &snapshot, &spec.input, places, task_rows, Some(&pass))?;
+            run.ledger.append(std::slice::from_ref(&record)).await?;
+            pass = Arc::new(Pass::open(&record, snapshot)?);
+        }
+        self.finish(run, &table).await
+    }
+
+    async fn open_pass(&self, table: &Arc<Table>, record: &Record) -> Result<Arc<Pass>> {
+        let Record::Planned { version, .. } = record else {
+            return Err(Error::internal("a pass of another record"));
+        };
+        let snapshot = table.snapshot(None, &At::Version(*version)).await?;
+        Ok(Arc::new(Pass::open(record, snapshot)?))
+    }
+
+    async fn plan_first(&self, run: &Running, table: &Arc<Table>) -> Result<Arc<Pass>> {
+        let spec = &run.spec;
+        let snapshot = table.snapshot(None, &At::Version(spec.source_version)).await?;
+        let output = format!("`{}` IS NULL", spec.output);
+        let filter = match (&spec.filter, spec.recompute) {
+            (None, true) => None,
+            (Some(filter), true) => Some(filter.clone()),
+            (None, false) => Some(output),
+            (Some(filter), false) => Some(format!("({filter}) AND {output}")),
+        };
+        let places = snapshot.row_places(filter.as_deref(), None).await?;
+        let record = Pass::plan(1, &snapshot, &spec.input, places, spec.task_rows, None)?;
+        run.ledger.append(std::slice::from_ref(&record)).await?;
+        Ok(Arc::new(Pass::open(&record, snapshot)?))
+    }
+
+    /// Has the tasks of a pass done and its fragments filled; returns the groups that moved.
+    async fn fill_pass(
+        self: &Arc<Self>,
+        run: &Arc<Running>,
+        table: &Arc<Table>,
+        pass: &Arc<Pass>,
+        done: &mut mpsc::UnboundedReceiver<u32>,
+        replayed: &mut Replayed,
+    ) -> Result<Vec<u32>> {
+        let ended = std::mem::take(&mut replayed.ended);
+        let filled = std::mem::take(&mut replayed.filled);
+        let mut moved: Vec<u32> = std::mem::take(&mut replayed.moved).into_iter().collect();
+        let mut open: BTreeSet<u32> =
+            pass.fragments.iter().map(|fragment| fragment.group).collect();
+        open.retain(|group| !filled.contains(group) && !moved.contains(group));
+        let tasks: Vec<(u64, u32)> = pass
+            .tasks()
+            .filter(|(task, group)| open.contains(group) && !ended.contains_key(task))
+            .collect();
+        let mut ready: Vec<u32> = open
+            .iter()
+            .filter(|group| !tasks.iter().any(|(_, of)| of == *group))
+            .copied()
+            .collect();
+        self.enter(run, pass, ended, &open, tasks).await?;
+        while !open.is_empty() {
+            if ready.is_empty() {
+                let group = done.recv().await;
+                ready.push(group.ok_or_else(|| Error::internal("the groups of a job ended"))?);
+            }
+            while ready.len() < FILLED_AT_ONCE
+                && let Ok(group) = done.try_recv()
+            {
+                ready.push(group);
+            }
+            ready.retain(|group| open.contains(group));
+            let now: Vec<u32> = ready.drain(..ready.len().min(FILLED_AT_ONCE)).collect();
+            if now.is_empty() {
+                continue;
+            }
+            moved.extend(self.fill_groups(run, table, pass, &now).await?);
+            open.retain(|group| !now.contains(group));
+        }
+        Ok(moved)
+    }
+
+    /// Shows a pass to everybody and hands its tasks to the scheduler.
+    async fn enter(
+        self: &Arc<Self>,
+        run: &Arc<Running>,
+        pass: &Arc<Pass>,
+        ended: BTreeMap<u64, Ended>,
+        open: &BTreeSet<u32>,
+        tasks: Vec<(u64, u32)>,
+    ) -> Result<()> {
+        let mut staged = Vec::new();
+        let folder = format!("{}/parts", folder_of(run.id.as_str()));
+        for object in self.system.list(&folder).await? {
+            staged.extend(parts::parse_path(&object.path));
+        }
+        {
+            let mut state = run.state();
+            let left: u64 = pass
+                .fragments
+                .iter()
+                .filter(|fragment| open.contains(&fragment.group))
+                .map(|fragment| fragment.planned.places.len())
+                .sum();
+            state.rows = Some(state.rows_done + left);
+            let rows: u64 = ended.keys().filter_map(|task| pass.rows_of(*task).ok()).sum();
+            state.rows_done += rows;
+            state.errors +=
+                ended.iter().map(|(task, end)| errors_of(pass, *task, end)).sum::<u64>();
+            let now_ms = self.clock.now_ms();
+            let done = state.rows_done;
+            state.since.get_or_insert((now_ms, done));
+            state.staged = staged.iter().map(|(task, at, n)| ((*task, *at), *n)).collect();
+            state.ended = ended.into_iter().collect();
+            state.pass = Some(Arc::clone(pass));
+        }
+        self.step(Event::AddTasks { job: run.id.clone(), tasks });
+        for (task, attempt, _) in staged {
+            self.step(Event::Staged(AttemptId { job: run.id.clone(), task, attempt }));
+        }
+        self.wake();
+        Ok(())
+    }
+
+    /// Fills the fragments of groups, however often it takes; returns the groups that moved.
+    async fn fill_groups(
+        &self,
+        run: &Arc<Running>,
+        table: &Arc<Table>,
+        pass: &Arc<Pass>,
+        groups: &[u32],
+    ) -> Result<Vec<u32>> {
+        let mut wait = WAIT_FIRST;
+        loop {
+            match self.try_fill(run, table, pass, groups).await {
+                Err(error) if passes(&error) => {
+                    tracing::warn!(job_id = %run.id, error = %error.report(), "a fill is tried again");
+                    run.state().waits_for = Some(error.message().to_owned());
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(WAIT_MAX);
+                }
+                outcome => {
+                    run.state().waits_for = None;
+                    return outcome;
+                }
+            }
+        }
+    }
+
+    async fn try_fill(
+        &self,
+        run: &Arc<Running>,
+        table: &Arc<Table>,
+        pass: &Arc<Pass>,
+        groups: &[u32],
+    ) -> Result<Vec<u32>> {
+        let (mut fragments, mut errors) = (Vec::new(), BTreeMap::new());
+        for group in groups {
+            let fragment = pass.group(*group).ok_or_else(|| Error::internal("a lost group"))?;
+            let (values, of_group) = self.values_of(run, pass, fragment).await?;
+            errors.insert(*group, of_group);
+            fragments.push(values);
+        }
+        let (output, input) = (&run.spec.output, &run.spec.input);
+        let filled = table.fill_column(None, output, input, fragments).await?;
+        let is_filled = |group: &&u32| {
+            pass.group(**group).is_some_and(|it| filled.filled.contains(&it.planned.fragment))
+        };
+        let (done, moved): (Vec<u32>, Vec<u32>) = groups.iter().partition(is_filled);
+        // Those of rows that moved are made again with their rows.
+        let mut count = 0;
+        for group in &done {
+            let rows = errors.remove(group).unwrap_or_default();
+            count += rows.len() as u64;
+            let write_id = format!("{}-{group}-errors", run.id);
+            note_errors(&self.lake, &run.database, rows, write_id, self.clock.now_ms()).await?;
+        }
+        let rows = |groups: &[u32]| -> u64 {
+            let of = |group: &u32| pass.group(*group).map_or(0, |it| it.planned.places.len());
+            groups.iter().map(of).sum()
+        };
+        let mut records = Vec::new();
+        if !done.is_empty() {
+            records.push(Record::Filled {
+                groups: done.clone(),
+                version: filled.version,
+                rows: rows(&done),
+                errors: count,
+            });
+        }
+        if !moved.is_empty() {
+            records.push(Record::Moved { groups: moved.clone() });
+        }
+        run.ledger.append(&records).await?;
+        let mut ended = Vec::new();
+        {
+            let mut state = run.state();
+            state.version = filled.version.or(state.version);
+            // They are counted again with the next pass.
+            state.rows_done = state.rows_done.saturating_sub(rows(&moved));
+            let lost: usize = errors.values().map(Vec::len).sum();
+            state.errors = state.errors.saturating_sub(lost as u64);
+            for fragment in groups.iter().filter_map(|group| pass.group(*group)) {
+                for task in fragment.first_task..fragment.first_task + fragment.tasks {
+                    if let Some(Ended::Part { attempt, errors }) = state.ended.remove(&task) {
+                        ended.push((task, attempt, errors));
+                    }
+                }
+            }
+        }
+        for (task, attempt, errors) in ended {
+            let attempt = AttemptId { job: run.id.clone(), task, attempt };
+            // What stays goes with the job's folder.
+            let _ = self.system.delete(&parts::path_of(&attempt, errors)).await;
+        }
+        Ok(moved)
+    }
+
+    /// What a fragment is filled with, and the rows that have an error instead.
+    async fn values_of(
+        &self,
+        run: &Arc<Running>,
+        pass: &Arc<Pass>,
+        fragment: &PassFragment,
+    ) -> Result<(FragmentValues, Vec<ErrorRow>)> {
+        let (mut places, mut found, mut errors) = (RoaringBitmap::new(), Vec::new(), Vec::new());
+        let error_row = |row_id, error: &str| ErrorRow {
+            job_id: run.id.to_string(),
+            table: run.table.clone(),
+            column: run.spec.output.clone(),
+            row_id,
+            version: pass.snapshot.version(),
+            error: error.to_owned(),
+        };
+        for task in fragment.first_task..fragment.first_task + fragment.tasks {
+            let ended = run.state().ended.get(&task).cloned();
+            match ended.ok_or_else(|| Error::internal("a task of a whole group is open"))? {
+                Ended::GivenUp(error) => {
+                    let rows = pass.task_rows(task).await?;
+                    errors.extend(rows.iter().map(|(_, row_id)| error_row(*row_id, &error)));
+                }
+                Ended::Part { attempt, errors: count } => {
+                    let attempt = AttemptId { job: run.id.clone(), task, attempt };
+                    places |= pass.places_of(task)?;
+                    if count > 0 {
+                        let part = parts::load(&self.system, &attempt, count).await?;
+                        for (row_id, error) in parts::errors_in(&part)? {
+                            errors.push(error_row(row_id, &error));
+                        }
+                    }
+                    found.push((attempt, count));
+                }
+            }
+        }
+        let system = self.system.clone();
+        let values = futures::stream::iter(found).then(move |(attempt, count)| {
+            let system = system.clone();
+            async move { value_column(&parts::load(&system, &attempt, count).await?) }
+        });
+        let values: BatchStream = values.boxed();
+        Ok((
+            FragmentValues {
+                fragment: fragment.planned.fragment,
+                source_files: fragment.planned.source_files.clone(),
+                places,
+                values,
+                write_id: format!("{}-{}", run.id, fragment.group),
+            },
+            errors,
+        ))
+    }
+
+    /// Notes on the column where its values come from.
+    async fn finish(&self, run: &Running, table: &Arc<Table>) -> Result<serde_json::Value> {
+        let spec = &run.spec;
+        let (model, rows, errors, version) = {
+            let state = run.state();
+            (state.model.clone(), state.rows_done, state.errors, state.version)
+        };
+        let digest = model.and_then(|model| model.digest);
+        let mut entries: BTreeMap<String, Option<String>> = BTreeMap::new();
+        let mut note = |key: &str, value: String| {
+            entries.insert(format!("lakebed:{key}"), Some(value));
+        };
+        note("model", spec.model.clone());
+        note("dimensions", spec.dimensions.to_string());
+        note("source_column", spec.input.clone());
+        note("source_version", spec.source_version.to_string());
+        note("job_id", run.id.to_string());
+        if let Some(digest) = &digest {
+            note("model_digest", digest.clone());
+        }
+        let change = FieldMetadata { path: spec.output.clone(), entries, replace: false };
+        let mut wait = WAIT_FIRST;
+        let noted = loop {
+            match table.update_field_metadata(None, std::slice::from_ref(&change)).await {
+                Err(error) if passes(&error) => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(WAIT_MAX);
+                }
+                noted => break noted?,
+            }
+        };
+        Ok(json!({
+            "rows": rows,
+            "errors": errors,
+            "version": version.map_or(noted, |version| version.max(noted)),
+            "source_version": spec.source_version,
+            "model": spec.model,
+            "model_digest": digest,
+            "dimensions": spec.dimensions,
+        }))
+    }
+
+    /// Writes a job's end into its record and deletes its ledger.
+    async fn end(&self, job_id: &str, outcome: Result<serde_json::Value>, is_cancelled: bool) {
+        let now_ms = self.clock.now_ms();
+        let mut wait = WAIT_FIRST;
+        loop {
+            let changed = self.records.change(job_id, |job| {
+                job.ended_at_ms = Some(now_ms);
+                match &outcome {
+                    Ok(result) => {
+                        job.state = JobState::Done;
+                        job.result = Some(result.clone());
+                    }
+                    Err(_) if is_cancelled => job.state = JobState::Cancelled,
+                    Err(error) => {
+                        job.state = JobState::Failed;
+                        job.failure = Some(error.message().to_owned());
+                    }
+                }
+            });
+            match changed.await {
+                Ok(_) => break,
+                Err(error) if passes(&error) && !self.stop.is_cancelled() => {
+                    tokio::time::sleep(wait).await;
+                    wait = (wait * 2).min(WAIT_MAX);
+                }
+                Err(error) => {
+                    tracing::warn!(job_id, error = %error.report(), "a job's end was not stored");
+                    return;
+                }
+            }
+        }
+        if let Err(error) = &outcome {
+            tracing::info!(job_id, error = %error.report(), "a job ended without its result");
+        }
+        if let Err(error) = self.delete_folder(job_id).await {
+            tracing::info!(job_id, error = %error.report(), "a job's ledger stays behind");
+        }
+    }
+
+    async fn delete_folder(&self, job_id: &str) -> Result<()> {
+        for object in self.system.list(&folder_of(job_id)).await? {
+            self.system.delete(&object.path).await?;
+        }
+        Ok(())
+    }
+}
+
+/// Rows of a task that have an error.
+fn errors_of(pass: &Pass, task: u64, end: &Ended) -> u64 {
+    match end {
+        Ended::Part { errors, .. } => *errors,
+        Ended::GivenUp(_) => pass.rows_of(task).unwrap_or(0),
+    }
+}
+
+/// The values of a part by themselves.
+fn value_column(part: &RecordBatch) -> Result<RecordBatch> {
+    let wrong = || Error::new(ErrorKind::Corrupt, "a part has other columns than it should");
+    let index = part.schema().index_of("value").map_err(|_| wrong())?;
+    let field = part.schema().field(index).clone();
+    let schema = Arc::new(Schema::new(vec![field]));
+    RecordBatch::try_new(schema, vec![Arc::clone(part.column(index))]).map_err(|_| wrong())
+}
+
+/// Whether what failed may succeed later without anybody doing anything.
+fn passes(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::Busy
+            | ErrorKind::Unavailable
+            | ErrorKind::Conflict
+            | ErrorKind::CommitUnknown
+            | ErrorKind::DeadlineExceeded
+    )
+}

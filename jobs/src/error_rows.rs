@@ -1,0 +1,93 @@
+//! The table `job_errors` of a database: each row that a job could give no value, and why.
+//!
+//! It is a table like any other, made at the first error. Notes of one group of a job share a write id,
+//! so they are there once, however often they are noted.
+
+use std::sync::Arc;
+
+use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
+use futures::StreamExt;
+use lakebed_core::{DatabaseName, Error, ErrorKind, Result, TableId};
+use lakebed_storage::{BatchStream, Lake, WriteOptions, schema_digest};
+
+/// The table's name.
+pub const ERRORS_TABLE: &str = "job_errors";
+/// Rows of one batch.
+const BATCH_ROWS: usize = 8_192;
+
+/// One row without a value.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ErrorRow {
+    pub(crate) job_id: String,
+    pub(crate) table: String,
+    pub(crate) column: String,
+    pub(crate) row_id: u64,
+    pub(crate) version: u64,
+    pub(crate) error: String,
+}
+
+/// Appends errors to the table of their database, which is made if it is missing.
+///
+/// # Errors
+/// Those of writing; a table of that name with other columns is left alone, and a log line says so.
+pub(crate) async fn note_errors(
+    lake: &Arc<Lake>,
+    database: &DatabaseName,
+    rows: Vec<ErrorRow>,
+    write_id: String,
+    now_ms: i64,
+) -> Result<()> {
+    if rows.is_empty() {
+        return Ok(());
+    }
+    let batches = rows.chunks(BATCH_ROWS).map(|rows| batch(rows, now_ms));
+    let batches = batches.collect::<Result<Vec<RecordBatch>>>()?;
+    let Some(first) = batches.first() else { return Ok(()) };
+    let schema = first.schema();
+    let stream =
+        || -> BatchStream { futures::stream::iter(batches.clone().into_iter().map(Ok)).boxed() };
+    let options = |mode: &str| WriteOptions {
+        write_id: Some(write_id.clone()),
+        mode: mode.to_owned(),
+        schema_digest: schema_digest(&schema),
+    };
+    let id = TableId::parse(database, ERRORS_TABLE)?;
+    if lake.find_table(&id).await?.is_none() {
+        let created =
+            lake.create_table(&id, Arc::clone(&schema), stream(), options("create:")).await;
+        match created {
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            created => return created.map(|_| ()),
+        }
+    }
+    let table = lake.table(&id).await?;
+    match table.append(None, Arc::clone(&schema), stream(), options("append:")).await {
+        // What made the table has the id already.
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+            tracing::warn!(error = %error.report(), "table {ERRORS_TABLE} takes no errors of jobs");
+            Ok(())
+        }
+        appended => appended.map(|_| ()),
+    }
+}
+
+fn batch(rows: &[ErrorRow], now_ms: i64) -> Result<RecordBatch> {
+    let text = |of: fn(&ErrorRow) -> &str| -> ArrayRef {
+        Arc::new(StringArray::from_iter_values(rows.iter().map(of)))
+    };
+    let number = |of: fn(&ErrorRow) -> u64| -> ArrayRef {
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
+    };
+    let at = TimestampMillisecondArray::from_value(now_ms, rows.len()).with_timezone("UTC");
+    RecordBatch::try_from_iter([
+        ("job_id", text(|row| &row.job_id)),
+        ("table_name", text(|row| &row.table)),
+        ("column_name", text(|row| &row.column)),
+        ("row_id", number(|row| row.row_id)),
+        ("version", number(|row| row.version)),
+        ("error", text(|row| &row.error)),
+        ("noted_at", Arc::new(at) as ArrayRef),
+    ])
+    .map_err(|error| Error::internal("rows of errors").with_source(error))
+}

@@ -1,0 +1,37 @@
+//! Jobs: work that outlives its request, and columns that attached workers compute, task by task.
+//!
+//! | to | look in |
+//! | --- | --- |
+//! | see the record of a job, whatever its type | `registry.rs` |
+//! | submit a job that computes a column, pause and resume it | `submit.rs` |
+//! | follow one from its plan to its end | `drive.rs`, `pass.rs` |
+//! | know who gets which task, and what a dead worker means | `scheduler.rs` |
+//! | see what a worker may ask | `sync.rs`; on the wire `worker_server.rs` |
+//! | know what survives a crash | `ledger.rs`, `parts.rs` |
+//! | embed the text or picture of a search | `query.rs` |
+
+mod drive;
+mod error_rows;
+mod ids;
+mod ledger;
+mod models;
+mod parts;
+mod pass;
+mod perform;
+mod query;
+mod registry;
+mod runtime;
+mod scheduler;
+mod submit;
+mod sync;
+mod worker_server;
+
+pub use error_rows::ERRORS_TABLE;
+pub use ids::{AttemptId, JobId};
+pub use models::{ModelInfo, ModelInput};
+pub use query::QueryInput;
+pub use registry::{COMPUTE_COLUMN, Job, JobState, Jobs};
+pub use runtime::{ColumnJobs, ColumnSpec, Progress};
+pub use submit::SubmitJob;
+pub use sync::WorkerView;
+pub use worker_server::{TakeReport, WorkerServer};

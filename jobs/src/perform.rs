@@ -1,0 +1,103 @@
+//! Carries out what the scheduler says, until nothing of it is left but what a worker is to be told.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use crate::ids::{AttemptId, JobId};
+use crate::ledger::Record;
+use crate::runtime::{ColumnJobs, Ended};
+use crate::scheduler::{Action, Event};
+
+/// A record, and the attempt whose end it is.
+type Write = (Record, Option<AttemptId>);
+
+impl ColumnJobs {
+    /// Carries out actions; returns those that are for workers.
+    pub(crate) async fn perform(self: &Arc<Self>, actions: Vec<Action>) -> Vec<Action> {
+        let mut told = Vec::new();
+        let mut left = actions;
+        while !left.is_empty() {
+            let mut writes: BTreeMap<JobId, Vec<Write>> = BTreeMap::new();
+            for action in std::mem::take(&mut left) {
+                match action {
+                    Action::Assign { .. } | Action::Stop { .. } | Action::Forget { .. } => {
+                        told.push(action);
+                    }
+                    Action::Record(attempt) => {
+                        let errors = self.errors_of(&attempt);
+                        let AttemptId { task, attempt: number, .. } = attempt;
+                        let record = Record::Done { task, attempt: number, errors };
+                        writes
+                            .entry(attempt.job.clone())
+                            .or_default()
+                            .push((record, Some(attempt)));
+                    }
+                    Action::GiveUp(attempt, error) => {
+                        let record = Record::GaveUp { task: attempt.task, error };
+                        writes
+                            .entry(attempt.job.clone())
+                            .or_default()
+                            .push((record, Some(attempt)));
+                    }
+                    Action::ChooseModel(job, model) => {
+                        if let Some(run) = self.find(&job) {
+                            run.state().model = Some(model.clone());
+                        }
+                        let record = Record::Model { name: model.name, digest: model.digest };
+                        writes.entry(job).or_default().push((record, None));
+                    }
+                    Action::GroupDone(job, group) => {
+                        if let Some(run) = self.find(&job) {
+                            // Nobody listens any more when the job has just ended.
+                            let _ = run.groups.send(group);
+                        }
+                    }
+                    Action::Answer(query, outcome) => self.answer(&query, outcome),
+                }
+            }
+            for (job, writes) in writes {
+                left.append(&mut self.write_down(&job, writes).await);
+            }
+        }
+        told
+    }
+
+    fn errors_of(&self, attempt: &AttemptId) -> u64 {
+        let run = self.find(&attempt.job);
+        let staged = (attempt.task, attempt.attempt);
+        run.and_then(|run| run.state().staged.get(&staged).copied()).unwrap_or(0)
+    }
+
+    async fn write_down(&self, job: &JobId, writes: Vec<Write>) -> Vec<Action> {
+        let Some(run) = self.find(job) else { return Vec::new() };
+        let (records, attempts): (Vec<Record>, Vec<Option<AttemptId>>) = writes.into_iter().unzip();
+        let outcome = run.ledger.append(&records).await;
+        let mut actions = Vec::new();
+        for (record, attempt) in records.into_iter().zip(attempts) {
+            let Some(attempt) = attempt else { continue };
+            if outcome.is_err() {
+                actions.append(&mut self.step(Event::RecordFailed(attempt)));
+                continue;
+            }
+            let rows = run.pass().and_then(|pass| pass.rows_of(attempt.task)).unwrap_or(0);
+            let (ended, errors) = match record {
+                Record::Done { attempt, errors, .. } => (Ended::Part { attempt, errors }, errors),
+                Record::GaveUp { error, .. } => (Ended::GivenUp(error), rows),
+                _ => continue,
+            };
+            {
+                let mut state = run.state();
+                state.ended.insert(attempt.task, ended);
+                state.staged.retain(|(task, _), _| *task != attempt.task);
+                state.rows_done += rows;
+                state.errors += errors;
+            }
+            metrics::counter!("lakebed_job_rows_total").increment(rows);
+            actions.append(&mut self.step(Event::Recorded(attempt)));
+        }
+        if let Err(error) = outcome {
+            tracing::warn!(%job, error = %error.report(), "the end of tasks was not written down");
+        }
+        actions
+    }
+}

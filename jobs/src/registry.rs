@@ -1,0 +1,294 @@
+//! Records of jobs: work that outlives its request, such as building an index.
+//!
+//! A job has a record under `_lakebed/jobs/`, written when it begins and when it ends, so that a client
+//! that polls finds it also after a restart. What ran inside the server when it stopped is failed and may
+//! be asked for again; it committed nothing. Of these one runs at a time: building an index uses all
+//! cores. Jobs whose tasks workers run ([`COMPUTE_COLUMN`]) have their records here and go on after a
+//! restart; see `runtime.rs`.
+//!
+//! ```text
+//!   request ─► checked ─► record IN_PROGRESS ─► queue ─► work ─► record DONE | FAILED | CANCELLED
+//! ```
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use lakebed_core::{Clock, Error, RequestContext, Result};
+use lakebed_storage::SystemStore;
+use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
+
+/// Records that are kept; the oldest finished ones go first.
+const JOBS_MAX: usize = 1_000;
+const FOLDER: &str = "jobs";
+/// The type of jobs that attached workers run.
+pub const COMPUTE_COLUMN: &str = "compute_column";
+
+/// How far a job has come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "SCREAMING_SNAKE_CASE")]
+pub enum JobState {
+    /// It waits or works.
+    InProgress,
+    /// It waits until it is resumed.
+    Paused,
+    /// It is done and what it made is committed.
+    Done,
+    /// It ended with an error and committed nothing.
+    Failed,
+    /// It was called off; unless its commit was under way by then, it committed nothing.
+    Cancelled,
+}
+
+impl JobState {
+    /// Whether the job is over.
+    pub fn is_ended(self) -> bool {
+        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+    }
+}
+
+/// One job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Job {
+    /// Its id.
+    pub job_id: String,
+    /// What it does, such as `create_index`.
+    pub job_type: String,
+    /// The database of its table.
+    pub database: String,
+    /// Its table, namespaces joined with `$`.
+    pub table: String,
+    /// How far it has come.
+    pub state: JobState,
+    /// When it was asked for.
+    pub created_at_ms: i64,
+    /// When it ended.
+    pub ended_at_ms: Option<i64>,
+    /// What was asked for.
+    pub spec: serde_json::Value,
+    /// What it made, once it is done.
+    pub result: Option<serde_json::Value>,
+    /// Why it failed.
+    pub failure: Option<String>,
+}
+
+/// The jobs of one server.
+pub struct Jobs {
+    system: SystemStore,
+    clock: Arc<dyn Clock>,
+    turn: Arc<Semaphore>,
+    stop: CancellationToken,
+    known: Mutex<HashMap<String, (Job, CancellationToken)>>,
+}
+
+impl Jobs {
+    /// Reads the records; what was at work when the server stopped is failed now.
+    pub async fn open(system: SystemStore, clock: Arc<dyn Clock>) -> Result<Arc<Jobs>> {
+        let jobs = Jobs {
+            system,
+            clock,
+            turn: Arc::new(Semaphore::new(1)),
+            stop: CancellationToken::new(),
+            known: Mutex::default(),
+        };
+        for object in jobs.system.list(FOLDER).await? {
+            let Some(bytes) = jobs.system.get(&object.path).await? else { continue };
+            let Ok(mut job) = serde_json::from_slice::<Job>(&bytes) else {
+                tracing::warn!(path = object.path, "a job's record cannot be read");
+                continue;
+            };
+            if job.state == JobState::InProgress && job.job_type != COMPUTE_COLUMN {
+                job.state = JobState::Failed;
+                job.failure = Some("the server stopped before the job was done".to_owned());
+                job.ended_at_ms = Some(jobs.clock.now_ms());
+                jobs.store(&job).await?;
+            }
+            jobs.remember(job, jobs.stop.child_token());
+        }
+        Ok(Arc::new(jobs))
+    }
+
+    /// Calls off what runs; its records say so at the next start.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Begins a job; `work` gives its result.
+    pub async fn begin<F>(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        job_type: &str,
+        table: String,
+        spec: serde_json::Value,
+        work: F,
+    ) -> Result<String>
+    where
+        F: Future<Output = Result<serde_json::Value>> + Send + 'static,
+    {
+        let job = Job {
+            job_id: uuid::Uuid::now_v7().to_string(),
+            job_type: job_type.to_owned(),
+            database: ctx.database.to_string(),
+            table,
+            state: JobState::InProgress,
+            created_at_ms: self.clock.now_ms(),
+            ended_at_ms: None,
+            spec,
+            result: None,
+            failure: None,
+        };
+        self.forget_old().await?;
+        self.store(&job).await?;
+        let cancel = self.stop.child_token();
+        self.remember(job.clone(), cancel.clone());
+        let (jobs, job_id) = (Arc::clone(self), job.job_id.clone());
+        tokio::spawn(async move { jobs.run(job, cancel, work).await });
+        Ok(job_id)
+    }
+
+    async fn run<F>(&self, mut job: Job, cancel: CancellationToken, work: F)
+    where
+        F: Future<Output = Result<serde_json::Value>> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.turn);
+        let in_turn = async move {
+            let _turn = turn.acquire_owned().await;
+            // A task of its own: a panic of a library ends the job and nothing else.
+            AbortOnDropHandle::new(tokio::spawn(work)).await
+        };
+        let ended = cancel.run_until_cancelled(in_turn).await;
+        if self.stop.is_cancelled() {
+            return;
+        }
+        match ended {
+            None => job.state = JobState::Cancelled,
+            Some(Ok(Ok(result))) => {
+                job.state = JobState::Done;
+                job.result = Some(result);
+            }
+            Some(Ok(Err(error))) => {
+                tracing::warn!(job_id = job.job_id, error = %error.report(), "a job failed");
+                job.state = JobState::Failed;
+                job.failure = Some(error.message().to_owned());
+            }
+            Some(Err(error)) => {
+                tracing::error!(job_id = job.job_id, %error, "a job broke off");
+                job.state = JobState::Failed;
+                job.failure = Some("the job broke off".to_owned());
+            }
+        }
+        job.ended_at_ms = Some(self.clock.now_ms());
+        if let Err(error) = self.store(&job).await {
+            tracing::warn!(job_id = job.job_id, error = %error.report(), "a job's end was not stored");
+        }
+        self.remember(job, cancel);
+    }
+
+    fn remember(&self, job: Job, cancel: CancellationToken) {
+        self.lock().insert(job.job_id.clone(), (job, cancel));
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, HashMap<String, (Job, CancellationToken)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn store(&self, job: &Job) -> Result<()> {
+        let bytes = serde_json::to_vec(job)
+            .map_err(|error| Error::internal("write a job's record").with_source(error))?;
+        self.system.put(&path_of(&job.job_id), Bytes::from(bytes)).await
+    }
+
+    async fn forget_old(&self) -> Result<()> {
+        let old: Vec<String> = {
+            let known = self.lock();
+            let mut ended: Vec<&Job> =
+                known.values().map(|(job, _)| job).filter(|job| job.state.is_ended()).collect();
+            ended.sort_by_key(|job| job.created_at_ms);
+            let excess = known.len().saturating_sub(JOBS_MAX - 1);
+            ended.iter().take(excess).map(|job| job.job_id.clone()).collect()
+        };
+        for job_id in old {
+            self.system.delete(&path_of(&job_id)).await?;
+            self.lock().remove(&job_id);
+        }
+        Ok(())
+    }
+
+    /// Notes a job that runs elsewhere, and what calls it off.
+    ///
+    /// # Errors
+    /// `Unavailable` when the record cannot be written; there is no job then.
+    pub async fn add(&self, job: Job) -> Result<CancellationToken> {
+        self.forget_old().await?;
+        self.store(&job).await?;
+        let cancel = self.stop.child_token();
+        self.remember(job, cancel.clone());
+        Ok(cancel)
+    }
+
+    /// Changes the record of a job.
+    ///
+    /// # Errors
+    /// `NotFound`, or `Unavailable` when the record cannot be written; it is unchanged then.
+    pub async fn change(&self, job_id: &str, change: impl FnOnce(&mut Job)) -> Result<Job> {
+        let (mut job, cancel) = self.find(job_id)?;
+        change(&mut job);
+        self.store(&job).await?;
+        self.remember(job.clone(), cancel);
+        Ok(job)
+    }
+
+    /// The jobs that are not over and run elsewhere, with what calls them off.
+    pub fn unfinished(&self) -> Vec<(Job, CancellationToken)> {
+        let known = self.lock();
+        let open = known
+            .values()
+            .filter(|(job, _)| job.job_type == COMPUTE_COLUMN && !job.state.is_ended());
+        open.cloned().collect()
+    }
+
+    /// All jobs of a database, newest first.
+    pub fn of_database(&self, database: &str) -> Vec<Job> {
+        let known = self.lock();
+        let mut jobs: Vec<Job> = known
+            .values()
+            .map(|(job, _)| job.clone())
+            .filter(|job| job.database == database)
+            .collect();
+        // Ids are ordered by time.
+        jobs.sort_by(|a, b| b.job_id.cmp(&a.job_id));
+        jobs
+    }
+
+    /// Whether the server stops.
+    pub fn is_stopping(&self) -> bool {
+        self.stop.is_cancelled()
+    }
+
+    fn find(&self, job_id: &str) -> Result<(Job, CancellationToken)> {
+        self.lock().get(job_id).cloned().ok_or_else(|| not_found(job_id))
+    }
+
+    /// A job of the request's database, and what calls it off.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such job.
+    pub fn get(&self, ctx: &RequestContext, job_id: &str) -> Result<(Job, CancellationToken)> {
+        let found = self.find(job_id).ok();
+        let found = found.filter(|(job, _)| job.database == ctx.database.as_str());
+        found.ok_or_else(|| not_found(job_id))
+    }
+}
+
+/// The error of a job that is not there, with its id made safe to show.
+pub(crate) fn not_found(job_id: &str) -> Error {
+    let shown: String = job_id.chars().take(80).flat_map(char::escape_debug).collect();
+    Error::not_found(format!("job `{shown}` does not exist"))
+}
+
+fn path_of(job_id: &str) -> String {
+    format!("{FOLDER}/{job_id}.json")
+}

@@ -1,0 +1,313 @@
+//! What drives the scheduler: the clock, the ledger, the lake, and the calls of workers.
+//!
+//! ```text
+//!   submit ─► record ─► drive.rs: plan ─► tasks ─┐                     ┌─► groups done ─► fill ─► next
+//!   Sync   ─────────────────────────────► Scheduler::step ─► actions ──┤
+//!   put    ─► part stored ─────────────────────►─┘   (perform.rs)      └─► ledger ─► Recorded
+//! ```
+//!
+//! What always holds: the scheduler is told that something is recorded after it was made durable, never
+//! before. What is carried out for a call is carried out in a task of its own, so that a caller that
+//! goes away cannot leave the scheduler half told.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use lakebed_core::{Clock, DatabaseName, Error, Result};
+use lakebed_storage::{Lake, SystemStore};
+use serde::{Deserialize, Serialize};
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+
+use crate::ids::JobId;
+use crate::ledger::Ledger;
+use crate::models::{ModelInfo, built_in};
+use crate::pass::Pass;
+use crate::query::PendingQuery;
+use crate::registry::Jobs;
+use crate::scheduler::{Action, Event, ModelKey, Scheduler, SchedulerLimits};
+use crate::sync::WorkerView;
+
+const STARTS: &str = "job_starts";
+const TICK: Duration = Duration::from_millis(500);
+
+/// What a job that computes a column does; kept in its record.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ColumnSpec {
+    /// The table's incarnation.
+    pub table_uid: String,
+    /// The column that is read.
+    pub input: String,
+    /// The column that is written.
+    pub output: String,
+    /// The model.
+    pub model: String,
+    /// Numbers of its vectors.
+    pub dimensions: u32,
+    /// Only rows for which this SQL expression is true.
+    #[serde(rename = "where")]
+    pub filter: Option<String>,
+    /// Whether rows that have a value get a new one.
+    pub recompute: bool,
+    /// Rows of a task.
+    pub task_rows: u32,
+    /// The version whose rows are computed.
+    pub source_version: u64,
+}
+
+/// How far a job is.
+#[derive(Debug, Clone, PartialEq, Default, Serialize)]
+pub struct Progress {
+    /// Rows to compute; none before they are counted.
+    pub rows: Option<u64>,
+    /// Rows whose results are recorded.
+    pub rows_done: u64,
+    /// Rows that have an error instead of a value.
+    pub errors: u64,
+    /// Tasks that nobody has.
+    pub tasks_ready: usize,
+    /// Tasks that workers have.
+    pub tasks_held: usize,
+    /// Rows per second since the server took the job up.
+    pub rows_per_second: Option<f64>,
+    /// Time that is left at this rate, in milliseconds.
+    pub remaining_ms: Option<u64>,
+    /// What it waits for, if it cannot go on.
+    pub waits_for: Option<String>,
+}
+
+/// How a task ended.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Ended {
+    Part { attempt: u64, errors: u64 },
+    GivenUp(String),
+}
+
+/// A job that is under way in this process.
+pub(crate) struct Running {
+    pub(crate) id: JobId,
+    pub(crate) database: DatabaseName,
+    pub(crate) table: String,
+    pub(crate) spec: ColumnSpec,
+    pub(crate) ledger: Ledger,
+    pub(crate) groups: mpsc::UnboundedSender<u32>,
+    state: Mutex<RunState>,
+}
+
+#[derive(Default)]
+pub(crate) struct RunState {
+    pub(crate) pass: Option<Arc<Pass>>,
+    /// Tasks of the pass that are recorded.
+    pub(crate) ended: HashMap<u64, Ended>,
+    /// Errors in the parts of attempts that are not recorded.
+    pub(crate) staged: HashMap<(u64, u64), u64>,
+    pub(crate) model: Option<ModelKey>,
+    /// Rows of the job, as far as they are planned.
+    pub(crate) rows: Option<u64>,
+    pub(crate) rows_done: u64,
+    pub(crate) errors: u64,
+    pub(crate) version: Option<u64>,
+    /// When this process took the job up, and how far it was.
+    pub(crate) since: Option<(i64, u64)>,
+    pub(crate) waits_for: Option<String>,
+}
+
+impl Running {
+    pub(crate) fn new(
+        id: JobId,
+        database: DatabaseName,
+        table: String,
+        spec: ColumnSpec,
+        ledger: Ledger,
+    ) -> (Arc<Running>, mpsc::UnboundedReceiver<u32>) {
+        let (groups, done) = mpsc::unbounded_channel();
+        let state = Mutex::default();
+        let running = Running { id, database, table, spec, ledger, groups, state };
+        (Arc::new(running), done)
+    }
+
+    pub(crate) fn state(&self) -> MutexGuard<'_, RunState> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn pass(&self) -> Result<Arc<Pass>> {
+        self.state().pass.clone().ok_or_else(|| Error::not_found("the job has no tasks yet"))
+    }
+}
+
+/// The jobs whose tasks attached workers run.
+pub struct ColumnJobs {
+    pub(crate) lake: Arc<Lake>,
+    pub(crate) system: SystemStore,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) records: Arc<Jobs>,
+    pub(crate) limits: SchedulerLimits,
+    pub(crate) stop: CancellationToken,
+    scheduler: Mutex<Scheduler>,
+    running: Mutex<HashMap<JobId, Arc<Running>>>,
+    workers: Mutex<HashMap<String, WorkerView>>,
+    pub(crate) queries: Mutex<HashMap<JobId, PendingQuery>>,
+    /// Rises when a worker that waits may have something to do.
+    changed: watch::Sender<u64>,
+}
+
+impl ColumnJobs {
+    /// Opens the runtime and takes up the jobs that are not over.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn open(
+        lake: Arc<Lake>,
+        clock: Arc<dyn Clock>,
+        records: Arc<Jobs>,
+        task_lease_ms: i64,
+    ) -> Result<Arc<ColumnJobs>> {
+        let limits = SchedulerLimits { lease_ms: task_lease_ms, ..SchedulerLimits::default() };
+        let system = lake.system().clone();
+        let start = count_start(&system).await?;
+        let jobs = Arc::new(ColumnJobs {
+            system,
+            clock,
+            scheduler: Mutex::new(Scheduler::new(limits.clone(), start)),
+            limits,
+            lake,
+            records,
+            stop: CancellationToken::new(),
+            running: Mutex::default(),
+            workers: Mutex::default(),
+            queries: Mutex::default(),
+            changed: watch::Sender::new(0),
+        });
+        for (job, cancel) in jobs.records.unfinished() {
+            jobs.take_up(job, cancel);
+        }
+        let ticking = Arc::downgrade(&jobs);
+        let stop = jobs.stop.clone();
+        tokio::spawn(async move {
+            let mut interval = tokio::time::interval(TICK);
+            interval.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            while stop.run_until_cancelled(interval.tick()).await.is_some() {
+                let Some(jobs) = ticking.upgrade() else { return };
+                let actions = jobs.step(Event::Tick);
+                jobs.perform(actions).await;
+                jobs.forget_workers();
+                jobs.wake();
+            }
+        });
+        Ok(jobs)
+    }
+
+    /// Stops: waiting workers are answered, jobs stay as they are on disk.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    pub(crate) fn step(&self, event: Event) -> Vec<Action> {
+        self.scheduler().step(self.clock.now_ms(), event)
+    }
+
+    pub(crate) fn scheduler(&self) -> MutexGuard<'_, Scheduler> {
+        self.scheduler.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn workers(&self) -> MutexGuard<'_, HashMap<String, WorkerView>> {
+        self.workers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn running(&self) -> MutexGuard<'_, HashMap<JobId, Arc<Running>>> {
+        self.running.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A job that is under way.
+    pub(crate) fn find(&self, job: &JobId) -> Option<Arc<Running>> {
+        self.running().get(job).cloned()
+    }
+
+    /// Lets workers that wait look again.
+    pub(crate) fn wake(&self) {
+        self.changed.send_modify(|n| *n += 1);
+    }
+
+    pub(crate) fn changes(&self) -> watch::Receiver<u64> {
+        self.changed.subscribe()
+    }
+
+    /// The models that are built in or offered, by name.
+    pub fn models(&self) -> Vec<ModelInfo> {
+        let mut models = built_in();
+        for worker in self.workers().values() {
+            for offered in &worker.models {
+                match models.iter_mut().find(|model| model.name == offered.name) {
+                    Some(known) => {
+                        known.digest = offered.digest.clone();
+                        known.workers += 1;
+                    }
+                    None => models.push(ModelInfo { workers: 1, ..offered.clone() }),
+                }
+            }
+        }
+        models.sort_by(|a, b| a.name.cmp(&b.name));
+        models
+    }
+
+    /// How far a job is; nothing for one that is not under way.
+    pub fn progress(&self, job: &str) -> Option<Progress> {
+        let id = JobId::new(job);
+        let run = self.find(&id)?;
+        let counts = self.scheduler().counts(&id);
+        let state = run.state();
+        let rows = state.rows;
+        let now_ms = self.clock.now_ms();
+        let rate = state.since.and_then(|(since_ms, done)| {
+            let seconds = now_ms.saturating_sub(since_ms) as f64 / 1_000.0;
+            let fresh = state.rows_done.saturating_sub(done);
+            (seconds > 0.0 && fresh > 0).then(|| fresh as f64 / seconds)
+        });
+        let left = rows.map(|rows| rows.saturating_sub(state.rows_done));
+        let remaining_ms = left.zip(rate).map(|(left, rate)| (left as f64 / rate * 1_000.0) as u64);
+        Some(Progress {
+            rows,
+            rows_done: state.rows_done,
+            errors: state.errors,
+            tasks_ready: counts.ready,
+            tasks_held: counts.held,
+            rows_per_second: rate,
+            remaining_ms,
+            waits_for: state
+                .waits_for
+                .clone()
+                .or_else(|| self.waits_for(&run, counts.ready, &state)),
+        })
+    }
+
+    fn waits_for(&self, run: &Running, ready: usize, state: &RunState) -> Option<String> {
+        let model =
+            state.model.clone().unwrap_or(ModelKey { name: run.spec.model.clone(), digest: None });
+        let is_offered = self.workers().values().any(|worker| {
+            worker.models.iter().any(|offered| {
+                offered.name == model.name
+                    && (model.digest.is_none() || model.digest == offered.digest)
+            })
+        });
+        (ready > 0 && !is_offered).then(|| format!("a worker with the model {}", model.name))
+    }
+}
+
+/// Counts this start of the server, durably.
+async fn count_start(system: &SystemStore) -> Result<u32> {
+    let before = match system.get(STARTS).await? {
+        None => 0,
+        Some(bytes) => std::str::from_utf8(&bytes)
+            .ok()
+            .and_then(|text| text.trim().parse::<u32>().ok())
+            .ok_or_else(|| {
+                Error::new(lakebed_core::ErrorKind::Corrupt, "`job_starts` is no number")
+            })?,
+    };
+    let start = before.saturating_add(1);
+    system.put(STARTS, Bytes::from(start.to_string())).await?;
+    Ok(start)
+}

@@ -1,0 +1,340 @@
+//! The calls of workers: Sync, the rows of a task, and its results.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use arrow_array::{RecordBatch, UInt64Array};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use futures::StreamExt;
+use lakebed_core::{Error, ErrorKind, Result};
+use lakebed_proto::worker::v1;
+use lakebed_storage::{BatchStream, Projection, ScanSpec};
+use serde::Serialize;
+
+use crate::ids::{AttemptId, JobId};
+use crate::models::{DIMENSIONS_MAX, ModelInfo, ModelInput};
+use crate::parts;
+use crate::query::QueryInput;
+use crate::runtime::ColumnJobs;
+use crate::scheduler::{Action, Event, ModelKey, WorkerSync};
+
+const TEXT_BYTES_MAX: usize = 256;
+const ERROR_BYTES_MAX: usize = 4_000;
+const ATTEMPTS_MAX: usize = 10_000;
+const MODELS_MAX: usize = 256;
+const SLOTS_MAX: u32 = 1_024;
+const WORKERS_MAX: usize = 10_000;
+/// A call waits no longer than this, whatever the worker asks for: its leases run meanwhile, and proxies
+/// cut long calls.
+const WAIT_MS_MAX: u32 = 10_000;
+/// A worker that is silent for this long is not listed any more.
+const LISTED_MS: i64 = 60_000;
+
+/// A worker as it is listed.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct WorkerView {
+    /// Its name.
+    pub worker: String,
+    /// Its process.
+    pub instance: String,
+    /// Where it runs.
+    pub device: String,
+    /// Tasks that it can hold.
+    pub slots: u32,
+    /// Tasks that it holds.
+    pub running: usize,
+    /// When it was first and last heard of, in milliseconds since the Unix epoch.
+    pub since_ms: i64,
+    /// The same, last.
+    pub seen_ms: i64,
+    /// What it can run.
+    #[serde(skip)]
+    pub models: Vec<ModelInfo>,
+    /// Their names.
+    #[serde(rename = "models")]
+    pub model_names: Vec<String>,
+    /// Where its time went: stage, busy milliseconds, rows.
+    pub stages: Vec<(String, u64, u64)>,
+}
+
+impl ColumnJobs {
+    /// The workers that were heard of lately, by name.
+    pub fn list_workers(&self) -> Vec<WorkerView> {
+        let now_ms = self.clock.now_ms();
+        let mut workers: Vec<WorkerView> = self
+            .workers()
+            .values()
+            .filter(|worker| worker.seen_ms.saturating_add(LISTED_MS) >= now_ms)
+            .cloned()
+            .collect();
+        workers.sort_by(|a, b| (&a.worker, &a.instance).cmp(&(&b.worker, &b.instance)));
+        workers
+    }
+
+    pub(crate) fn forget_workers(&self) {
+        let now_ms = self.clock.now_ms();
+        self.workers().retain(|_, worker| worker.seen_ms.saturating_add(LISTED_MS) >= now_ms);
+    }
+
+    /// Takes a worker's report and says what it shall do.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a report that breaks the protocol.
+    pub async fn sync(self: &Arc<Self>, request: v1::SyncRequest) -> Result<v1::SyncResponse> {
+        let (view, sync) = checked(&request, self.clock.now_ms())?;
+        self.note_worker(view, sync.leaving)?;
+        let half_a_lease = u32::try_from(self.limits.lease_ms / 2).unwrap_or(u32::MAX);
+        let wait_ms = request.wait_ms.min(WAIT_MS_MAX).min(half_a_lease);
+        let wait = Duration::from_millis(u64::from(wait_ms));
+        let deadline = tokio::time::Instant::now() + wait;
+        let waiting = Event::Wait {
+            instance: sync.instance.clone(),
+            slots: sync.slots,
+            models: sync.models.clone(),
+        };
+        let is_leaving = sync.leaving;
+        let mut event = Event::Sync(sync);
+        loop {
+            let mut changes = self.changes();
+            let answer = self.step_for(event).await?;
+            event = waiting.clone();
+            let is_empty =
+                answer.assign.is_empty() && answer.stop.is_empty() && answer.recorded.is_empty();
+            if !is_empty || is_leaving || self.stop.is_cancelled() {
+                return Ok(answer);
+            }
+            tokio::select! {
+                () = tokio::time::sleep_until(deadline) => return Ok(answer),
+                () = self.stop.cancelled() => return Ok(answer),
+                _ = changes.changed() => {}
+            }
+        }
+    }
+
+    /// One step, carried out to its end also when the caller goes away.
+    async fn step_for(self: &Arc<Self>, event: Event) -> Result<v1::SyncResponse> {
+        let jobs = Arc::clone(self);
+        let told = tokio::spawn(async move {
+            let actions = jobs.step(event);
+            jobs.perform(actions).await
+        });
+        let told =
+            told.await.map_err(|error| Error::internal("a report broke off").with_source(error))?;
+        let lease_ms = u32::try_from(self.limits.lease_ms).unwrap_or(u32::MAX);
+        let mut answer =
+            v1::SyncResponse { lease_ms, sync_ms: lease_ms / 4, ..v1::SyncResponse::default() };
+        for action in told {
+            match action {
+                Action::Assign { attempt, model, .. } => {
+                    answer.assign.extend(self.assignment(attempt, model));
+                }
+                Action::Stop { attempt, .. } => answer.stop.push(to_wire(attempt)),
+                Action::Forget { attempt, .. } => answer.recorded.push(to_wire(attempt)),
+                _ => {}
+            }
+        }
+        Ok(answer)
+    }
+
+    fn assignment(&self, attempt: AttemptId, model: ModelKey) -> Option<v1::Assignment> {
+        let work = match self.query_input(&attempt.job) {
+            Some(QueryInput::Text(text)) => v1::assignment::Work::Query(v1::QueryTask {
+                input: Some(v1::query_task::Input::Text(text)),
+            }),
+            Some(QueryInput::Picture(bytes)) => v1::assignment::Work::Query(v1::QueryTask {
+                input: Some(v1::query_task::Input::Picture(bytes)),
+            }),
+            None => {
+                let run = self.find(&attempt.job)?;
+                v1::assignment::Work::Rows(v1::RowsTask {
+                    rows: run.pass().ok()?.rows_of(attempt.task).ok()?,
+                    database: run.database.to_string(),
+                    table: run.table.clone(),
+                    input: run.spec.input.clone(),
+                    output: run.spec.output.clone(),
+                })
+            }
+        };
+        Some(v1::Assignment {
+            attempt: Some(to_wire(attempt)),
+            model: model.name,
+            digest: model.digest.unwrap_or_default(),
+            work: Some(work),
+        })
+    }
+
+    fn note_worker(&self, view: WorkerView, is_leaving: bool) -> Result<()> {
+        let mut workers = self.workers();
+        if is_leaving {
+            workers.remove(&view.instance);
+            return Ok(());
+        }
+        let since_ms = workers.get(&view.instance).map_or(view.since_ms, |known| known.since_ms);
+        if !workers.contains_key(&view.instance) && workers.len() >= WORKERS_MAX {
+            let message = format!("{WORKERS_MAX} workers are attached");
+            return Err(Error::new(ErrorKind::Busy, message).with_retry_after_ms(10_000));
+        }
+        workers.insert(view.instance.clone(), WorkerView { since_ms, ..view });
+        Ok(())
+    }
+
+    fn held(&self, attempt: &AttemptId) -> Result<()> {
+        match self.scheduler().may_stage(attempt) {
+            true => Ok(()),
+            false => Err(Error::new(
+                ErrorKind::Conflict,
+                format!("{attempt} is not held: it ended or was given to another worker"),
+            )),
+        }
+    }
+
+    /// The rows of a task: `_rowid` and `input`.
+    ///
+    /// # Errors
+    /// `Conflict` when the attempt does not hold its task; those of reading.
+    pub async fn read_task(&self, attempt: &AttemptId) -> Result<(SchemaRef, BatchStream)> {
+        self.held(attempt)?;
+        let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
+        let pass = run.pass()?;
+        let rows = pass.task_rows(attempt.task).await?;
+        let ids: Vec<u64> = rows.iter().map(|(_, id)| *id).collect();
+        let spec = ScanSpec {
+            projection: Projection::Names(vec![run.spec.input.clone()]),
+            row_ids: Some(ids.clone()),
+            blob_bytes: true,
+            ..ScanSpec::default()
+        };
+        let (stored, batches) = pass.snapshot.scan(&spec).await?;
+        let input = stored.field(0);
+        let schema = Arc::new(Schema::new(vec![
+            Field::new("_rowid", DataType::UInt64, false),
+            Field::new("input", input.data_type().clone(), true),
+        ]));
+        let shown = Arc::clone(&schema);
+        let mut next = 0;
+        let batches = batches.map(move |batch| {
+            let batch = batch?;
+            let of_batch = ids.get(next..next + batch.num_rows());
+            let of_batch = of_batch.ok_or_else(|| Error::internal("more rows than row ids"))?;
+            next += batch.num_rows();
+            let numbers = Arc::new(UInt64Array::from(of_batch.to_vec()));
+            RecordBatch::try_new(Arc::clone(&shown), vec![numbers, Arc::clone(batch.column(0))])
+                .map_err(|error| Error::internal("rows of a task").with_source(error))
+        });
+        Ok((schema, batches.boxed()))
+    }
+
+    /// Takes the results of an attempt; returns how many rows they are. They are durable then, and count
+    /// once the worker names the attempt as done.
+    ///
+    /// # Errors
+    /// `Conflict` when the attempt does not hold its task, `InvalidArgument` for results that do not fit
+    /// it; nothing is kept then.
+    pub async fn put_results(&self, attempt: &AttemptId, batches: BatchStream) -> Result<u64> {
+        self.held(attempt)?;
+        let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
+        let rows = run.pass()?.task_rows(attempt.task).await?;
+        let results = parts::collect(&rows, run.spec.dimensions, batches).await?;
+        parts::store(&self.system, attempt, &results).await?;
+        // It may have lost its task meanwhile; the part goes with the others then.
+        self.held(attempt)?;
+        run.state().staged.insert((attempt.task, attempt.attempt), results.errors);
+        let actions = self.step(Event::Staged(attempt.clone()));
+        debug_assert!(actions.iter().all(|action| !matches!(action, Action::Record(_))));
+        Ok(rows.len() as u64)
+    }
+}
+
+fn to_wire(attempt: AttemptId) -> v1::AttemptId {
+    v1::AttemptId { job_id: attempt.job.to_string(), task: attempt.task, attempt: attempt.attempt }
+}
+
+fn from_wire(attempt: Option<&v1::AttemptId>) -> Result<AttemptId> {
+    let attempt = attempt.ok_or_else(|| Error::invalid("an attempt is missing"))?;
+    text("job_id", &attempt.job_id)?;
+    Ok(AttemptId { job: JobId::new(&attempt.job_id), task: attempt.task, attempt: attempt.attempt })
+}
+
+fn text<'a>(field: &str, value: &'a str) -> Result<&'a str> {
+    match value.len() {
+        1..=TEXT_BYTES_MAX => Ok(value),
+        bytes => Err(Error::invalid(format!(
+            "field `{field}` has {bytes} bytes; 1 to {TEXT_BYTES_MAX} are allowed"
+        ))),
+    }
+}
+
+/// What a report says, if it keeps to the protocol.
+fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, WorkerSync)> {
+    let attempts = request.running.len() + request.done.len() + request.failed.len();
+    if attempts > ATTEMPTS_MAX || request.models.len() > MODELS_MAX {
+        return Err(Error::invalid(format!(
+            "a report names at most {ATTEMPTS_MAX} attempts and {MODELS_MAX} models"
+        )));
+    }
+    let mut models = Vec::with_capacity(request.models.len());
+    for model in &request.models {
+        let input = match v1::Input::try_from(model.input) {
+            Ok(v1::Input::Text) => ModelInput::Text,
+            Ok(v1::Input::Picture) => ModelInput::Picture,
+            _ => return Err(Error::invalid(format!("model `{}` reads nothing", model.name))),
+        };
+        if model.dimensions == 0 || model.dimensions > DIMENSIONS_MAX {
+            return Err(Error::invalid(format!(
+                "model `{}` has {} dimensions; 1 to {DIMENSIONS_MAX} are allowed",
+                model.name, model.dimensions
+            )));
+        }
+        models.push(ModelInfo {
+            name: text("model", &model.name)?.to_owned(),
+            digest: Some(text("digest", &model.digest)?.to_owned()),
+            dimensions: model.dimensions,
+            input,
+            workers: 0,
+        });
+    }
+    let mut done = Vec::with_capacity(request.done.len());
+    for end in &request.done {
+        if end.vector.len() > DIMENSIONS_MAX as usize {
+            return Err(Error::invalid("a vector is too long"));
+        }
+        done.push((from_wire(end.attempt.as_ref())?, end.vector.clone()));
+    }
+    let mut failed = Vec::with_capacity(request.failed.len());
+    for end in &request.failed {
+        let error = &end.error[..end.error.floor_char_boundary(ERROR_BYTES_MAX)];
+        failed.push((from_wire(end.attempt.as_ref())?, error.to_owned(), end.retryable));
+    }
+    let running: Result<Vec<AttemptId>> =
+        request.running.iter().map(|attempt| from_wire(Some(attempt))).collect();
+    let slots = request.slots.min(SLOTS_MAX);
+    let stages = request.stages.iter().take(16).map(|stage| {
+        let name: String = stage.stage.chars().take(32).collect();
+        (name, stage.busy_ms, stage.rows)
+    });
+    let view = WorkerView {
+        worker: text("worker", &request.worker)?.to_owned(),
+        instance: text("instance", &request.instance)?.to_owned(),
+        device: request.device.chars().take(64).collect(),
+        slots,
+        running: request.running.len(),
+        since_ms: now_ms,
+        seen_ms: now_ms,
+        model_names: models.iter().map(|model| model.name.clone()).collect(),
+        models: models.clone(),
+        stages: stages.collect(),
+    };
+    let sync = WorkerSync {
+        instance: request.instance.clone(),
+        slots,
+        running: running?,
+        done,
+        failed,
+        models: models
+            .into_iter()
+            .map(|model| ModelKey { name: model.name, digest: model.digest })
+            .collect(),
+        leaving: request.leaving,
+    };
+    Ok((view, sync))
+}

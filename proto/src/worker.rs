@@ -1,0 +1,26 @@
+//! The worker protocol: messages and the gRPC service of `proto/lakebed/worker/v1/worker.proto`.
+//!
+//! The code is generated and committed; `scripts/generate_proto.sh` writes it anew.
+
+#![allow(missing_docs, clippy::all, clippy::pedantic, reason = "generated")]
+
+/// Version 1.
+pub mod v1 {
+    include!("generated/worker_v1.rs");
+}
+
+/// The Flight action that carries a `SyncRequest` and answers with a `SyncResponse`.
+pub const SYNC_ACTION: &str = "lakebed.worker.v1.Sync";
+
+#[cfg(test)]
+mod tests {
+    use sha2::{Digest as _, Sha256};
+
+    #[test]
+    fn the_generated_code_is_current() {
+        let proto = include_bytes!("../lakebed/worker/v1/worker.proto");
+        let digest: String = Sha256::digest(proto).iter().map(|b| format!("{b:02x}")).collect();
+        let generated = include_str!("generated/worker_v1.rs");
+        assert!(generated.contains(&digest), "run scripts/generate_proto.sh");
+    }
+}

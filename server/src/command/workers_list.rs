@@ -1,0 +1,43 @@
+//! `lakebed workers list`: the workers that were heard of within the last minute.
+
+use clap::Args;
+use http::Method;
+
+use crate::cli::{ClientArgs, ClientVerb, Format};
+use crate::client::Client;
+use crate::exit::Exit;
+use crate::output::{cell, print_json, print_table};
+
+#[derive(Debug, Args)]
+pub(crate) struct WorkersList {
+    /// How to print them
+    #[arg(long, value_enum, default_value_t)]
+    format: Format,
+    #[command(flatten)]
+    client: ClientArgs,
+}
+
+impl ClientVerb for WorkersList {
+    fn client(&self) -> &ClientArgs {
+        &self.client
+    }
+
+    async fn run(&self, client: &Client) -> Result<(), Exit> {
+        let listed = client.send(Method::GET, "/v1/workers", None).await?;
+        match self.format {
+            Format::Json => print_json(&listed),
+            Format::Table => {
+                let rows: Vec<Vec<String>> = listed["workers"]
+                    .as_array()
+                    .into_iter()
+                    .flatten()
+                    .map(|one| {
+                        let names = ["worker", "device", "slots", "running", "models", "instance"];
+                        names.iter().map(|name| cell(&one[*name])).collect()
+                    })
+                    .collect();
+                print_table(&["WORKER", "DEVICE", "SLOTS", "RUNNING", "MODELS", "INSTANCE"], &rows)
+            }
+        }
+    }
+}

@@ -1,0 +1,188 @@
+//! How a column file takes the place of older ones in a fragment: what an update and a fill share.
+//!
+//! One new file holds the columns for all rows of the fragment, deleted ones included. The older files
+//! keep their other columns; one that has none left goes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
+use arrow_array::{Array, ArrayRef, BooleanArray};
+use arrow_select::interleave::interleave;
+use futures::TryStreamExt;
+use lakebed_core::{Error, ErrorKind, Result};
+use lance::Dataset;
+use lance::dataset::fragment::FileFragment;
+use lance::dataset::transaction::{Operation, UpdateMode, UpdatedFragmentOffsets};
+use lance_core::ROW_ADDR;
+use lance_core::datatypes::Field;
+use lance_table::format::{DataFile, Fragment};
+use roaring::RoaringBitmap;
+
+use crate::lance_error::from_lance;
+
+/// What lance calls a column that a newer file of its fragment answers for.
+const RETIRED: i32 = -2;
+
+/// Where rows lie: for each fragment the physical positions in it.
+pub type RowPlaces = BTreeMap<u32, RoaringBitmap>;
+
+/// Where the rows lie for which `predicate` is true, in `fragments` where given.
+pub(crate) async fn matching_rows(
+    dataset: &Dataset,
+    predicate: Option<&str>,
+    fragments: Option<&[u32]>,
+) -> Result<RowPlaces> {
+    let mut scanner = dataset.scan();
+    if let Some(wanted) = fragments {
+        let of_them = |fragment: &&Fragment| wanted.contains(&(fragment.id as u32));
+        let fragments: Vec<Fragment> =
+            dataset.fragments().iter().filter(of_them).cloned().collect();
+        if fragments.is_empty() {
+            return Ok(RowPlaces::new());
+        }
+        scanner.with_fragments(fragments);
+    }
+    scanner.project(&[ROW_ADDR]).map_err(from_lance)?;
+    if let Some(predicate) = predicate {
+        scanner.filter(predicate).map_err(bad_filter)?;
+    }
+    let mut batches = Box::pin(scanner.try_into_stream()).await.map_err(bad_filter)?;
+    let mut matched = RowPlaces::new();
+    while let Some(batch) = batches.try_next().await.map_err(bad_filter)? {
+        let addresses = batch
+            .column_by_name(ROW_ADDR)
+            .and_then(|column| column.as_primitive_opt::<UInt64Type>())
+            .ok_or_else(|| Error::internal("a scan gave no row addresses"))?;
+        for address in addresses.values() {
+            let (fragment, position) = ((address >> 32) as u32, *address as u32);
+            matched.entry(fragment).or_default().insert(position);
+        }
+    }
+    Ok(matched)
+}
+
+pub(crate) fn bad_filter(error: lance::Error) -> Error {
+    match from_lance(error) {
+        error if error.kind() == ErrorKind::InvalidArgument => error.context("filter"),
+        error => error,
+    }
+}
+
+/// The ids of a field and of everything below it: what an index may be on, and what files name.
+pub(crate) fn ids_below(field: &Field) -> Vec<u32> {
+    fn collect(field: &Field, ids: &mut Vec<u32>) {
+        ids.extend(u32::try_from(field.id));
+        field.children.iter().for_each(|child| collect(child, ids));
+    }
+    let mut ids = Vec::new();
+    collect(field, &mut ids);
+    ids
+}
+
+/// A fragment whose columns in `file` come from there.
+pub(crate) fn with_file(mut fragment: Fragment, file: DataFile) -> Fragment {
+    for old in &mut fragment.files {
+        let fields = old.fields.iter().map(|field| match file.fields.contains(field) {
+            true => RETIRED,
+            false => *field,
+        });
+        old.fields = fields.collect::<Vec<i32>>().into();
+    }
+    fragment.files.retain(|old| old.fields.iter().any(|field| *field != RETIRED));
+    fragment.files.push(file);
+    fragment
+}
+
+/// A new file of a fragment by itself, for the case that it is not committed.
+pub(crate) fn alone(fragment: &FileFragment, file: &DataFile) -> Fragment {
+    let mut written = Fragment::new(fragment.id() as u64);
+    written.files.push(file.clone());
+    written
+}
+
+/// Columns of fragments that were written again, and not committed yet.
+#[derive(Default)]
+pub(crate) struct Patched {
+    /// The fragments with their new files.
+    pub(crate) fragments: Vec<Fragment>,
+    /// The new files alone, for the case that they are not committed.
+    pub(crate) written: Vec<Fragment>,
+    /// The rows that were changed.
+    pub(crate) positions: HashMap<u64, RoaringBitmap>,
+    /// The columns, with everything below them.
+    pub(crate) fields: Vec<u32>,
+}
+
+impl Patched {
+    pub(crate) fn add(&mut self, fragment: Fragment, written: Fragment, positions: RoaringBitmap) {
+        self.positions.insert(fragment.id, positions);
+        self.fragments.push(fragment);
+        self.written.push(written);
+    }
+
+    pub(crate) fn into_operation(self) -> Operation {
+        Operation::Update {
+            removed_fragment_ids: Vec::new(),
+            updated_fragments: self.fragments,
+            new_fragments: Vec::new(),
+            // Indexes on these columns no longer answer for these fragments.
+            fields_modified: self.fields,
+            compacted_sstables: Vec::new(),
+            fields_for_preserving_frag_bitmap: Vec::new(),
+            update_mode: Some(UpdateMode::RewriteColumns),
+            inserted_rows_filter: None,
+            // So that only the rows that were changed count as changed in this version.
+            updated_fragment_offsets: Some(UpdatedFragmentOffsets(self.positions)),
+        }
+    }
+}
+
+/// `old` with `new` in the rows that `mask` selects, one after the other.
+pub(crate) fn place(
+    old: &ArrayRef,
+    new: &ArrayRef,
+    mask: &BooleanArray,
+    field: &Field,
+) -> Result<ArrayRef> {
+    if new.len() == old.len() {
+        return Ok(Arc::clone(new));
+    }
+    let mut next = 0;
+    let from: Vec<(usize, usize)> = (0..old.len())
+        .map(|row| match mask.value(row) {
+            true => {
+                next += 1;
+                (1, next - 1)
+            }
+            false => (0, row),
+        })
+        .collect();
+    interleave(&[old.as_ref(), new.as_ref()], &from).map_err(|error| {
+        Error::internal(format!("place the values of column `{}`", field.name)).with_source(error)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use arrow_array::Int32Array;
+    use arrow_schema::{DataType, Field as ArrowField};
+
+    use super::*;
+
+    #[test]
+    fn new_values_go_where_the_mask_says() {
+        let old: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3, 4]));
+        let new: ArrayRef = Arc::new(Int32Array::from(vec![20, 40]));
+        let mask = BooleanArray::from(vec![false, true, false, true]);
+        let placed = place(
+            &old,
+            &new,
+            &mask,
+            &Field::try_from(&ArrowField::new("n", DataType::Int32, true)).unwrap(),
+        )
+        .unwrap();
+        assert_eq!(placed.as_ref(), &Int32Array::from(vec![1, 20, 3, 40]));
+    }
+}
