@@ -1,4 +1,5 @@
-"""The datasets for torch. torch is large, so they run where it is installed and the long forms run."""
+"""The datasets for torch. torch is large, so they run where it is installed and the long forms
+run."""
 
 import os
 import pickle

@@ -1,7 +1,9 @@
 """The Flight door over pyarrow.
 
-gRPC does not survive a fork, so a connection is opened when it is first used and belongs to the
-process that opened it; a child opens its own and leaves the inherited one alone.
+A connection is opened when it is first used and belongs to the process that opened it. gRPC does
+not survive a fork: once it was used, children that are forked later would hang in it for ever, so
+they are refused with a word on what to do. Children that are spawned, and forks before the first
+use, are fine.
 
 pyarrow tells an error's kind only by the text of its status. The server's own kind comes in a
 trailer, which a middleware sees; the calls of one thread are told apart by a thread-local record.
@@ -43,6 +45,21 @@ _BY_TYPE: list[tuple[type[BaseException], type[LakebedError]]] = [
 FAILURES = (flight.FlightError, pa.ArrowException, KeyError, NotImplementedError, OSError)
 
 
+# Whether gRPC runs in this process, and whether it ran in the one that this was forked from.
+_uses_grpc = False
+_was_forked_in_use = False
+
+
+def _after_fork_in_child() -> None:
+    global _uses_grpc, _was_forked_in_use
+    _was_forked_in_use = _was_forked_in_use or _uses_grpc
+    _uses_grpc = False
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
+
+
 class _Record(flight.ClientMiddleware):  # type: ignore[misc]
     """Keeps what the server sent beside the messages of one call."""
 
@@ -73,13 +90,33 @@ def translate(error: BaseException, record: "_Record | None") -> LakebedError:
     return errors.from_headers(message, record.headers if record else {}, fallback)
 
 
+class _Callers:
+    """Batches of the caller's. An error of theirs is kept apart from those of the connection: a
+    `KeyError` in a generator must not look like a missing table."""
+
+    def __init__(self, batches: Iterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self.error: BaseException | None = None
+
+    def __iter__(self) -> Iterator[pa.RecordBatch]:
+        while True:
+            try:
+                batch = next(self._batches)
+            except StopIteration:
+                return
+            except BaseException as error:
+                self.error = error
+                return
+            yield batch
+
+
 class FlightDoor:
     """Calls to the Flight port of one server."""
 
     def __init__(self, http: HttpDoor) -> None:
         self.http = http
         self.target = http.target
-        # By process. Entries of other processes are never touched again, not even to be freed.
+        # By process: those of a parent are never touched again, not even to be freed.
         self._clients: dict[int, flight.FlightClient] = {}
         self._address: str | None = None
         self._lock = threading.Lock()
@@ -123,6 +160,13 @@ class FlightDoor:
         return f"{host}:{port}"
 
     def _open(self) -> flight.FlightClient:
+        global _uses_grpc
+        if _was_forked_in_use:
+            raise errors.Internal(
+                "this process was forked from one that had used its connection, which gRPC does "
+                "not survive; start it by spawn, as multiprocessing.get_context('spawn') does"
+            )
+        _uses_grpc = True
         tls = self.target.is_tls
         roots = self.target.tls_roots() if tls else None
         more = {"tls_root_certs": roots} if roots else {}
@@ -189,18 +233,28 @@ class FlightDoor:
         it, in `batches` too, leaves nothing written.
         """
         descriptor = flight.FlightDescriptor.for_command(command)
-        with self.translated():
-            options = self.options(timeout_s or self.target.stream_timeout_s)
-            writer, reader = self.client().do_put(descriptor, schema, options)
-            with writer:  # its close reports what the server said, also when a write failed before
-                rows = 0
-                for batch in batches():
-                    writer.write_batch(batch)
-                    rows += batch.num_rows
-                if marker:
-                    writer.write_metadata(json.dumps({"commit": True, "rows": rows}).encode())
-                writer.done_writing()
-                answer = reader.read()
+        own = _Callers(batches())
+        answer = None
+        try:
+            with self.translated():
+                options = self.options(timeout_s or self.target.stream_timeout_s)
+                writer, reader = self.client().do_put(descriptor, schema, options)
+                with writer:  # its close reports what the server said, also when a write failed
+                    rows = 0
+                    for batch in own:
+                        writer.write_batch(batch)
+                        rows += batch.num_rows
+                    if marker and own.error is None:
+                        metadata = json.dumps({"commit": True, "rows": rows}).encode()
+                        writer.write_metadata(metadata)
+                    writer.done_writing()
+                    answer = reader.read()
+        except LakebedError:
+            # The caller's own error is the cause; the server only misses the end of the write.
+            if own.error is None:
+                raise
+        if own.error is not None:
+            raise own.error
         if answer is None:
             raise errors.Internal("the server ended the stream without an answer")
         return bytes(answer.to_pybytes())
