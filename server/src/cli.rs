@@ -42,6 +42,8 @@ enum Verb {
     /// Look at models.
     #[command(subcommand)]
     Models(ModelsVerb),
+    /// Examine a lake, offline, and say what was found.
+    Doctor(command::doctor::Doctor),
     /// Rewrite the paths of a lake that was moved or copied, offline.
     Relocate(command::relocate::Relocate),
     /// Print the version.
@@ -259,6 +261,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Keys(KeysVerb::List(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Revoke(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Reset(verb)) => command::keys_reset::run(verb, &environment),
+        Verb::Doctor(verb) => command::doctor::run(verb, &environment),
         Verb::Relocate(verb) => command::relocate::run(verb, &environment),
         Verb::Version(verb) => command::version::run(&verb),
         Verb::Completion(verb) => command::completion::run(&verb),
