@@ -61,5 +61,5 @@ serve: ## Run a server on ./lakebed-data; arguments in ARGS="--http-addr 127.0.0
 
 clean: ## Remove the Python environment and what cargo built for this clone's crates
 	rm -rf .venv .pytest_cache .ruff_cache
-	cargo clean -p lakebed -p lakebed-core -p lakebed-proto -p lakebed-storage -p lakebed-index \
+	cargo clean -p lakebed -p lakebed-core -p lakebed-proto -p lakebed-media -p lakebed-storage -p lakebed-index \
 	  -p lakebed-compaction -p lakebed-sql -p lakebed-service -p lakebed-flight -p lakebed-rest

@@ -1,6 +1,7 @@
 //! One file for each verb of the command line.
 
 pub(crate) mod completion;
+pub(crate) mod import;
 pub(crate) mod keys_create;
 pub(crate) mod keys_list;
 pub(crate) mod keys_reset;
