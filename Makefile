@@ -51,6 +51,7 @@ bench: setup ## Ratios against named peers; writes bench/results/latest.{json,pn
 	LAKEBED_BIN=$(CARGO_TARGET_DIR)/release/lakebed PYTHONPATH=tests $(PYTHON) -m bench
 
 soak: test-rust ## The long forms of the tests: 50 kills, full sizes
+	@scripts/setup.sh soak
 	LAKEBED_BIN=$(BINARY) LAKEBED_SOAK=1 $(PYTHON) -m pytest tests $(PYTEST_ARGS)
 
 # Variables of this file are taken out of the environment: the server refuses LAKEBED_ variables that

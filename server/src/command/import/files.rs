@@ -288,7 +288,10 @@ impl FileImport {
             data: Cell::Null,
             header: MediaHeader { media_type: media_type(&[], &name), ..MediaHeader::default() },
             caption: None,
-            listed: self.manifest.as_ref().and_then(|manifest| manifest.find(&found.path)),
+            listed: self
+                .manifest
+                .as_ref()
+                .and_then(|manifest| manifest.find(&found.path, &found.file)),
             label: self.labels.then(|| label_of(&found.path)).flatten(),
             path: found.path,
         };

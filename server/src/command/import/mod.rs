@@ -15,7 +15,9 @@ mod columns;
 mod files;
 mod known;
 mod manifest;
+mod recordings;
 mod report;
+mod rows;
 mod upload;
 mod walk;
 
@@ -29,8 +31,11 @@ use http::Method;
 use self::columns::file_schema;
 use self::files::FileImport;
 use self::manifest::Manifest;
+use self::recordings::{NAMESPACE_DEFAULT, RecordingImport};
 use self::report::{Progress, Summary};
+use self::rows::{Options, RowFormat, RowImport};
 use self::upload::Uploader;
+use self::walk::Input;
 use crate::cli::{ClientArgs, ClientVerb, Format};
 use crate::client::Client;
 use crate::exit::Exit;
@@ -56,6 +61,15 @@ pub(crate) struct Import {
     /// A column `label` with the name of the folder that each file lies in
     #[arg(long)]
     labels: bool,
+    /// The namespace for recordings: its tables `recordings` and `topics`
+    #[arg(long, value_name = "NAMESPACE")]
+    into: Option<String>,
+    /// Rows of CSV and JSON that tell the types of the columns, 0 for all [default: 20000]
+    #[arg(long, value_name = "ROWS")]
+    sample_rows: Option<usize>,
+    /// Import files of rows once more that were imported before
+    #[arg(long)]
+    again: bool,
     /// How to print the summary
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -84,40 +98,130 @@ impl ClientVerb for Import {
     }
 }
 
+/// Rows that tell the types of a text's columns.
+const SAMPLE_ROWS: usize = 20_000;
+
 impl Import {
     async fn import(&self, client: &Client, progress: &Progress) -> Result<Summary, Exit> {
         let inputs = walk::inputs(&self.paths)?;
-        let Some(table) = self.table.clone() else {
-            return Err(Exit::usage("give --table"));
+        let into = match (&self.into, &self.table) {
+            (Some(namespace), _) => Some(namespace.clone()),
+            (None, Some(_)) => None,
+            (None, None) if inputs.iter().all(recordings::is_recording) => {
+                Some(NAMESPACE_DEFAULT.to_owned())
+            }
+            (None, None) => {
+                return Err(Exit::usage(
+                    "give --table for files and rows, or --into for recordings",
+                ));
+            }
         };
-        let blob_column = self.blob_column.clone().unwrap_or_else(|| "data".to_owned());
-        let manifest = match &self.manifest {
-            None => None,
-            Some(path) => Some(Arc::new(Manifest::read(path, &blob_column, self.labels)?)),
-        };
-        let names = file_schema("data", &[]);
-        if blob_column != "data" && names.field_with_name(&blob_column).is_ok() {
-            return Err(Exit::usage(format!(
-                "--blob-column `{blob_column}` is the name of another column of the import"
-            )));
-        }
+        let formats = self.formats(&inputs, into.is_some())?;
+        let manifest = self.manifest(formats.is_some())?;
         let flight = FlightClient::connect(client).await?;
         let version = client.send(Method::GET, "/version", None).await?;
         let lake = version["lake_id"].as_str().unwrap_or_default().to_owned();
-        let uploads = Arc::new(Client::new(client.settings().clone())?);
-        let shown = known::show(client, &table).await?;
-        let import = FileImport {
-            flight,
-            uploader: Uploader::new(uploads, lake, progress.clone()),
-            table,
-            blob_column,
-            inputs,
-            manifest,
-            labels: self.labels,
-            leaves_out: Box::new(|_| false),
-            progress: progress.clone(),
+        let client = Arc::new(Client::new(client.settings().clone())?);
+        let uploader = Uploader::new(Arc::clone(&client), lake, progress.clone());
+        let mut summary = Summary::default();
+        if let Some(namespace) = &into {
+            let import = RecordingImport {
+                client: Arc::clone(&client),
+                flight: flight.clone(),
+                uploader: uploader.clone(),
+                namespace: namespace.clone(),
+                inputs: inputs.clone(),
+                progress: progress.clone(),
+            };
+            import.run(&mut summary).await?;
+        }
+        let Some(table) = self.table.clone() else { return Ok(summary) };
+        let shown = known::show(&client, &table).await?;
+        let progress = progress.clone();
+        let second = match formats {
+            Some(formats) => {
+                let options = Options {
+                    sample_rows: match self.sample_rows.unwrap_or(SAMPLE_ROWS) {
+                        0 => None,
+                        rows => Some(rows),
+                    },
+                    blob_column: self.blob_column.clone(),
+                    shards: None,
+                };
+                let inputs = inputs.into_iter().zip(formats).collect();
+                let again = self.again;
+                RowImport { flight, table, inputs, options, again, progress }.run(shown).await?
+            }
+            None => {
+                let has_recordings = into.is_some();
+                let listed = manifest.clone();
+                let import = FileImport {
+                    flight,
+                    uploader,
+                    table,
+                    blob_column: self.blob_column().to_owned(),
+                    inputs,
+                    manifest: manifest.clone(),
+                    labels: self.labels,
+                    leaves_out: Box::new(move |found| {
+                        listed.as_ref().is_some_and(|manifest| manifest.is_at(&found.file))
+                            || (has_recordings && recordings::format_of(found).is_some())
+                    }),
+                    progress,
+                };
+                let mut summary = import.run(shown).await?;
+                summary.manifest_rows_unused = manifest.map_or(0, |manifest| manifest.unused());
+                summary
+            }
         };
-        import.run(shown).await
+        Ok(summary.and(second))
+    }
+
+    fn blob_column(&self) -> &str {
+        self.blob_column.as_deref().unwrap_or("data")
+    }
+
+    /// The formats of PATHs that have rows; nothing when they are files.
+    fn formats(
+        &self,
+        inputs: &[Input],
+        has_recordings: bool,
+    ) -> Result<Option<Vec<RowFormat>>, Exit> {
+        if self.kind == Some(Kind::Files) || has_recordings {
+            return Ok(None);
+        }
+        let formats: Vec<_> = inputs.iter().map(rows::format_of).collect();
+        let has_rows = |wanted: bool| {
+            inputs.iter().zip(&formats).find(|(_, format)| format.is_some() == wanted)
+        };
+        match (has_rows(true), has_rows(false)) {
+            (None, _) => Ok(None),
+            (Some(_), None) => Ok(formats.into_iter().collect()),
+            (Some((rows, _)), Some((files, _))) => Err(Exit::usage(format!(
+                "`{}` would be imported as rows and `{}` as files; import them one after the other, \
+                 or give --as files",
+                rows.path.display(),
+                files.path.display()
+            ))),
+        }
+    }
+
+    fn manifest(&self, has_rows: bool) -> Result<Option<Arc<Manifest>>, Exit> {
+        let blob = self.blob_column();
+        if !has_rows && blob != "data" && file_schema("data", &[]).field_with_name(blob).is_ok() {
+            return Err(Exit::usage(format!(
+                "--blob-column `{blob}` is the name of another column of the import"
+            )));
+        }
+        if has_rows && (self.manifest.is_some() || self.labels) {
+            return Err(Exit::usage("--manifest and --labels are for files, not for rows"));
+        }
+        match &self.manifest {
+            None => Ok(None),
+            Some(path) => {
+                Manifest::read(path, blob, self.labels).map(|found| Some(Arc::new(found)))
+            }
+        }
     }
 }
 

@@ -100,11 +100,32 @@ pub(super) struct Summary {
     pub(super) bytes: u64,
     /// Links and the like, and files that no table was named for.
     pub(super) passed_over: u64,
+    /// Topics of the recordings that were written.
+    pub(super) topics: u64,
+    /// Rows of the manifest that name no file.
+    pub(super) manifest_rows_unused: u64,
     /// Folders that could not be listed: what is in them is missing.
     pub(super) folders_unread: u64,
 }
 
 impl Summary {
+    /// This and what came after it.
+    pub(super) fn and(mut self, other: Summary) -> Summary {
+        self.tables.extend(other.tables);
+        self.files += other.files;
+        self.rows_added += other.rows_added;
+        self.rows_replaced += other.rows_replaced;
+        self.files_unchanged += other.files_unchanged;
+        self.errors += other.errors;
+        self.bytes += other.bytes;
+        // What the first part passed over is what the second one took.
+        self.passed_over = other.passed_over;
+        self.topics += other.topics;
+        self.manifest_rows_unused += other.manifest_rows_unused;
+        self.folders_unread = self.folders_unread.max(other.folders_unread);
+        self
+    }
+
     fn json(&self, seconds: f64) -> Value {
         json!({
             "tables": self.tables,
@@ -115,6 +136,8 @@ impl Summary {
             "errors": self.errors,
             "bytes": self.bytes,
             "passed_over": self.passed_over,
+            "topics": self.topics,
+            "manifest_rows_unused": self.manifest_rows_unused,
             "folders_unread": self.folders_unread,
             "seconds": (seconds * 1e3).round() / 1e3,
         })
@@ -132,6 +155,8 @@ impl Summary {
         for (count, what) in [
             (self.errors, "with an error"),
             (self.passed_over, "passed over"),
+            (self.topics, "topics"),
+            (self.manifest_rows_unused, "rows of the manifest without a file"),
             (self.folders_unread, "folders not readable"),
         ] {
             if count > 0 {
