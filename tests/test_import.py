@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import cached
 
 from support.cli import Cli
 from support.flight import Lake
@@ -256,6 +257,27 @@ def test_hostile_and_odd_files(
     assert rows["empty.png"]["error"] == "the file is empty"
     again = cli.json("import", str(folder), "--table", table)
     assert again["files_unchanged"] == len(rows)
+
+
+@pytest.mark.timeout(600)
+def test_real_pictures_of_623_megapixels(
+    own_server: LakebedServer, tmp_path: Path, soak: bool
+) -> None:
+    """Every picture of openclipart, two of which have 20990 x 29700 pixels."""
+    if not soak:
+        pytest.skip("131 MB of openclipart-png: a part of the long form")
+    folder = cached("openclipart-png/usr/share/openclipart/png")
+    home = tmp_path / "home"
+    home.mkdir()
+    cli = Cli(own_server, home)
+    summary, peak = measured(cli, "import", str(folder), "--table", "clipart")
+    rows = rows_of(own_server.lake(), "clipart", "width", "height", "error")
+    assert summary["rows_added"] == len(rows) > 6_000
+    huge = [row for row in rows.values() if (row["width"], row["height"]) == (20990, 29700)]
+    assert len(huge) == 2
+    assert all(row["error"] is None for row in huge)
+    print(f"{summary['errors']} errors, {peak >> 20} MiB")
+    assert peak < 512 * MIB
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

@@ -28,6 +28,10 @@ mod mkv;
 mod mp4;
 mod probe;
 mod recording;
+#[cfg(test)]
+mod samples;
+#[cfg(test)]
+mod tests;
 mod walker;
 
 pub use bag::read_bag;

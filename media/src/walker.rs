@@ -7,7 +7,7 @@ use crate::bytes::{Broken, size_of};
 /// Enough for a run of small records; larger ones are passed over by seeking.
 const BUFFER_BYTES: usize = 64 << 10;
 /// A chunk that says nothing of its size is not decoded beyond this and beyond [`DECODED_FACTOR`].
-const DECODED_BYTES_MIN: u64 = 256 << 20;
+const DECODED_BYTES_MIN: u64 = 64 << 20;
 /// How many times the size of its file may be decoded; more is a decompression bomb.
 const DECODED_FACTOR: u64 = 256;
 /// The largest window of zstd, as a power of two: it is memory that the file asks for.

@@ -186,6 +186,33 @@ impl FlightClient {
         }
     }
 
+    /// Writes rows that version `seen` of the table does not have, under a write id that another run may
+    /// have used for the same rows. If that write is on its way or was committed since, it is not done
+    /// twice. A receipt of `seen` or before is about rows that were deleted again: then the write is
+    /// sent under an id of its own.
+    ///
+    /// # Errors
+    /// As [`FlightClient::write`].
+    pub(crate) async fn write_missing(
+        &self,
+        command: WriteCommand,
+        schema: SchemaRef,
+        mut batches: impl FnMut() -> Batches,
+        seen: u64,
+    ) -> Result<Receipt, FlightFailure> {
+        let first = self.write(command.clone(), Arc::clone(&schema), &mut batches).await;
+        let is_done = match &first {
+            Ok(receipt) => receipt.version > seen,
+            // The same rows once came with other types.
+            Err(failure) => !failure.is_existing(),
+        };
+        if is_done {
+            return first;
+        }
+        let write_id = command.write_id.as_ref().map(|id| format!("{id}-{seen}"));
+        self.write(WriteCommand { write_id, ..command }, schema, batches).await
+    }
+
     async fn try_write(
         &self,
         command: &WriteCommand,

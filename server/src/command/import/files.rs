@@ -6,9 +6,10 @@
 //!        └──────────────────────── given back when the group is committed ◄──────────────────┘
 //! ```
 //!
-//! A group commits as a whole, under a write id made of what is in it and of the version that the import
-//! began with. So a group that is sent twice is written once, and after a run that was cut off the next
-//! one finds what was committed in the table and goes on with the rest.
+//! A group commits as a whole, under a write id made of what is in it. Where groups end depends on the
+//! files alone, not on what is in the table already. So the group that a killed run had under way is
+//! either seen in the table by the next run, or sent again under the same id and written once; the server
+//! may commit it at any moment in between.
 
 use std::collections::BTreeMap;
 use std::fs::File;
@@ -29,11 +30,12 @@ use tokio::task::JoinSet;
 
 use super::captions;
 use super::columns::{Cell, FileRow, file_batch, file_schema};
-use super::known::{Known, Shown, State};
+use super::known::{Known, Shown, State, show};
 use super::manifest::Manifest;
 use super::report::{Progress, Summary};
 use super::upload::{self, Failure, Uploaded, Uploader};
 use super::walk::{Found, Input, Met, walk};
+use crate::client::Client;
 use crate::exit::Exit;
 use crate::flight_client::FlightClient;
 
@@ -41,14 +43,11 @@ use crate::flight_client::FlightClient;
 /// ones are uploaded, because nothing here may hold them whole.
 pub(super) const INLINE_BYTES_MAX: u64 = 16 << 20;
 /// Bytes of files that may be in memory at one time, in units of [`UNIT_BYTES`].
-const BUDGET_BYTES: u64 = 96 << 20;
+const BUDGET_BYTES: u64 = 72 << 20;
 const UNIT_BYTES: u64 = 8 << 10;
 /// What one write commits.
-const GROUP_BYTES: u64 = 32 << 20;
+const GROUP_BYTES: u64 = 24 << 20;
 const GROUP_ROWS: usize = 8_192;
-/// Uploads that one write refers to, and the bytes behind them.
-const GROUP_UPLOADS: usize = 64;
-const GROUP_UPLOADED_BYTES: u64 = 4 << 30;
 /// What one message holds.
 const BATCH_BYTES: u64 = 8 << 20;
 /// Writes and uploads under way at one time.
@@ -57,6 +56,7 @@ const UPLOADS: usize = 2;
 
 /// What an import of files needs to know.
 pub(super) struct FileImport {
+    pub(super) client: Arc<Client>,
     pub(super) flight: FlightClient,
     pub(super) uploader: Uploader,
     pub(super) table: String,
@@ -77,8 +77,8 @@ struct Job {
 }
 
 enum Outcome {
-    /// It is in the table already.
-    Same,
+    /// It is in the table already; its bytes, where it is none of the large ones.
+    Same(u64),
     /// A row to write, and whether one with its path is there.
     Row(Box<FileRow>, bool),
     /// It has to be uploaded first.
@@ -97,26 +97,6 @@ struct Group {
     rows: Vec<FileRow>,
     permits: Vec<OwnedSemaphorePermit>,
     notes: Vec<PathBuf>,
-    bytes: u64,
-    uploaded: u64,
-}
-
-impl Group {
-    fn push(&mut self, row: FileRow, permit: Option<OwnedSemaphorePermit>) {
-        match row.data {
-            Cell::Upload(_) => self.uploaded += row.size,
-            Cell::Bytes(_) | Cell::Null => self.bytes += row.data.bytes(),
-        }
-        self.permits.extend(permit);
-        self.rows.push(row);
-    }
-
-    fn is_full(&self) -> bool {
-        self.bytes >= GROUP_BYTES
-            || self.rows.len() >= GROUP_ROWS
-            || self.uploaded >= GROUP_UPLOADED_BYTES
-            || (self.uploaded > 0 && self.rows.len() >= GROUP_UPLOADS)
-    }
 }
 
 /// What the walk saw beside files.
@@ -133,13 +113,19 @@ impl FileImport {
     /// # Errors
     /// The first failure of the server; what was committed before stays.
     pub(super) async fn run(self, shown: Option<Shown>) -> Result<Summary, Exit> {
-        let (shown, known) = match shown {
-            Some(shown) => {
+        let made = if shown.is_none() { self.create().await? } else { None };
+        let (shown, known) = match made {
+            Some(shown) => (shown, Known::default()),
+            None => {
+                // It was there, or another import, perhaps a killed one, made it meanwhile.
+                let again = show(&self.client, &self.table).await?;
+                let shown = again.ok_or_else(|| {
+                    Exit::failed(format!("table `{}` was dropped meanwhile", self.table))
+                })?;
                 self.check_columns(&shown)?;
                 let known = Known::read(&self.flight, &self.table, &shown).await?;
                 (shown, known)
             }
-            None => (self.create().await?, Known::default()),
         };
         let import = Arc::new(self);
         let known = Arc::new(known);
@@ -194,18 +180,15 @@ impl FileImport {
         }
     }
 
-    /// An empty table with the columns of this import.
-    async fn create(&self) -> Result<Shown, Exit> {
+    /// An empty table with the columns of this import; nothing when there is one already.
+    async fn create(&self) -> Result<Option<Shown>, Exit> {
         let schema = file_schema(&self.blob_column, &self.more_fields());
         let columns = schema.fields().iter().map(|field| field.name().clone()).collect();
         let command = self.command(WriteMode::Create, None);
         let created = self.flight.write(command, schema, || Box::pin(futures::stream::empty()));
         match created.await {
-            Ok(receipt) => Ok(Shown { version: receipt.version, columns }),
-            Err(failure) if failure.is_existing() => Err(Exit::failed(format!(
-                "table `{}` was made by somebody else meanwhile; import again",
-                self.table
-            ))),
+            Ok(receipt) => Ok(Some(Shown { version: receipt.version, columns })),
+            Err(failure) if failure.is_existing() => Ok(None),
             Err(failure) => Err(failure.into()),
         }
     }
@@ -313,7 +296,7 @@ impl FileImport {
                     Ok((size, digest))
                         if known.state(&row.path, signed(size), Some(&digest)) == State::Same =>
                     {
-                        return Outcome::Same;
+                        return Outcome::Same(0);
                     }
                     Ok(_) => {}
                     Err(error) => return unread(known, row, &error),
@@ -326,7 +309,7 @@ impl FileImport {
         let digest = super::hex(&Sha256::digest(&bytes));
         let state = known.state(&row.path, signed(row.size), Some(&digest));
         if state == State::Same {
-            return Outcome::Same;
+            return Outcome::Same(row.size);
         }
         row.sha256 = Some(digest);
         row.header = probe(Cursor::new(&bytes), &name);
@@ -378,8 +361,8 @@ struct Sender {
     version: u64,
     /// Rows to add, and rows to put in place of others.
     groups: [Group; 2],
-    /// Rows of uploads, likewise.
-    uploaded: [Group; 2],
+    /// Files since the last group ended, and their bytes.
+    span: (usize, u64),
     writes: JoinSet<Result<Written, Exit>>,
     uploads: JoinSet<Result<(FileRow, bool, Option<PathBuf>), Exit>>,
     write_room: Arc<Semaphore>,
@@ -401,7 +384,7 @@ impl Sender {
             import,
             version,
             groups: Default::default(),
-            uploaded: Default::default(),
+            span: (0, 0),
             writes: JoinSet::new(),
             uploads: JoinSet::new(),
             write_room: Arc::new(Semaphore::new(WRITES)),
@@ -424,19 +407,19 @@ impl Sender {
 
     async fn take(&mut self, done: Done) -> Result<(), Exit> {
         let Done { outcome, permit, .. } = done;
+        self.span.0 += 1;
         match outcome {
-            Outcome::Same => {
+            Outcome::Same(bytes) => {
+                self.span.1 += bytes;
                 self.summary.files_unchanged += 1;
                 self.import.progress.add_done(1);
             }
             Outcome::Row(row, is_known) => {
                 self.note_error(&row);
+                self.span.1 += row.data.bytes();
                 let group = &mut self.groups[usize::from(is_known)];
-                group.push(*row, Some(permit));
-                if group.is_full() {
-                    let group = std::mem::take(group);
-                    self.write(group, is_known).await?;
-                }
+                group.rows.push(*row);
+                group.permits.push(permit);
             }
             Outcome::Large(row, file, is_known) => {
                 let room = Arc::clone(&self.upload_room).acquire_owned().await.map_err(closed)?;
@@ -466,6 +449,19 @@ impl Sender {
                 });
             }
         }
+        if self.span.0 >= GROUP_ROWS || self.span.1 >= GROUP_BYTES {
+            self.flush().await?;
+        }
+        Ok(())
+    }
+
+    /// Ends the groups here.
+    async fn flush(&mut self) -> Result<(), Exit> {
+        self.span = (0, 0);
+        for is_upsert in [false, true] {
+            let group = std::mem::take(&mut self.groups[usize::from(is_upsert)]);
+            self.write(group, is_upsert).await?;
+        }
         Ok(())
     }
 
@@ -483,14 +479,10 @@ impl Sender {
         let (row, is_known, note) =
             uploaded.map_err(|_| Exit::failed("an upload ended by itself"))??;
         self.note_error(&row);
-        let group = &mut self.uploaded[usize::from(is_known)];
-        group.notes.extend(note);
-        group.push(row, None);
-        if group.is_full() {
-            let group = std::mem::take(group);
-            self.write(group, is_known).await?;
-        }
-        Ok(())
+        // A large file is a write of its own: when it is done depends on the others.
+        let notes = note.into_iter().collect();
+        let group = Group { rows: vec![row], permits: Vec::new(), notes };
+        self.write(group, is_known).await
     }
 
     fn take_write(
@@ -518,9 +510,9 @@ impl Sender {
         let version = self.version;
         self.writes.spawn(async move {
             let _room = room;
-            let Group { rows, permits, notes, .. } = group;
+            let Group { rows, permits, notes } = group;
             let mode = if is_upsert { WriteMode::Upsert } else { WriteMode::Append };
-            let command = import.command(mode, Some(write_id(version, mode, &rows)));
+            let command = import.command(mode, Some(write_id(mode, &rows)));
             let batches = Arc::new(import.batches(&rows)?);
             let bytes = rows.iter().map(|row| row.size).sum();
             let count = rows.len() as u64;
@@ -532,7 +524,7 @@ impl Sender {
                 let batches = batches.as_ref().clone();
                 Box::pin(futures::stream::iter(batches.into_iter().map(Ok)))
             };
-            let outcome = import.flight.write(command, schema, again).await;
+            let outcome = import.flight.write_missing(command, schema, again, version).await;
             drop(permits);
             outcome?;
             notes.iter().for_each(|note| upload::forget(Some(note)));
@@ -545,13 +537,7 @@ impl Sender {
         while let Some(uploaded) = self.uploads.join_next().await {
             self.take_upload(uploaded).await?;
         }
-        for is_upsert in [false, true] {
-            for groups in [0, 1] {
-                let all = if groups == 0 { &mut self.groups } else { &mut self.uploaded };
-                let group = std::mem::take(&mut all[usize::from(is_upsert)]);
-                self.write(group, is_upsert).await?;
-            }
-        }
+        self.flush().await?;
         while let Some(written) = self.writes.join_next().await {
             self.take_write(written)?;
         }
@@ -563,11 +549,9 @@ fn closed(_: tokio::sync::AcquireError) -> Exit {
     Exit::failed("the import was ended")
 }
 
-/// The text that makes a write unique: the version that the import began with, because the same files
-/// may be imported again after their rows were deleted, and what is written.
-fn write_id(version: u64, mode: WriteMode, rows: &[FileRow]) -> String {
+/// The text that makes a write unique: what is written, and how.
+fn write_id(mode: WriteMode, rows: &[FileRow]) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(version.to_le_bytes());
     hasher.update(mode.name());
     for row in rows {
         for part in [row.path.as_str(), row.sha256.as_deref().unwrap_or_default()] {
@@ -582,7 +566,7 @@ fn write_id(version: u64, mode: WriteMode, rows: &[FileRow]) -> String {
 fn unread(known: &Known, mut row: FileRow, error: &io::Error) -> Outcome {
     row.header.error = Some(format!("the file cannot be read: {error}"));
     match known.state(&row.path, signed(row.size), None) {
-        State::Same => Outcome::Same,
+        State::Same => Outcome::Same(0),
         state => Outcome::Row(Box::new(row), state == State::Changed),
     }
 }

@@ -21,7 +21,7 @@ use crate::exit::Exit;
 use crate::flight_client::FlightClient;
 
 /// Rows that are compared with; their hashes take sixteen bytes each.
-const ROWS_MAX: usize = 16 << 20;
+const ROWS_MAX: usize = 8 << 20;
 const TIME_MAX: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A table as it was when the import began.

@@ -156,6 +156,7 @@ impl Import {
                 let has_recordings = into.is_some();
                 let listed = manifest.clone();
                 let import = FileImport {
+                    client: Arc::clone(&client),
                     flight,
                     uploader,
                     table,

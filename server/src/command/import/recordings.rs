@@ -108,7 +108,15 @@ impl RecordingImport {
         summary.passed_over += walked.0;
         summary.folders_unread += walked.1;
         let mut group: Vec<Row> = Vec::new();
+        // Where groups end depends on the files alone; see files.rs.
+        let mut span = (0, 0);
         for (found, format) in found {
+            if span.0 >= GROUP_ROWS || span.1 >= GROUP_BYTES {
+                self.write(std::mem::take(&mut group), version, summary).await?;
+                span = (0, 0);
+            }
+            span.0 += 1;
+            span.1 += if found.size <= INLINE_BYTES_MAX { found.size } else { 0 };
             let Some(row) = self.look_at(&known, found, format).await? else {
                 summary.files_unchanged += 1;
                 self.progress.add_done(1);
@@ -119,10 +127,6 @@ impl RecordingImport {
                 self.progress.wrong(&row.path, error);
             }
             group.push(row);
-            let bytes: u64 = group.iter().map(|row| row.data.bytes()).sum();
-            if bytes >= GROUP_BYTES || group.len() >= GROUP_ROWS {
-                self.write(std::mem::take(&mut group), version, summary).await?;
-            }
         }
         self.write(group, version, summary).await
     }
@@ -270,7 +274,7 @@ impl RecordingImport {
         if batch.num_rows() > 0 {
             let on = ["recording_id", "topic", "type"];
             let command = command(&topics, WriteMode::Upsert, &on, None);
-            self.put(command, batch).await?;
+            self.put(command, batch, version).await?;
             summary.topics += rows.iter().map(|row| row.header.topics.len() as u64).sum::<u64>();
         }
         let (changed, new): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.is_known);
@@ -279,10 +283,10 @@ impl RecordingImport {
                 continue;
             }
             let on: &[&str] = if mode == WriteMode::Upsert { &["recording_id"] } else { &[] };
-            let id = write_id(version, mode, &rows);
+            let id = write_id(mode, &rows);
             let command = command(&self.table("recordings"), mode, on, Some(id));
             let batch = recordings_batch(&rows).map_err(|error| Exit::failed(error.to_string()))?;
-            self.put(command, batch).await?;
+            self.put(command, batch, version).await?;
             let count = rows.len() as u64;
             match mode == WriteMode::Upsert {
                 true => summary.rows_replaced += count,
@@ -295,7 +299,7 @@ impl RecordingImport {
         Ok(())
     }
 
-    async fn put(&self, command: WriteCommand, batch: RecordBatch) -> Result<(), Exit> {
+    async fn put(&self, command: WriteCommand, batch: RecordBatch, seen: u64) -> Result<(), Exit> {
         let schema = batch.schema();
         // A row a message: each may have as many bytes as travel in a batch at all.
         let rows = || -> Batches {
@@ -306,7 +310,10 @@ impl RecordingImport {
                 move |start: usize| Ok(batch.slice(start, step.min(batch.num_rows() - start)));
             Box::pin(futures::stream::iter(starts.map(cut)))
         };
-        self.flight.write(command, schema, rows).await?;
+        match command.write_id.is_some() {
+            true => self.flight.write_missing(command, schema, rows, seen).await?,
+            false => self.flight.write(command, schema, rows).await?,
+        };
         Ok(())
     }
 }
@@ -322,9 +329,9 @@ fn command(table: &str, mode: WriteMode, on: &[&str], write_id: Option<String>) 
     }
 }
 
-fn write_id(version: u64, mode: WriteMode, rows: &[Row]) -> String {
+fn write_id(mode: WriteMode, rows: &[Row]) -> String {
     let mut hasher = Sha256::new();
-    hasher.update(format!("{version} {}", mode.name()));
+    hasher.update(mode.name());
     for row in rows {
         let digest = row.sha256.as_deref().unwrap_or_default();
         hasher.update(format!("{} {} {} {digest}", row.path.len(), row.path, row.size));

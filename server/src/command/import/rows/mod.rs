@@ -235,33 +235,30 @@ impl RowImport {
         if let Some(twice) = names.iter().find(|name| seen.insert(**name, ()).is_some()) {
             return Err(at(format!("two columns have the name `{twice}`")));
         }
-        let before = *version;
-        if before.is_none() {
-            let command = self.command(WriteMode::Create, None);
-            let empty = || -> Batches { Box::pin(futures::stream::empty()) };
-            let receipt = self.flight.write(command, Arc::clone(&schema), empty).await;
-            *version =
-                Some(receipt.map_err(|failure| at(Exit::from(failure).into_message()))?.version);
-        }
         let again = match self.again {
-            true => format!("-{:x}", std::process::id() as u128 ^ now_ns()),
+            true => format!("-{:x}", u128::from(std::process::id()) ^ now_ns()),
             false => String::new(),
         };
         let write_id = format!("import-rows-{digest}{again}");
-        let command = self.command(WriteMode::Append, Some(write_id));
-        let batches = || self.batches(path, format);
-        let receipt = self.flight.write(command, schema, batches).await;
-        let receipt = receipt.map_err(|failure| at(Exit::from(failure).into_message()))?;
+        // A table that is made with its first rows is not there when they turn out to be broken.
+        let mode = if version.is_none() { WriteMode::Create } else { WriteMode::Append };
+        let command = self.command(mode, Some(write_id));
+        let receipt = self.flight.write(command, schema, || self.batches(path, format)).await;
+        let receipt = match receipt {
+            // The same bytes once made the table, or came with other types.
+            Err(failure) if mode == WriteMode::Append && failure.is_existing() => None,
+            receipt => Some(receipt.map_err(|failure| at(Exit::from(failure).into_message()))?),
+        };
         summary.files += 1;
-        match version.is_some_and(|version| receipt.version <= version) {
-            true => summary.files_unchanged += 1,
-            false => {
+        match receipt {
+            Some(receipt) if version.is_none_or(|known| receipt.version > known) => {
                 summary.rows_added += receipt.rows;
                 summary.bytes += size;
+                *version = Some(receipt.version);
+                self.progress.add_done(receipt.rows);
             }
+            _ => summary.files_unchanged += 1,
         }
-        *version = Some(version.unwrap_or(0).max(receipt.version));
-        self.progress.add_done(receipt.rows);
         Ok(())
     }
 
