@@ -23,6 +23,8 @@ struct Cli {
 enum Verb {
     /// Run the server.
     Serve(ServeArgs),
+    /// Import files, rows and recordings.
+    Import(command::import::Import),
     /// List tables, by their whole ids.
     Ls(command::ls::Ls),
     /// Show one table: version, rows, columns, tags.
@@ -241,6 +243,7 @@ pub(crate) fn run() -> Result<(), Exit> {
             let config = Config::load(args.into_flags(), &environment)?;
             serve::run(config)
         }
+        Verb::Import(verb) => run_client(verb, &environment),
         Verb::Ls(verb) => run_client(verb, &environment),
         Verb::Show(verb) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Create(verb)) => run_client(verb, &environment),

@@ -2,6 +2,7 @@
 
 pub(crate) mod completion;
 pub(crate) mod doctor;
+pub(crate) mod import;
 pub(crate) mod jobs_change;
 pub(crate) mod jobs_describe;
 pub(crate) mod jobs_list;
