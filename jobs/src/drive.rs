@@ -18,7 +18,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::Schema;
 use futures::{FutureExt as _, StreamExt};
 use lakebed_core::{DatabaseName, Error, ErrorKind, Result};
-use lakebed_storage::{At, BatchStream, FieldMetadata, FragmentValues, Table};
+use lakebed_storage::{At, BatchStream, FieldMetadata, FragmentValues, RowPlaces, Snapshot, Table};
 use roaring::{RoaringBitmap, RoaringTreemap};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -199,9 +199,9 @@ impl ColumnJobs {
         };
         loop {
             let moved = self.fill_pass(run, &table, &pass, groups, &mut replayed).await?;
-            if moved.is_empty() {
+            let Some((snapshot, places)) = self.left_over(run, &table, &pass, &moved).await? else {
                 break;
-            }
+            };
             let number = pass.number + 1;
             if number > PASSES_MAX {
                 return Err(Error::new(
@@ -209,13 +209,6 @@ impl ColumnJobs {
                     format!("the table changed under each of {PASSES_MAX} passes"),
                 ));
             }
-            let mut ids = RoaringTreemap::new();
-            for group in moved {
-                let fragment = pass.group(group).ok_or_else(|| Error::internal("a lost group"))?;
-                ids.extend(pass.row_ids(fragment).await?.iter().map(|(_, id)| *id));
-            }
-            let snapshot = table.snapshot(None, &At::Latest).await?;
-            let places = places_of_ids(&snapshot, &ids).await?;
             let (spec, task_rows) = (&run.spec, run.spec.task_rows);
             let record =
                 Pass::plan(number, &snapshot, &spec.input, places, task_rows, Some(&pass))?;
@@ -223,6 +216,45 @@ impl ColumnJobs {
             pass = Arc::new(Pass::open(&record, snapshot)?);
         }
         self.finish(run, &table).await
+    }
+
+    /// Where the rows of a pass are now that were not filled because they were rewritten meanwhile:
+    /// those of whole fragments that moved, and those that were deleted at their place. Nothing when
+    /// there are none, or they are gone for good.
+    async fn left_over(
+        &self,
+        run: &Running,
+        table: &Arc<Table>,
+        pass: &Pass,
+        moved: &[u32],
+    ) -> Result<Option<(Snapshot, RowPlaces)>> {
+        let snapshot = table.snapshot(None, &At::Latest).await?;
+        let (before, now) = (pass.snapshot.deletions(), snapshot.deletions());
+        let mut ids = RoaringTreemap::new();
+        for fragment in &pass.fragments {
+            let id = fragment.planned.fragment;
+            let is_moved = moved.contains(&fragment.group);
+            match now.get(&id) {
+                Some(deleted) if !is_moved && before.get(&id) == Some(deleted) => continue,
+                // It was filled before it was rewritten, and the rows took their values along.
+                None if !is_moved && run.spec.recompute => continue,
+                _ => {}
+            }
+            let mut lost: RoaringTreemap =
+                pass.row_ids(fragment).await?.iter().map(|(_, id)| *id).collect();
+            if !is_moved && now.contains_key(&id) {
+                for (_, row_id) in snapshot.row_ids_at(id, &fragment.planned.places).await? {
+                    lost.remove(row_id);
+                }
+            }
+            ids |= lost;
+        }
+        if ids.is_empty() {
+            return Ok(None);
+        }
+        let filter = (!run.spec.recompute).then(|| format!("`{}` IS NULL", run.spec.output));
+        let places = places_of_ids(&snapshot, &ids, filter.as_deref()).await?;
+        Ok((!places.is_empty()).then_some((snapshot, places)))
     }
 
     async fn open_pass(&self, table: &Arc<Table>, record: &Record) -> Result<Arc<Pass>> {

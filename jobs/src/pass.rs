@@ -173,16 +173,18 @@ impl Pass {
     }
 }
 
-/// Where rows lie in a version, by their ids; those that were deleted are absent.
+/// Where rows lie in a version, by their ids, as far as `filter` is true for them; those that were
+/// deleted are absent.
 ///
 /// # Errors
 /// Those of reading row ids.
 pub(crate) async fn places_of_ids(
     snapshot: &Snapshot,
     wanted: &RoaringTreemap,
+    filter: Option<&str>,
 ) -> Result<RowPlaces> {
     let mut places = RowPlaces::new();
-    for (fragment, all) in snapshot.row_places(None, None).await? {
+    for (fragment, all) in snapshot.row_places(filter, None).await? {
         let found = snapshot.row_ids_at(fragment, &all).await?;
         let here: RoaringBitmap =
             found.iter().filter(|(_, id)| wanted.contains(*id)).map(|(place, _)| *place).collect();

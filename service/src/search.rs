@@ -3,8 +3,8 @@
 //! Flight, SQL and HTTP ask through one [`SearchRequest`], so they cannot disagree.
 
 use arrow_schema::SchemaRef;
-use futures::StreamExt;
 use base64::Engine as _;
+use futures::StreamExt;
 use lakebed_core::{Error, QueryVectors, RequestContext, Result, Role, SearchReport, Subject};
 use lakebed_jobs::QueryInput;
 use lakebed_proto::command::ReadCommand;
@@ -58,7 +58,8 @@ impl Service {
     ) -> Result<SearchPlan> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let Prepared { snapshot, spec, report, vector } = self.prepare_search(ctx, &request).await?;
+        let Prepared { snapshot, spec, report, vector } =
+            self.prepare_search(ctx, &request).await?;
         let schema = snapshot.search_schema(&spec).await?;
         let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
         snapshot.lease(expires_at_ms);

@@ -60,9 +60,13 @@ impl Service {
         let sql = Sql::open(sql)?;
         let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock));
         let jobs = Jobs::open(lake.system().clone(), Arc::clone(&clock)).await?;
-        let column_jobs =
-            ColumnJobs::open(Arc::clone(&lake), Arc::clone(&clock), Arc::clone(&jobs), limits.task_lease_ms)
-                .await?;
+        let column_jobs = ColumnJobs::open(
+            Arc::clone(&lake),
+            Arc::clone(&clock),
+            Arc::clone(&jobs),
+            limits.task_lease_ms,
+        )
+        .await?;
         Ok(Arc::new(Service {
             lake,
             limits,

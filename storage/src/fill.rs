@@ -108,6 +108,18 @@ impl Snapshot {
         Ok(fragments.map(|fragment| (fragment.id as u32, files_of(fragment, &ids))).collect())
     }
 
+    /// For each fragment how many of its rows are deleted. What is deleted stays so: two versions of a
+    /// fragment with the same number have the same rows.
+    pub fn deletions(&self) -> BTreeMap<u32, u64> {
+        let fragments = self.dataset.fragments().iter();
+        let deleted = |fragment: &Fragment| {
+            let file = fragment.deletion_file.as_ref();
+            // A file that does not say how many it names counts as another number than any.
+            file.map_or(0, |file| file.num_deleted_rows.map_or(u64::MAX, |rows| rows as u64))
+        };
+        fragments.map(|fragment| (fragment.id as u32, deleted(fragment))).collect()
+    }
+
     /// The stable row ids at physical positions of a fragment, in their order. Deleted rows are absent.
     ///
     /// # Errors

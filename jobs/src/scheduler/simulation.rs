@@ -220,11 +220,14 @@ impl World {
         }
         if told.is_empty() {
             // The call waits; by the time there is something, the worker may be gone or have moved on.
-            let actions = self.scheduler.step(self.now_ms, Event::Wait {
-                instance: self.workers[n].instance.clone(),
-                slots: SLOTS,
-                models: vec![model()],
-            });
+            let actions = self.scheduler.step(
+                self.now_ms,
+                Event::Wait {
+                    instance: self.workers[n].instance.clone(),
+                    slots: SLOTS,
+                    models: vec![model()],
+                },
+            );
             let (now_told, is_alive) = self.carry_out(actions);
             if !is_alive {
                 self.start_server();
