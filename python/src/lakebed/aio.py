@@ -231,6 +231,10 @@ class AsyncConnection:
         """The ids of all tables."""
         return await self._pool.run(self.sync.tables)
 
+    async def workers(self) -> list[dict[str, Any]]:
+        """See `Connection.workers`."""
+        return await self._pool.run(self.sync.workers)
+
     async def sql(self, query: str, parameters: Sequence[Any] | None = None) -> AsyncRows:
         """See `Connection.sql`."""
         return AsyncRows(self._pool, await self._pool.run(lambda: self.sync.sql(query, parameters)))

@@ -30,7 +30,7 @@ class Connection:
         self._target = target
         self._http = HttpDoor(target)
         self._flight = FlightDoor(self._http)
-        self.jobs = Jobs(self._http)
+        self.jobs = Jobs(self._http, self._flight)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Connection, (self._target,)
@@ -102,6 +102,11 @@ class Connection:
             token = answer.get("page_token") or ""
             if not token:
                 return names
+
+    def workers(self) -> list[dict[str, Any]]:
+        """The workers that are attached now, as the server describes them."""
+        found: list[dict[str, Any]] = self._http.request("GET", "/v1/workers").json()["workers"]
+        return found
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tables())

@@ -7,13 +7,18 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
+from lakebed._commands import encode
+from lakebed._flight import FlightDoor
 from lakebed._http import HttpDoor
 from lakebed._retry import pause_s, retried
-from lakebed.errors import DeadlineExceeded, LakebedError, Unavailable
+from lakebed._rows import Rows
+from lakebed.errors import DeadlineExceeded, LakebedError, NotFound, Unavailable
 
 DONE = "DONE"
 ENDED = {DONE, "FAILED", "CANCELLED", "TIMED_OUT"}
-# Rows and tasks without an answer. Named here, because `Jobs` has a method `list`.
+# The table of a database in which the server keeps rows that got an error instead of a value.
+ERRORS_TABLE = "job_errors"
+# Named here, because `Jobs` has a method `list`.
 Records = list[dict[str, Any]]
 POLL_S_MAX = 2.0
 PAGE = 100
@@ -85,7 +90,7 @@ class Job:
         self._jobs.cancel(self.id)
 
     def errors(self, limit: int = 100) -> Records:
-        """Rows and tasks without an answer, with the reasons."""
+        """Rows that got an error instead of a value; see `Jobs.errors`."""
         return self._jobs.errors(self.id, limit)
 
     def wait(self, timeout_s: float | None = None, *, progress: bool | None = None) -> JobStatus:
@@ -96,11 +101,20 @@ class Job:
 class Jobs:
     """The jobs of a database."""
 
-    def __init__(self, http: HttpDoor) -> None:
+    def __init__(self, http: HttpDoor, flight: FlightDoor) -> None:
         self._http = http
+        self._flight = flight
 
     def submit(
-        self, table: str, *, input: str, output: str, model: str, where: str | None = None
+        self,
+        table: str,
+        *,
+        input: str,
+        output: str,
+        model: str,
+        where: str | None = None,
+        recompute: bool = False,
+        task_rows: int | None = None,
     ) -> Job:
         """Computes a column by a model, on attached workers.
 
@@ -108,15 +122,21 @@ class Jobs:
             input: the column that the model reads.
             output: the column of vectors; made where it is missing.
             where: rows to compute, as a condition in SQL; all without one.
+            recompute: whether rows that have a vector get another.
+            task_rows: rows of one task; the server's choice without it.
 
         Raises:
             LakebedError: by kind; `NotFound` where table or column is missing, `InvalidArgument`
             where
                 no worker has the model or the columns do not fit it.
         """
-        body = {"table": table, "input": input, "output": output, "model": model}
+        body: dict[str, Any] = {"table": table, "input": input, "output": output, "model": model}
         if where is not None:
             body["where"] = where
+        if recompute:
+            body["recompute"] = True
+        if task_rows is not None:
+            body["task_rows"] = task_rows
         answer = self._post("submit", body, changes=True)
         return Job(self, str(answer["job_id"]))
 
@@ -159,10 +179,16 @@ class Jobs:
         self._post("cancel", {"job_id": job_id})
 
     def errors(self, job_id: str, limit: int = 100) -> Records:
-        """Rows and tasks of a job without an answer, with the reasons."""
-        answer = self._post("errors", {"job_id": job_id, "limit": limit})
-        found = answer.get("records", answer.get("errors", []))
-        return [dict(record) for record in found]
+        """Rows of a job that got an error instead of a value, from the table `job_errors`:
+        `job_id`, `table_name`, `column_name`, `row_id`, `error`. Errors show once their rows do."""
+        quoted = job_id.replace("'", "''")
+        read = {"table": ERRORS_TABLE, "filter": f"job_id = '{quoted}'", "limit": limit}
+        try:
+            found: Records = Rows(self._flight, encode({"read": read})).to_list()
+        except NotFound:
+            # Made with the first error of the database.
+            return []
+        return found
 
     def wait(
         self, job_id: str, timeout_s: float | None = None, *, progress: bool | None = None
@@ -214,12 +240,14 @@ class Jobs:
 
 def _status(answer: dict[str, Any]) -> JobStatus:
     """A job of either answer: list and describe do not agree on names."""
-    result = answer.get("result") or {}
-    progress = answer.get("progress") or result if isinstance(result, dict) else {}
+    # A job under way says how far it is; one that has ended, what came of it.
+    progress = answer.get("progress") or answer.get("result")
+    if not isinstance(progress, dict):
+        progress = {}
     failure = answer.get("failure")
 
     def number(*names: str) -> int | None:
-        found = (progress.get(name, answer.get(name)) for name in names)
+        found = (progress.get(name) for name in names)
         return next((value for value in found if isinstance(value, int)), None)
 
     return JobStatus(
@@ -228,9 +256,9 @@ def _status(answer: dict[str, Any]) -> JobStatus:
         state=str(answer.get("job_state", answer.get("state", ""))).upper(),
         table=answer.get("table"),
         created_at_ms=answer.get("creation_ms", answer.get("created_at_millis")),
-        rows_done=number("rows_done", "rows_assigned"),
-        rows_total=number("rows_total", "rows"),
-        rows_failed=number("rows_failed"),
+        rows_done=number("rows_done", "rows"),
+        rows_total=number("rows"),
+        rows_failed=number("errors"),
         failure=failure.get("message") if isinstance(failure, dict) else failure,
         raw=answer,
     )

@@ -194,11 +194,11 @@ class Table:
             if vector is not None:
                 query["vector"] = _numbers(vector)
             elif text is not None:
-                query["text"] = text
+                query["embed"] = {"text": text}
             else:
                 assert picture is not None, "one of the four was given"
                 data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-                query["picture"] = base64.b64encode(data).decode()
+                query["embed"] = {"picture": base64.b64encode(data).decode()}
         fields = {
             "table": self.name,
             **query,
