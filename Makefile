@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup arrows test test-rust test-python check bench soak serve clean
+.PHONY: help setup arrows test test-rust test-python check bench soak serve demo clean
 
 export LAKEBED_CACHE ?= $(HOME)/.cache/lakebed
 export CARGO_TARGET_DIR ?= $(LAKEBED_CACHE)/target
@@ -60,6 +60,10 @@ soak: test-rust ## The long forms of the tests: 50 kills, full sizes
 serve: ## Run a server on ./lakebed-data; arguments in ARGS="--http-addr 127.0.0.1:0"
 	cargo build --locked -p lakebed
 	exec env -u LAKEBED_CACHE -u LAKEBED_BIN $(BINARY) serve $(ARGS)
+
+demo: setup ## Fill a lake, embed, search, and write a page; EXIT=1 ends it, FRESH=1 starts anew
+	cargo build --locked -p lakebed
+	LAKEBED_BIN=$(BINARY) $(PYTHON) -m demo
 
 clean: ## Remove the Python environment and what cargo built for this clone's crates
 	rm -rf .venv .pytest_cache .ruff_cache

