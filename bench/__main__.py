@@ -8,14 +8,22 @@ import json
 import tempfile
 from pathlib import Path
 
-from bench import do_get, do_put, search, sql, take
+from bench import do_get, do_put, embedding, importing, search, sql, take
 from bench.machine import describe_machine, describe_versions
 from bench.picture import draw
 from bench.rounds import Comparison
 from support.server import LakebedServer
 
 RESULTS = Path(__file__).parent / "results"
-BENCHMARKS = {"do_put": do_put, "do_get": do_get, "take": take, "sql": sql, "search": search}
+BENCHMARKS = {
+    "do_put": do_put,
+    "do_get": do_get,
+    "take": take,
+    "sql": sql,
+    "search": search,
+    "embedding": embedding,
+    "importing": importing,
+}
 
 
 def main() -> None:

@@ -13,7 +13,8 @@ STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; }
 h1 { margin-bottom: 0; } h2 { margin: 2.5rem 0 .25rem; font-size: 1.15rem; }
 p.asked { margin: 0 0 .75rem; }
-code { background: var(--soft); padding: .1em .3em; border-radius: 4px; }
+code { background: var(--soft); padding: .1em .3em;
+  border-radius: 4px; }
 .found { display: grid; grid-template-columns: repeat(auto-fill, minmax(10rem, 1fr)); gap: .75rem; }
 figure { margin: 0; border: 1px solid var(--line); border-radius: 8px; overflow: hidden; }
 figure div { background: #fff; height: 9rem; display: flex; align-items: center;

@@ -200,6 +200,8 @@ struct Task {
     state: State,
     /// The attempt that has it, or had it last.
     attempt: u64,
+    /// Whether that attempt was given back or failed: it cannot be taken up again.
+    is_over: bool,
     /// The attempt whose results are durable.
     staged: Option<u64>,
     failures: u32,
@@ -242,6 +244,8 @@ pub struct Scheduler {
     next_attempt: u64,
     jobs: BTreeMap<JobId, Job>,
     workers: BTreeMap<String, Worker>,
+    /// Workers that left, and when: what they said before and comes late is not heard.
+    left: BTreeMap<String, i64>,
     leases: BTreeSet<(i64, JobId, u64)>,
     queries: BTreeMap<JobId, Query>,
 }
@@ -255,6 +259,7 @@ impl Scheduler {
             next_attempt: u64::from(start) << 32,
             jobs: BTreeMap::new(),
             workers: BTreeMap::new(),
+            left: BTreeMap::new(),
             leases: BTreeSet::new(),
             queries: BTreeMap::new(),
         }
@@ -302,7 +307,7 @@ impl Scheduler {
         let task = self.jobs.get(&attempt.job).and_then(|job| job.tasks.get(&attempt.task));
         task.is_some_and(|task| match task.state {
             State::Held { .. } => task.attempt == attempt.attempt,
-            State::Ready(_) => attempt.attempt >= task.attempt,
+            State::Ready(_) => task.may_take_up(attempt.attempt),
             State::Recording | State::Done => false,
         })
     }
@@ -365,6 +370,7 @@ impl Scheduler {
         self.workers.retain(|_, worker| {
             !worker.held.is_empty() || worker.seen_ms.saturating_add(forget_ms) >= now_ms
         });
+        self.left.retain(|_, left_ms| left_ms.saturating_add(forget_ms) >= now_ms);
         self.expire_queries(now_ms);
     }
 
@@ -393,6 +399,7 @@ impl Scheduler {
         job.held += 1;
         task.state = State::Held { instance: instance.to_owned(), until_ms };
         task.attempt = attempt.attempt;
+        task.is_over = false;
         self.leases.insert((until_ms, attempt.job.clone(), attempt.task));
         if let Some(worker) = self.workers.get_mut(instance) {
             worker.held.insert((attempt.job.clone(), attempt.task));
@@ -467,7 +474,21 @@ impl Job {
 }
 
 impl Task {
+    /// Whether an attempt may have the task while nobody has it: after a restart of the server, or when
+    /// its lease ran out and nobody else got the task.
+    fn may_take_up(&self, attempt: u64) -> bool {
+        attempt > self.attempt || (attempt == self.attempt && !self.is_over)
+    }
+
     fn new(group: u32) -> Self {
-        Task { group, state: State::Ready(0), attempt: 0, staged: None, failures: 0, losses: 0 }
+        Task {
+            group,
+            state: State::Ready(0),
+            attempt: 0,
+            is_over: false,
+            staged: None,
+            failures: 0,
+            losses: 0,
+        }
     }
 }

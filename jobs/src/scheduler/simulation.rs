@@ -204,6 +204,21 @@ impl World {
             models: vec![model()],
             leaving: false,
         };
+        if self.fault("worker leaves", 1) {
+            let leaving = WorkerSync { leaving: true, ..sync.clone() };
+            let actions = self.scheduler.step(self.now_ms, Event::Sync(leaving));
+            let is_alive = self.carry_out(actions).1;
+            if is_alive && self.fault("a late report of a worker that left", 50) {
+                let actions = self.scheduler.step(self.now_ms, Event::Sync(sync));
+                assert!(!actions.iter().any(|it| matches!(it, Action::Assign { .. })));
+                self.carry_out(actions);
+            }
+            if !is_alive {
+                self.start_server();
+            }
+            self.workers[n] = self.new_worker();
+            return;
+        }
         if self.fault("request lost", 10) {
             return;
         }
@@ -364,8 +379,37 @@ fn every_history_ends_with_every_task_recorded_once() {
         }
     }
     // A fault that never fires tests nothing.
-    assert_eq!(fired.len(), 12, "{fired:?}");
+    assert_eq!(fired.len(), 14, "{fired:?}");
     assert!(fired.values().all(|times| *times > 100), "{fired:?}");
+}
+
+#[test]
+fn a_failure_that_is_said_twice_counts_once() {
+    let job = JobId::new("j");
+    let mut scheduler = Scheduler::new(limits(), 1);
+    scheduler.step(0, Event::AddJob { job: job.clone(), model: model() });
+    scheduler.step(0, Event::AddTasks { job: job.clone(), tasks: vec![(0, 0)] });
+    let sync = |failed: &[AttemptId]| {
+        Event::Sync(WorkerSync {
+            instance: "w".to_owned(),
+            slots: 1,
+            failed: failed.iter().map(|it| (it.clone(), "no".to_owned(), true)).collect(),
+            models: vec![model()],
+            ..WorkerSync::default()
+        })
+    };
+    let given = |actions: Vec<Action>| {
+        actions.into_iter().find_map(|action| match action {
+            Action::Assign { attempt, .. } => Some(attempt),
+            _ => None,
+        })
+    };
+    let first = given(scheduler.step(0, sync(&[]))).unwrap();
+    for _ in 0..5 {
+        let actions = scheduler.step(1, sync(std::slice::from_ref(&first)));
+        assert!(!actions.iter().any(|action| matches!(action, Action::GiveUp(..))));
+    }
+    assert!(given(scheduler.step(60_000, sync(&[]))).unwrap().attempt > first.attempt);
 }
 
 #[test]

@@ -18,6 +18,17 @@ enum Claim {
 impl Scheduler {
     pub(super) fn sync(&mut self, now_ms: i64, sync: WorkerSync, actions: &mut Vec<Action>) {
         let WorkerSync { instance, slots, running, done, failed, models, leaving } = sync;
+        if self.left.contains_key(&instance) {
+            // Said before it left: it holds nothing and gets nothing.
+            let ended = done.into_iter().map(|(attempt, _)| attempt);
+            for attempt in ended.chain(failed.into_iter().map(|(attempt, ..)| attempt)) {
+                actions.push(Action::Forget { instance: instance.clone(), attempt });
+            }
+            for attempt in running {
+                actions.push(Action::Stop { instance: instance.clone(), attempt });
+            }
+            return;
+        }
         let worker = self
             .workers
             .entry(instance.clone())
@@ -41,7 +52,7 @@ impl Scheduler {
         for attempt in running {
             if leaving {
                 if self.claim(now_ms, &instance, &attempt) == Claim::Holds {
-                    self.release(now_ms, &attempt.job, attempt.task);
+                    self.give_back(now_ms, &attempt.job, attempt.task);
                 }
             } else if self.queries.contains_key(&attempt.job) {
                 named.push((attempt.job, attempt.task));
@@ -55,8 +66,9 @@ impl Scheduler {
         if leaving {
             let held = self.workers.remove(&instance).map(|worker| worker.held);
             for (job, task) in held.into_iter().flatten() {
-                self.release(now_ms, &job, task);
+                self.give_back(now_ms, &job, task);
             }
+            self.left.insert(instance, now_ms);
             return;
         }
         self.repeat_queries(&instance, &models, &named, actions);
@@ -92,7 +104,7 @@ impl Scheduler {
                 }
             }
             // After a restart of the server, or when its lease ran out and nobody else got it.
-            State::Ready(_) if attempt.attempt >= task.attempt => {
+            State::Ready(_) if task.may_take_up(attempt.attempt) => {
                 self.hold(now_ms, instance, attempt);
                 Claim::Holds
             }
@@ -101,6 +113,15 @@ impl Scheduler {
                 true => Claim::Ended,
                 false => Claim::Stale,
             },
+        }
+    }
+
+    /// Takes a task from its attempt for good; it is ready at `ready_ms`.
+    fn give_back(&mut self, ready_ms: i64, job: &crate::ids::JobId, task: u64) {
+        if let Some(attempt) = self.release(ready_ms, job, task)
+            && let Some(task) = self.task_mut(&attempt)
+        {
+            task.is_over = true;
         }
     }
 
@@ -120,12 +141,13 @@ impl Scheduler {
             Claim::Holds => {
                 let is_staged =
                     self.task_mut(&attempt).is_some_and(|it| it.staged == Some(attempt.attempt));
-                self.release(now_ms, &attempt.job, attempt.task);
                 if is_staged {
+                    self.release(now_ms, &attempt.job, attempt.task);
                     self.start_recording(&attempt);
                     actions.push(Action::Record(attempt));
                 } else {
                     // It says so and put nothing: somebody has to do it again.
+                    self.give_back(now_ms, &attempt.job, attempt.task);
                     actions.push(forget);
                 }
             }
@@ -155,7 +177,7 @@ impl Scheduler {
         task.failures += 1;
         let failures = task.failures;
         let wait_ms = self.limits.retry_ms.saturating_mul(1 << failures.min(10));
-        self.release(now_ms.saturating_add(wait_ms), &attempt.job, attempt.task);
+        self.give_back(now_ms.saturating_add(wait_ms), &attempt.job, attempt.task);
         if !is_retryable || failures >= self.limits.failures_max {
             self.give_up(attempt.clone(), error, actions);
         }
