@@ -52,6 +52,7 @@ bench: setup ## Ratios against named peers; writes bench/results/latest.{json,pn
 	LAKEBED_BIN=$(CARGO_TARGET_DIR)/release/lakebed PYTHONPATH=tests $(PYTHON) -m bench
 
 soak: test-rust ## The long forms of the tests: 50 kills, full sizes
+	@scripts/setup.sh soak
 	LAKEBED_BIN=$(BINARY) LAKEBED_SOAK=1 $(PYTHON) -m pytest tests $(PYTEST_ARGS)
 
 # Variables of this file are taken out of the environment: the server refuses LAKEBED_ variables that
@@ -62,5 +63,5 @@ serve: ## Run a server on ./lakebed-data; arguments in ARGS="--http-addr 127.0.0
 
 clean: ## Remove the Python environment and what cargo built for this clone's crates
 	rm -rf .venv .pytest_cache .ruff_cache
-	cargo clean -p lakebed -p lakebed-core -p lakebed-proto -p lakebed-storage -p lakebed-index \
+	cargo clean -p lakebed -p lakebed-core -p lakebed-proto -p lakebed-media -p lakebed-storage -p lakebed-index \
 	  -p lakebed-compaction -p lakebed-sql -p lakebed-service -p lakebed-flight -p lakebed-rest

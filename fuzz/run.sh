@@ -1,6 +1,6 @@
 #!/bin/sh
-# Fuzzes the decoding of Arrow messages and the cutting of Arrow streams, each for SECONDS (60 by
-# default), and fails on the first finding.
+# Fuzzes the decoding of Arrow messages, the cutting of Arrow streams, and the headers of media and
+# recordings, each for SECONDS (60 by default), and fails on the first finding.
 #
 #   fuzz/run.sh [SECONDS]
 #
@@ -13,7 +13,7 @@ here="$(cd "$(dirname "$0")" && pwd)"
 target="$here/target"
 triple="$(rustc -vV | sed -n 's/^host: //p')"
 corpus="$target/corpus"
-mkdir -p "$corpus/ipc_messages" "$corpus/ipc_stream" "$target/findings"
+mkdir -p "$target/findings"
 
 cd "$here"
 export CARGO_TARGET_DIR="$target"
@@ -25,11 +25,18 @@ flags="--cfg fuzzing -Cpasses=sancov-module -Cllvm-args=-sanitizer-coverage-leve
 flags="$flags -Cllvm-args=-sanitizer-coverage-inline-8bit-counters"
 flags="$flags -Cllvm-args=-sanitizer-coverage-pc-table"
 flags="$flags -Cllvm-args=-sanitizer-coverage-trace-compares -Ccodegen-units=1"
-RUSTFLAGS="$flags" cargo build --quiet --release --target "$triple" --bin ipc_messages --bin ipc_stream
+RUSTFLAGS="$flags" cargo build --quiet --release --target "$triple" \
+    --bin ipc_messages --bin ipc_stream --bin media_headers --bin recordings
 
 # The limits of the targets are 1 MiB for a batch; lz4 needs two blocks of 4 MiB and a window beside it.
 for name in ipc_messages ipc_stream; do
     "$target/$triple/release/$name" "$corpus/$name" \
         -max_total_time="$seconds" -malloc_limit_mb=16 -rss_limit_mb=1024 -timeout=10 -max_len=32768 \
+        -verbosity=0 -print_final_stats=1 -artifact_prefix="$target/findings/"
+done
+# Headers are read within 32 MiB; a window of zstd may have 64 MiB.
+for name in media_headers recordings; do
+    "$target/$triple/release/$name" "$corpus/$name" \
+        -max_total_time="$seconds" -malloc_limit_mb=80 -rss_limit_mb=1024 -timeout=20 -max_len=65536 \
         -verbosity=0 -print_final_stats=1 -artifact_prefix="$target/findings/"
 done

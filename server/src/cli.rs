@@ -23,6 +23,8 @@ struct Cli {
 enum Verb {
     /// Run the server.
     Serve(ServeArgs),
+    /// Import files, rows and recordings.
+    Import(command::import::Import),
     /// List tables, by their whole ids.
     Ls(command::ls::Ls),
     /// Show one table: version, rows, columns, tags.
@@ -42,6 +44,8 @@ enum Verb {
     /// Look at models.
     #[command(subcommand)]
     Models(ModelsVerb),
+    /// Examine a lake, offline, and say what was found.
+    Doctor(command::doctor::Doctor),
     /// Rewrite the paths of a lake that was moved or copied, offline.
     Relocate(command::relocate::Relocate),
     /// Print the version.
@@ -239,6 +243,7 @@ pub(crate) fn run() -> Result<(), Exit> {
             let config = Config::load(args.into_flags(), &environment)?;
             serve::run(config)
         }
+        Verb::Import(verb) => run_client(verb, &environment),
         Verb::Ls(verb) => run_client(verb, &environment),
         Verb::Show(verb) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Create(verb)) => run_client(verb, &environment),
@@ -259,6 +264,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Keys(KeysVerb::List(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Revoke(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Reset(verb)) => command::keys_reset::run(verb, &environment),
+        Verb::Doctor(verb) => command::doctor::run(verb, &environment),
         Verb::Relocate(verb) => command::relocate::run(verb, &environment),
         Verb::Version(verb) => command::version::run(&verb),
         Verb::Completion(verb) => command::completion::run(&verb),

@@ -6,6 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
+use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as HyperClient;
@@ -32,10 +33,14 @@ pub(crate) struct ClientSettings {
     pub(crate) ca_cert: Option<PathBuf>,
 }
 
+/// What a request sends: one piece, or a stream that may break on this side.
+pub(crate) type Body = BoxBody<Bytes, std::io::Error>;
+
 /// A client of one server.
 pub(crate) struct Client {
-    http: HyperClient<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    http: HyperClient<HttpsConnector<HttpConnector>, Body>,
     base: String,
+    settings: ClientSettings,
     headers: Vec<(&'static str, HeaderValue)>,
 }
 
@@ -46,7 +51,7 @@ impl Client {
     /// Wrong usage for a URL that is none, a key that cannot travel in a header, or a file of
     /// certificates that holds none.
     pub(crate) fn new(settings: ClientSettings) -> Result<Client, Exit> {
-        let ClientSettings { url, api_key, database, ca_cert } = settings;
+        let ClientSettings { url, api_key, database, ca_cert } = settings.clone();
         let mut headers = Vec::new();
         if let Some(key) = api_key {
             let mut value = HeaderValue::try_from(format!("Bearer {key}"))
@@ -62,7 +67,17 @@ impl Client {
         let base = base_of(&url)?;
         let connector = trust::connector(has_tls(&base), ca_cert.as_deref())?;
         let http = HyperClient::builder(TokioExecutor::new()).build(connector);
-        Ok(Client { http, base, headers })
+        Ok(Client { http, base, settings, headers })
+    }
+
+    /// Who asks, and whom.
+    pub(crate) fn settings(&self) -> &ClientSettings {
+        &self.settings
+    }
+
+    /// Whether the connections are encrypted.
+    pub(crate) fn has_tls(&self) -> bool {
+        has_tls(&self.base)
     }
 
     /// Sends a request; `path` begins with a slash and is encoded already.
@@ -75,10 +90,21 @@ impl Client {
         path: &str,
         body: Option<Value>,
     ) -> Result<Value, Exit> {
+        self.ask(method, path, body, TIME_MAX).await.map_err(Exit::from)
+    }
+
+    /// [`Client::send`] with another time to the answer, and an error that says what to do next.
+    ///
+    /// # Errors
+    /// What the server answered, or why it could not be reached.
+    pub(crate) async fn ask(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<Value>,
+        time_max: Duration,
+    ) -> Result<Value, Refusal> {
         let mut request = Request::builder().method(method).uri(format!("{}{path}", self.base));
-        for (name, value) in &self.headers {
-            request = request.header(*name, value);
-        }
         let body = match body {
             None => Bytes::new(),
             Some(body) => {
@@ -86,58 +112,118 @@ impl Client {
                 Bytes::from(body.to_string())
             }
         };
-        let request = request
-            .body(Full::new(body))
-            .map_err(|error| Exit::usage(format!("the request cannot be made: {error}")))?;
-        match tokio::time::timeout(TIME_MAX, self.exchange(request)).await {
+        let body = Full::new(body).map_err(|never| match never {}).boxed();
+        match tokio::time::timeout(time_max, self.exchange(request, body)).await {
             Ok(result) => result,
-            Err(_) => Err(Exit::failed(format!(
+            Err(_) => Err(Refusal::unreachable(format!(
                 "{} did not answer within {} s",
                 self.base,
-                TIME_MAX.as_secs()
+                time_max.as_secs()
             ))),
         }
     }
 
-    async fn exchange(&self, request: Request<Full<Bytes>>) -> Result<Value, Exit> {
+    /// Sends a body that is streamed. Whoever feeds it bounds the time.
+    ///
+    /// # Errors
+    /// What the server answered, or why it could not be reached.
+    pub(crate) async fn stream(
+        &self,
+        method: Method,
+        path: &str,
+        body: Body,
+    ) -> Result<Value, Refusal> {
+        let request = Request::builder().method(method).uri(format!("{}{path}", self.base));
+        self.exchange(request, body).await
+    }
+
+    async fn exchange(
+        &self,
+        mut request: http::request::Builder,
+        body: Body,
+    ) -> Result<Value, Refusal> {
+        for (name, value) in &self.headers {
+            request = request.header(*name, value);
+        }
+        let request = request
+            .body(body)
+            .map_err(|error| Refusal::wrong(format!("the request cannot be made: {error}")))?;
         let response = self.http.request(request).await.map_err(|error| {
-            Exit::failed(format!("{} cannot be reached: {}", self.base, causes(&error)))
+            Refusal::unreachable(format!("{} cannot be reached: {}", self.base, causes(&error)))
         })?;
         let status = response.status();
         let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
             .collect()
             .await
-            .map_err(|error| Exit::failed(format!("the answer broke off: {error}")))?
+            .map_err(|error| Refusal::unreachable(format!("the answer broke off: {error}")))?
             .to_bytes();
         if status.is_success() {
             if body.is_empty() {
                 return Ok(Value::Null);
             }
             return serde_json::from_slice(&body)
-                .map_err(|error| Exit::failed(format!("the answer is not JSON: {error}")));
+                .map_err(|error| Refusal::unreachable(format!("the answer is not JSON: {error}")));
         }
         Err(refused(status, &body))
     }
 }
 
-fn refused(status: StatusCode, body: &[u8]) -> Exit {
+/// An answer that is no success, or none at all.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// The server's status; none when it did not answer.
+    pub(crate) status: Option<StatusCode>,
+    /// What to tell people.
+    pub(crate) message: String,
+    is_usage: bool,
+}
+
+impl Refusal {
+    fn unreachable(message: String) -> Self {
+        Refusal { status: None, message, is_usage: false }
+    }
+
+    fn wrong(message: String) -> Self {
+        Refusal { status: Some(StatusCode::BAD_REQUEST), message, is_usage: true }
+    }
+
+    /// Whether the same request may do better a moment later.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.status.is_none_or(|status| {
+            status.is_server_error() && status != StatusCode::NOT_IMPLEMENTED
+                || status == StatusCode::TOO_MANY_REQUESTS
+        })
+    }
+}
+
+impl From<Refusal> for Exit {
+    fn from(refusal: Refusal) -> Self {
+        match refusal.is_usage {
+            true => Exit::usage(refusal.message),
+            false => Exit::failed(refusal.message),
+        }
+    }
+}
+
+fn refused(status: StatusCode, body: &[u8]) -> Refusal {
     let answer: Value = serde_json::from_slice(body).unwrap_or_default();
     let message = match (answer["error"].as_str(), answer["request_id"].as_str()) {
         (Some(error), Some(id)) => format!("{error} (request {id})"),
         (Some(error), None) => error.to_owned(),
         _ => format!("the server answered {status}"),
     };
-    match status {
-        StatusCode::UNAUTHORIZED => Exit::failed(format!(
+    let message = match status {
+        StatusCode::UNAUTHORIZED => format!(
             "{message}\nThe first start of a server writes its admin key to \
              ~/.config/lakebed/<lake id>.key; give it by LAKEBED_API_KEY or --api-key"
-        )),
-        _ => Exit::failed(message),
-    }
+        ),
+        _ => message,
+    };
+    Refusal { status: Some(status), message, is_usage: false }
 }
 
 /// An error and what caused it, each once: the outermost alone says only "client error".
-fn causes(error: &dyn std::error::Error) -> String {
+pub(crate) fn causes(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

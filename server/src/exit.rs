@@ -25,6 +25,11 @@ impl Exit {
         Exit { code: WRONG_USAGE, message: message.into() }
     }
 
+    /// What would be said.
+    pub(crate) fn into_message(self) -> String {
+        self.message
+    }
+
     /// Says it on standard error.
     pub(crate) fn report(self) -> ExitCode {
         eprintln!("error: {}", self.message);

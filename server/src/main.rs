@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!   main ─► cli (flags) ─┬─► serve ─► config, tls, listen, accept, http, grpc, admin_key, ready_file
-//!                        └─► command/<verb> ─► client (HTTP to a running server)
+//!                        └─► command/<verb> ─► client, flight_client (to a running server)
 //!                                          └─► the lake itself, for offline verbs
 //! ```
 //!
@@ -17,6 +17,7 @@ mod config;
 mod confirm;
 mod connection;
 mod exit;
+mod flight_client;
 mod grpc;
 mod http_server;
 mod listen;

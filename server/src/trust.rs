@@ -12,7 +12,7 @@ use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 
 use crate::exit::Exit;
-use crate::tls::read_certificates;
+use crate::tls::{FLIGHT_PROTOCOLS, read_certificates};
 
 /// What connects to a server. The system's certificates are looked for only if TLS is asked for and
 /// no others were given.
@@ -23,6 +23,25 @@ pub(crate) fn connector(
     has_tls: bool,
     ca_cert: Option<&Path>,
 ) -> Result<HttpsConnector<HttpConnector>, Exit> {
+    let connector = HttpsConnectorBuilder::new()
+        .with_tls_config(config(has_tls, ca_cert)?)
+        .https_or_http()
+        .enable_http1()
+        .build();
+    Ok(connector)
+}
+
+/// How a connection of the Flight port shakes hands: gRPC is HTTP/2 alone.
+///
+/// # Errors
+/// As [`connector`].
+pub(crate) fn flight_config(ca_cert: Option<&Path>) -> Result<ClientConfig, Exit> {
+    let mut config = config(true, ca_cert)?;
+    config.alpn_protocols = FLIGHT_PROTOCOLS.iter().map(|name| name.to_vec()).collect();
+    Ok(config)
+}
+
+fn config(has_tls: bool, ca_cert: Option<&Path>) -> Result<ClientConfig, Exit> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
@@ -34,12 +53,7 @@ pub(crate) fn connector(
             Exit::failed(format!("{error}; give the server's certificate by --ca-cert"))
         })?,
     };
-    let connector = HttpsConnectorBuilder::new()
-        .with_tls_config(builder.with_no_client_auth())
-        .https_or_http()
-        .enable_http1()
-        .build();
-    Ok(connector)
+    Ok(builder.with_no_client_auth())
 }
 
 fn roots(path: &Path) -> Result<RootCertStore, Exit> {

@@ -4,14 +4,20 @@
 //!   create ─► parts at growing offsets ─► complete (size and SHA-256 checked) ─► `upload:ID` in a write
 //! ```
 //!
-//! An upload is a folder `_lakebed/uploads/<id>/` with parts named by their offsets, each at most
-//! 64 MiB; a part is stored whole or not at all, so the end of the last part is where a client resumes,
-//! also after the server died. Completing stitches the parts into one object. A write that refers to a
+//! An upload is a folder `_lakebed/uploads/<id>/`. In a bucket it has parts named by their offsets, each
+//! at most 64 MiB; a part is stored whole or not at all, so the end of the last part is where a client
+//! resumes, also after the server died. Completing stitches the parts into one object. On a local lake
+//! there is one part, which grows, and which completing gives its last name: no byte is written twice. A
+//! write that refers to a
 //! large upload makes it a blob of the lake under its digest; the upload itself expires on its own, 24
 //! hours after it was created, whether it was used or not.
 
 use async_recursion::async_recursion as boxed;
 use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::Read as _;
+use std::os::unix::fs::FileExt as _;
+use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
 use bytes::{Bytes, BytesMut};
@@ -21,6 +27,7 @@ use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
+use tokio::task::JoinHandle;
 
 use crate::blob::{ByteStream, blob_path, hex};
 use crate::lake::{Lake, Shared};
@@ -31,6 +38,8 @@ use crate::root::SYSTEM_FOLDER;
 const PART_BYTES: u64 = 64 << 20;
 /// Bytes that are handed to the store at a time; S3 takes no smaller piece than 5 MiB.
 const PIECE_BYTES: usize = 8 << 20;
+/// Bytes of a local file that are read at a time for its digest.
+const DIGEST_PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Created {
@@ -204,6 +213,9 @@ impl Uploads {
                 format!("upload `{id}` has {stored} bytes; resume there, not at {offset}"),
             ));
         }
+        if let Some(path) = self.growing_part(&folder).await? {
+            return self.append_growing(id, &path, stored, body).await;
+        }
         let mut at = stored;
         let mut part: Option<PartWriter> = None;
         let outcome: Result<()> = loop {
@@ -223,7 +235,7 @@ impl Uploads {
                 Some(writer) => writer,
                 None => {
                     let begin = at - chunk.len() as u64;
-                    let path = self.path(&format!("{folder}/part-{begin:020}"));
+                    let path = self.path(&part_path(&folder, begin));
                     part.insert(PartWriter::begin(self.shared.root.store(), &path).await?)
                 }
             };
@@ -238,6 +250,42 @@ impl Uploads {
             rest.finish().await?;
         }
         outcome.map(|()| at)
+    }
+
+    /// The file of the one part that grows; nothing in a bucket, nor for an upload that has parts from
+    /// before there was such a file.
+    async fn growing_part(&self, folder: &str) -> Result<Option<PathBuf>> {
+        match self.parts(folder).await?.len() {
+            0 | 1 => self.shared.root.folder_of(&self.path(&part_path(folder, 0))),
+            _ => Ok(None),
+        }
+    }
+
+    async fn append_growing(
+        &self,
+        id: &str,
+        path: &std::path::Path,
+        stored: u64,
+        mut body: ByteStream,
+    ) -> Result<u64> {
+        let limit = self.shared.limits.upload_bytes_max;
+        let mut part = GrowingPart::open(path, stored).await?;
+        let outcome = loop {
+            let chunk = match body.next().await {
+                None => break Ok(()),
+                Some(Err(error)) => break Err(error),
+                Some(Ok(chunk)) => chunk,
+            };
+            if part.size().saturating_add(chunk.len() as u64) > limit {
+                break Err(Error::invalid(format!(
+                    "upload `{id}` would exceed the limit upload_bytes_max of {limit} bytes"
+                )));
+            }
+            part.write(chunk).await?;
+        };
+        // What arrived before the body broke is kept.
+        let size = part.finish().await?;
+        outcome.map(|()| size)
     }
 
     /// Ends an upload: checks its size and SHA-256 and makes it one object. Completing twice with the
@@ -265,31 +313,52 @@ impl Uploads {
                 "`size` is {size}, and upload `{id}` has {stored} bytes; nothing was completed"
             )));
         }
-        let mut hasher = Sha256::new();
         let blob = self.path(&format!("{folder}/blob"));
-        let mut writer = PartWriter::begin(self.shared.root.store(), &blob).await?;
-        for (offset, _) in &parts {
-            let path = self.path(&format!("{folder}/part-{offset:020}"));
-            let mut chunks = self.stream(&path).await?;
-            while let Some(chunk) = chunks.try_next().await? {
-                hasher.update(&chunk);
-                writer.write(chunk).await?;
+        let growing = match parts.len() {
+            1 => self.growing_part(&folder).await?,
+            _ => None,
+        };
+        let (writer, actual) = match growing.clone() {
+            Some(part) => (None, blocking(move || digest(&part)).await?),
+            None => {
+                let mut hasher = Sha256::new();
+                let mut writer = PartWriter::begin(self.shared.root.store(), &blob).await?;
+                for (offset, _) in &parts {
+                    let path = self.path(&part_path(&folder, *offset));
+                    let mut chunks = self.stream(&path).await?;
+                    while let Some(chunk) = chunks.try_next().await? {
+                        hasher.update(&chunk);
+                        writer.write(chunk).await?;
+                    }
+                }
+                (Some(writer), hex(&hasher.finalize()))
             }
-        }
-        let actual = hex(&hasher.finalize());
+        };
         if actual != wanted.sha256 {
-            writer.abort().await;
+            if let Some(writer) = writer {
+                writer.abort().await;
+            }
             return Err(Error::invalid(format!(
                 "`sha256` is {}, and upload `{id}` has {actual}; nothing was completed",
                 wanted.sha256
             )));
         }
-        writer.finish().await?;
+        match (writer, growing, self.shared.root.folder_of(&blob)?) {
+            (Some(writer), ..) => writer.finish().await?,
+            (None, Some(part), Some(blob)) => {
+                blocking(move || {
+                    std::fs::rename(&part, &blob)?;
+                    blob.parent().map_or(Ok(()), sync)
+                })
+                .await?;
+            }
+            (None, ..) => return Err(Error::internal("an upload has neither parts nor a file")),
+        }
         let bytes = serde_json::to_vec(&wanted)
             .map_err(|error| Error::internal("encode an upload").with_source(error))?;
         self.shared.system.put(&format!("{folder}/complete.json"), Bytes::from(bytes)).await?;
         for (offset, _) in parts {
-            self.shared.system.delete(&format!("{folder}/part-{offset:020}")).await?;
+            self.shared.system.delete(&part_path(&folder, offset)).await?;
         }
         Ok(())
     }
@@ -425,6 +494,37 @@ impl Uploads {
     }
 }
 
+fn part_path(folder: &str, offset: u64) -> String {
+    format!("{folder}/part-{offset:020}")
+}
+
+/// The SHA-256 of a local file in hexadecimal.
+fn digest(path: &std::path::Path) -> std::io::Result<String> {
+    let mut file = File::open(path)?;
+    let mut hasher = Sha256::new();
+    let mut buffer = vec![0; DIGEST_PIECE_BYTES];
+    loop {
+        match file.read(&mut buffer)? {
+            0 => return Ok(hex(&hasher.finalize())),
+            read => hasher.update(&buffer[..read]),
+        }
+    }
+}
+
+/// Makes a file or a folder durable.
+fn sync(path: &std::path::Path) -> std::io::Result<()> {
+    File::open(path)?.sync_all()
+}
+
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
+) -> Result<T> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|error| Error::internal("a task of an upload failed").with_source(error))?
+        .map_err(|error| crate::lance_error::from_io(error, "write of an upload"))
+}
+
 /// Gives a finished upload a second name, durably; its bytes are synced already.
 fn link(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
     let folder = to.parent().ok_or_else(|| Error::internal("a blob's path has no folder"))?;
@@ -452,6 +552,90 @@ fn check_same(finished: &Finished, wanted: &Finished) -> Result<()> {
         "upload `{}` is complete with {} bytes and the SHA-256 {}",
         finished.id, finished.size, finished.sha256
     )))
+}
+
+/// The part of an upload on a local lake. One piece is written while the next one arrives, and what was
+/// written is synced as it grows, so that little is left to do at the end. The piece of a request that was
+/// dropped may still be written after it: that two clients mixed their bytes shows in the digest.
+struct GrowingPart {
+    file: Arc<File>,
+    folder: PathBuf,
+    buffer: BytesMut,
+    /// Where the next piece goes.
+    at: u64,
+    unsynced: u64,
+    writing: Option<JoinHandle<std::io::Result<()>>>,
+}
+
+impl GrowingPart {
+    /// Opens the part to go on at `at`, which is its end.
+    async fn open(path: &std::path::Path, at: u64) -> Result<Self> {
+        let folder = path.parent().map(std::path::Path::to_owned).unwrap_or_default();
+        let path = path.to_owned();
+        let file = blocking(move || {
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)?;
+            }
+            OpenOptions::new().write(true).create(true).truncate(false).open(&path)
+        })
+        .await?;
+        let file = Arc::new(file);
+        Ok(GrowingPart { file, folder, buffer: BytesMut::new(), at, unsynced: 0, writing: None })
+    }
+
+    fn size(&self) -> u64 {
+        self.at + self.buffer.len() as u64
+    }
+
+    async fn write(&mut self, chunk: Bytes) -> Result<()> {
+        self.buffer.extend_from_slice(&chunk);
+        match self.buffer.len() >= PIECE_BYTES {
+            true => self.put().await,
+            false => Ok(()),
+        }
+    }
+
+    /// Begins to write what was gathered, once the piece before is written.
+    async fn put(&mut self) -> Result<()> {
+        self.wait().await?;
+        let piece = self.buffer.split().freeze();
+        let at = self.at;
+        self.at += piece.len() as u64;
+        self.unsynced += piece.len() as u64;
+        let is_due = self.unsynced >= PART_BYTES;
+        if is_due {
+            self.unsynced = 0;
+        }
+        let file = Arc::clone(&self.file);
+        self.writing = Some(tokio::task::spawn_blocking(move || {
+            file.write_all_at(&piece, at)?;
+            if is_due { file.sync_data() } else { Ok(()) }
+        }));
+        Ok(())
+    }
+
+    async fn wait(&mut self) -> Result<()> {
+        let Some(writing) = self.writing.take() else { return Ok(()) };
+        writing
+            .await
+            .map_err(|error| Error::internal("a task of an upload failed").with_source(error))?
+            .map_err(|error| crate::lance_error::from_io(error, "write of an upload"))
+    }
+
+    /// Makes all of it durable; its size.
+    async fn finish(mut self) -> Result<u64> {
+        if !self.buffer.is_empty() {
+            self.put().await?;
+        }
+        self.wait().await?;
+        let (file, folder) = (self.file, self.folder);
+        blocking(move || {
+            file.sync_all()?;
+            sync(&folder)
+        })
+        .await?;
+        Ok(self.at)
+    }
 }
 
 /// Writes one object in pieces; nothing is visible before `finish`.

@@ -1,5 +1,5 @@
-//! Writes the seeds of `ipc_messages` and `ipc_stream` into folders of these names: honest streams of
-//! every shape and compression.
+//! Writes the seeds of each target into a folder of its name: honest streams of every shape and
+//! compression, and small media and recordings.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -17,6 +17,9 @@ use arrow_ipc::writer::{
     CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions, StreamWriter,
 };
 use arrow_ipc::{CompressionType, MetadataVersion};
+
+#[path = "../../../media/src/samples.rs"]
+mod samples;
 
 const ROWS: usize = 20;
 
@@ -39,7 +42,8 @@ fn columns() -> Vec<(&'static str, ArrayRef)> {
         maps.values().append_value(n as i32);
         maps.append(true).expect("keys and values are of one length");
     }
-    let texts: StringArray = (0..ROWS).map(|n| (n % 3 != 0).then(|| "text".repeat(n % 5))).collect();
+    let texts: StringArray =
+        (0..ROWS).map(|n| (n % 3 != 0).then(|| "text".repeat(n % 5))).collect();
     let flags: BooleanArray = (0..ROWS).map(|n| (n % 2 == 0).then_some(n > 7)).collect();
     let colours: DictionaryArray<Int8Type> =
         (0..ROWS).map(|n| (n % 4 != 0).then_some(["red", "green", "blue"][n % 3])).collect();
@@ -99,8 +103,36 @@ fn messages(batch: &RecordBatch, compression: Option<CompressionType>) -> Vec<u8
     input
 }
 
+/// The seeds of `media_headers`, behind the byte that chooses their name, and of `recordings`.
+fn media() -> Vec<(&'static str, &'static str, Vec<u8>)> {
+    let named = |choice: u8, bytes: Vec<u8>| [vec![choice], bytes].concat();
+    let mut fragment = samples::mp4(0);
+    let run = samples::mp4_box(b"trun", &[0, 0, 0, 0, 0, 0, 0, 9]);
+    let head = samples::mp4_box(b"tfhd", &[0, 0, 0, 0, 0, 0, 0, 1]);
+    let track = samples::mp4_box(b"traf", &[head, run].concat());
+    fragment.extend(samples::mp4_box(b"moof", &track));
+    vec![
+        ("media_headers", "mp4", named(0, samples::mp4(250))),
+        ("media_headers", "fragment", named(0, fragment)),
+        (
+            "media_headers",
+            "avi",
+            named(1, b"RIFF\0\0\0\0AVI LIST\0\0\0\0hdrlavih\x38\0\0\0".to_vec()),
+        ),
+        ("media_headers", "png", named(3, samples::png(3, 2))),
+        ("recordings", "bag", samples::bag(true)),
+        ("recordings", "open-bag", samples::bag(false)),
+        ("recordings", "mcap", samples::mcap("", <[u8]>::to_vec)),
+    ]
+}
+
 fn main() {
     let folder = std::env::args().nth(1).expect("usage: seeds FOLDER");
+    for (target, name, seed) in media() {
+        let folder = Path::new(&folder).join(target);
+        std::fs::create_dir_all(&folder).expect("the folder can be made");
+        std::fs::write(folder.join(name), seed).expect("the folder can be written");
+    }
     let mut batches: Vec<(String, RecordBatch)> = columns()
         .into_iter()
         .map(|(name, column)| (name.to_owned(), RecordBatch::try_from_iter([(name, column)])))

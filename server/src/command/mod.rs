@@ -1,6 +1,8 @@
 //! One file for each verb of the command line.
 
 pub(crate) mod completion;
+pub(crate) mod doctor;
+pub(crate) mod import;
 pub(crate) mod jobs_change;
 pub(crate) mod jobs_describe;
 pub(crate) mod jobs_list;

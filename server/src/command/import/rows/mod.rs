@@ -1,0 +1,328 @@
+//! Files whose format has rows: each becomes one write, so its rows are in the table all together or
+//! not at all.
+//!
+//! ```text
+//!   thread: reader of the format ─► batches of some MiB ─► queue ─► DoPut
+//! ```
+//!
+//! The write id is made of the digest of the file, so a file that was imported is not imported again
+//! while the table remembers its writes.
+
+mod arrow;
+mod csv;
+mod json;
+mod parquet;
+mod tar;
+
+use std::collections::HashMap;
+use std::io::Read as _;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use ::arrow_array::{Array as _, ArrayRef, RecordBatch};
+use arrow_cast::cast;
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use lakebed_proto::command::{CommitRule, WriteCommand, WriteMode};
+use tokio::sync::mpsc;
+
+use super::known::Shown;
+use super::report::{Progress, Summary};
+use super::upload::digest;
+use super::walk::Input;
+use crate::exit::Exit;
+use crate::flight_client::{Batches, FlightClient};
+
+/// What one message holds; a row that is larger is a message of its own.
+const BATCH_BYTES: usize = 8 << 20;
+/// A row beyond this fits no message.
+const ROW_BYTES_MAX: usize = 48 << 20;
+const BATCH_ROWS: usize = 8_192;
+/// Batches between the reader and the connection.
+const BATCHES_AHEAD: usize = 2;
+
+/// A format with rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum RowFormat {
+    Arrow,
+    Csv(u8),
+    Json,
+    Lance,
+    Parquet,
+    Tar,
+}
+
+/// The format of a PATH that has rows; nothing for one that is just files.
+pub(super) fn format_of(input: &Input) -> Option<RowFormat> {
+    let name = input.path.file_name()?.to_string_lossy().to_ascii_lowercase();
+    if input.is_folder {
+        let is_dataset = name.ends_with(".lance") || input.path.join("_versions").is_dir();
+        return is_dataset.then_some(RowFormat::Lance);
+    }
+    match name.rsplit_once('.')?.1 {
+        "parquet" | "pq" => Some(RowFormat::Parquet),
+        "csv" => Some(RowFormat::Csv(b',')),
+        "tsv" | "tab" => Some(RowFormat::Csv(b'\t')),
+        "json" | "jsonl" | "ndjson" => Some(RowFormat::Json),
+        "arrow" | "arrows" | "feather" | "ipc" => Some(RowFormat::Arrow),
+        "tar" => Some(RowFormat::Tar),
+        _ => None,
+    }
+}
+
+/// The rows of one file.
+pub(super) struct RowSource {
+    /// The columns of every batch.
+    pub(super) schema: SchemaRef,
+    /// The rows, in their order.
+    pub(super) batches: Box<dyn Iterator<Item = Result<RecordBatch, String>> + Send>,
+}
+
+/// How rows are read.
+#[derive(Debug, Clone)]
+pub(super) struct Options {
+    /// Rows of a text that the types of its columns are told from; all of them when absent.
+    pub(super) sample_rows: Option<usize>,
+    /// Columns of bytes that become blobs.
+    pub(super) blob_column: Option<String>,
+    /// What all shards of a data set have together.
+    pub(super) shards: Option<Arc<tar::Members>>,
+}
+
+/// Opens a file as rows, in types that every client of a table can read.
+pub(super) fn open(path: &Path, format: RowFormat, options: &Options) -> Result<RowSource, String> {
+    let source = match format {
+        RowFormat::Arrow => arrow::open(path),
+        RowFormat::Csv(delimiter) => csv::open(path, delimiter, options.sample_rows),
+        RowFormat::Json => json::open(path, options.sample_rows),
+        RowFormat::Parquet => parquet::open(path),
+        RowFormat::Tar => tar::open(path, options.shards.as_deref()),
+        RowFormat::Lance => Err("a Lance folder is not read here".to_owned()),
+    }?;
+    plain(source, options.blob_column.as_deref())
+}
+
+/// Casts types that clients cannot read, and makes the wanted column one of blobs.
+fn plain(source: RowSource, blob: Option<&str>) -> Result<RowSource, String> {
+    let fields = source.schema.fields().iter().map(|field| {
+        let kind = match field.data_type() {
+            DataType::Utf8View | DataType::Null => DataType::Utf8,
+            DataType::BinaryView => DataType::Binary,
+            other => other.clone(),
+        };
+        let field = field.as_ref().clone();
+        let is_bytes =
+            matches!(kind, DataType::Binary | DataType::LargeBinary | DataType::FixedSizeBinary(_));
+        match blob == Some(field.name().as_str()) {
+            true if is_bytes => Ok(super::columns::blob_field(field.name())),
+            true => Err(format!("column `{}` holds no bytes, but {kind}", field.name())),
+            false => Ok(field.with_data_type(kind)),
+        }
+    });
+    let fields = fields.collect::<Result<Vec<Field>, String>>()?;
+    if let Some(absent) = blob.filter(|name| !fields.iter().any(|field| field.name() == name)) {
+        return Err(format!("there is no column `{absent}`, which --blob-column names"));
+    }
+    let schema = Arc::new(Schema::new(fields));
+    let target = Arc::clone(&schema);
+    let batches = source.batches.map(move |batch| {
+        let batch = batch?;
+        let columns =
+            batch.columns().iter().zip(target.fields()).map(|(column, field)| {
+                match column.data_type() == field.data_type() {
+                    true => Ok(Arc::clone(column)),
+                    false => cast(column, field.data_type()),
+                }
+            });
+        let columns: Vec<ArrayRef> = columns.collect::<Result<_, _>>().map_err(text)?;
+        RecordBatch::try_new(Arc::clone(&target), columns).map_err(text)
+    });
+    Ok(RowSource { schema, batches: Box::new(batches) })
+}
+
+/// Cuts a batch so that each part fits a message.
+fn cut(batch: RecordBatch, parts: &mut Vec<RecordBatch>) -> Result<(), String> {
+    let bytes = bytes_of(&batch)?;
+    if bytes <= BATCH_BYTES || batch.num_rows() <= 1 {
+        if bytes > ROW_BYTES_MAX {
+            return Err(format!(
+                "a row has {bytes} bytes, and at most {ROW_BYTES_MAX} fit a message; import large \
+                 files as files"
+            ));
+        }
+        if batch.num_rows() > 0 {
+            parts.push(batch);
+        }
+        return Ok(());
+    }
+    let half = batch.num_rows() / 2;
+    cut(batch.slice(0, half), parts)?;
+    cut(batch.slice(half, batch.num_rows() - half), parts)
+}
+
+fn bytes_of(batch: &RecordBatch) -> Result<usize, String> {
+    batch
+        .columns()
+        .iter()
+        .map(|column| column.to_data().get_slice_memory_size().map_err(text))
+        .sum()
+}
+
+fn text(error: impl std::fmt::Display) -> String {
+    error.to_string()
+}
+
+/// What an import of rows needs to know.
+pub(super) struct RowImport {
+    pub(super) flight: FlightClient,
+    pub(super) table: String,
+    pub(super) inputs: Vec<(Input, RowFormat)>,
+    pub(super) options: Options,
+    /// Whether a file that was imported before is imported once more.
+    pub(super) again: bool,
+    pub(super) progress: Progress,
+}
+
+impl RowImport {
+    /// Imports the files one after the other. The first one makes the table where it is missing.
+    ///
+    /// # Errors
+    /// The first file that cannot be read or does not fit; the files before it stay.
+    pub(super) async fn run(mut self, shown: Option<Shown>) -> Result<Summary, Exit> {
+        let mut summary = Summary { tables: vec![self.table.clone()], ..Summary::default() };
+        let shards: Vec<PathBuf> = self
+            .inputs
+            .iter()
+            .filter(|(_, format)| *format == RowFormat::Tar)
+            .map(|(input, _)| input.path.clone())
+            .collect();
+        if !shards.is_empty() {
+            let members = blocking(move || tar::members(&shards)).await?;
+            self.options.shards = Some(Arc::new(members));
+        }
+        let mut version = shown.map(|shown| shown.version);
+        for (input, format) in &self.inputs {
+            if *format == RowFormat::Lance {
+                return Err(Exit::failed(format!(
+                    "`{}` is a Lance data set, which this version does not import",
+                    input.path.display()
+                )));
+            }
+            self.one(&input.path, *format, &mut version, &mut summary).await?;
+        }
+        Ok(summary)
+    }
+
+    async fn one(
+        &self,
+        path: &Path,
+        format: RowFormat,
+        version: &mut Option<u64>,
+        summary: &mut Summary,
+    ) -> Result<(), Exit> {
+        let at = |error: String| Exit::failed(format!("`{}`: {error}", path.display()));
+        let hashed = path.to_owned();
+        let (size, digest) = blocking(move || digest(&hashed).map_err(text))
+            .await
+            .map_err(|_| at("the file cannot be read".to_owned()))?;
+        self.progress.add_bytes(size);
+        let (opened, options) = (path.to_owned(), self.options.clone());
+        let schema = blocking(move || open(&opened, format, &options).map(|source| source.schema))
+            .await
+            .map_err(|exit| at(exit.into_message()))?;
+        let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let mut seen = HashMap::new();
+        if let Some(twice) = names.iter().find(|name| seen.insert(**name, ()).is_some()) {
+            return Err(at(format!("two columns have the name `{twice}`")));
+        }
+        let again = match self.again {
+            true => format!("-{:x}", u128::from(std::process::id()) ^ now_ns()),
+            false => String::new(),
+        };
+        let write_id = format!("import-rows-{digest}{again}");
+        // A table that is made with its first rows is not there when they turn out to be broken.
+        let mode = if version.is_none() { WriteMode::Create } else { WriteMode::Append };
+        let command = self.command(mode, Some(write_id));
+        let receipt = self.flight.write(command, schema, || self.batches(path, format)).await;
+        let receipt = match receipt {
+            // The same bytes once made the table, or came with other types.
+            Err(failure) if mode == WriteMode::Append && failure.is_existing() => None,
+            receipt => Some(receipt.map_err(|failure| at(Exit::from(failure).into_message()))?),
+        };
+        summary.files += 1;
+        match receipt {
+            Some(receipt) if version.is_none_or(|known| receipt.version > known) => {
+                summary.rows_added += receipt.rows;
+                summary.bytes += size;
+                *version = Some(receipt.version);
+                self.progress.add_done(receipt.rows);
+            }
+            _ => summary.files_unchanged += 1,
+        }
+        Ok(())
+    }
+
+    fn command(&self, mode: WriteMode, write_id: Option<String>) -> WriteCommand {
+        WriteCommand {
+            table: self.table.clone(),
+            mode,
+            on: Vec::new(),
+            branch: None,
+            write_id,
+            commit: CommitRule::Explicit,
+        }
+    }
+
+    /// The rows of a file, read by a thread that waits for the connection.
+    fn batches(&self, path: &Path, format: RowFormat) -> Batches {
+        let (sender, receiver) = mpsc::channel::<Result<RecordBatch, String>>(BATCHES_AHEAD);
+        let (path, options) = (path.to_owned(), self.options.clone());
+        std::thread::spawn(move || {
+            // Readers of other people stand behind this.
+            let read = catch_unwind(AssertUnwindSafe(|| -> Result<(), String> {
+                let mut parts = Vec::new();
+                for batch in open(&path, format, &options)?.batches {
+                    cut(batch?, &mut parts)?;
+                    for part in parts.drain(..) {
+                        if sender.blocking_send(Ok(part)).is_err() {
+                            return Ok(());
+                        }
+                    }
+                }
+                Ok(())
+            }));
+            let error = match read {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => error,
+                Err(_) => "the file made its reader fail".to_owned(),
+            };
+            let _ = sender.blocking_send(Err(error));
+        });
+        Box::pin(futures::stream::unfold(receiver, |mut receiver| async {
+            receiver.recv().await.map(|batch| (batch, receiver))
+        }))
+    }
+}
+
+fn now_ns() -> u128 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| since.as_nanos())
+}
+
+/// Runs a reader on a thread for such work; one that fails by a panic is an error of the file.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, String> + Send + 'static,
+) -> Result<T, Exit> {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(outcome) => outcome.map_err(Exit::failed),
+        Err(_) => Err(Exit::failed("the file made its reader fail")),
+    }
+}
+
+/// The first bytes of a file.
+fn head(path: &Path, bytes: u64) -> Result<Vec<u8>, String> {
+    let mut head = Vec::new();
+    let file = std::fs::File::open(path).map_err(text)?;
+    file.take(bytes).read_to_end(&mut head).map_err(text)?;
+    Ok(head)
+}

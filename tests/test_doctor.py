@@ -1,0 +1,75 @@
+"""`lakebed doctor`: what it says of a whole lake, of a broken one, and of none."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from support.server import LakebedServer, built_binary
+
+
+def doctor(data: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    """Runs it on a lake."""
+    command = [str(built_binary()), "doctor", "--data", str(data), *more]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def findings(data: Path) -> list[dict[str, Any]]:
+    """What it found, as it says it to programs."""
+    return json.loads(doctor(data, "--format", "json").stdout)["findings"]
+
+
+def test_a_whole_lake(make_server: Callable[..., LakebedServer]) -> None:
+    server = make_server().start()
+    lake = server.lake()
+    field = pa.field("data", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+    rows = pa.table([[bytes(20 << 20)]], schema=pa.schema([field]))
+    lake.create("blobs", rows)
+    lake.create("ns$words", pa.table({"n": [1, 2, 3]}))
+    held = doctor(server.data)
+    assert held.returncode == 1
+    assert "another server holds the lake" in held.stderr
+    server.terminate()
+    seen = doctor(server.data)
+    assert seen.returncode == 0, seen.stderr
+    assert "default/blobs: version 1, 1 rows: whole" in seen.stdout
+    assert "default/ns$words: version 1, 3 rows: whole" in seen.stdout
+    assert seen.stdout.rstrip().endswith("is whole")
+
+
+def test_what_is_missing_is_named(make_server: Callable[..., LakebedServer]) -> None:
+    server = make_server().start()
+    lake = server.lake()
+    field = pa.field("data", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+    lake.create("blobs", pa.table([[bytes(20 << 20)]], schema=pa.schema([field])))
+    lake.create("fine", pa.table({"n": [1, 2, 3]}))
+    lake.create("gone", pa.table({"n": [1, 2, 3]}))
+    lake.write("gone", pa.table({"n": [4]}))
+    server.terminate()
+    (blob,) = (path for path in (server.data / "_blobs").rglob("*") if path.is_file())
+    blob.unlink()
+    next((server.table_path("gone") / "data").glob("*.lance")).unlink()
+    (server.data / "default/stray.lance").mkdir()
+    (server.data / "default/stray.lance/a").write_bytes(b"a")
+
+    seen = doctor(server.data)
+    assert seen.returncode == 1
+    found = {it["subject"]: it for it in findings(server.data)}
+    assert found["default/blobs"]["severity"] == "problem"
+    assert blob.name in found["default/blobs"]["text"]
+    assert found["default/gone"]["severity"] == "problem"
+    assert "1 of the files of version 2" in found["default/gone"]["text"]
+    assert found["default/fine"]["severity"] == "fine"
+    assert found["default/stray.lance"]["severity"] == "note"
+    assert "has 2 problems" in seen.stdout
+
+
+def test_no_lake_is_made_by_looking(tmp_path: Path) -> None:
+    for path in (tmp_path, tmp_path / "none"):
+        seen = doctor(path)
+        assert seen.returncode == 1
+        assert "there is no lake" in seen.stderr
+    assert list(tmp_path.iterdir()) == []
