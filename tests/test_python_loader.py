@@ -1,5 +1,6 @@
 """The order of training rows, and the loader that reads them; without torch."""
 
+import datetime
 import itertools
 import pickle
 from collections.abc import Iterator
@@ -156,6 +157,8 @@ def test_ranks_and_workers_share_the_rows(frames: lakebed.Table) -> None:
 def test_a_filter_and_a_version(frames: lakebed.Table) -> None:
     old = Snapshot(frames, columns=["id"], version=1)
     assert (old.version, old.rows) == (1, 400)
+    now = datetime.datetime.now(datetime.UTC)
+    assert Snapshot(frames, version=now).rows == ROWS
     odd = Snapshot(frames, columns=["id"], filter="id % 2 = 1")
     assert odd.rows == ROWS // 2
     assert ids_of(iter(Loader(odd, **SMALL))) == list(range(1, ROWS, 2))

@@ -217,6 +217,7 @@ def png_of(width: int, height: int, data: bytes = b"") -> bytes:
         pytest.param(encoded(gradient().convert("F"), "TIFF"), "floating", id="floats"),
     ],
 )
+@pytest.mark.filterwarnings("ignore::PIL.Image.DecompressionBombWarning")
 def test_a_bad_picture_is_an_error_of_its_row(data: bytes, words: str) -> None:
     with pytest.raises(RowError, match=words):
         decode_picture(data)

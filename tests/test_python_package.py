@@ -14,7 +14,7 @@ import pytest
 
 import lakebed
 from lakebed import errors
-from support.server import LakebedServer
+from support.server import LakebedServer, built_binary
 from support.waiting import wait_until
 from support.worker import TEXT_MODEL, Worker
 
@@ -149,6 +149,22 @@ def test_a_job_is_steered(server: LakebedServer, table: str) -> None:
         db.jobs.submit("nope", input="text", output="vector", model=TEXT_MODEL)
     with pytest.raises(errors.NotFound):
         db.jobs.pause("nope")
+
+
+def test_an_import(server: LakebedServer, stamps: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LAKEBED_BIN", str(built_binary()))
+    db = lakebed.connect(f"http://{server.http_address}", server.admin_key)
+    folder = stamps / "animals/birds"
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    assert db.import_paths(folder, "birds")
+    birds = db.table("birds")
+    assert birds.count() == len(files)
+    [row] = birds.scan(["path", "_rowid"], filter="name LIKE '%.png'", limit=1).to_list()
+    blob = birds.blob("data", row["_rowid"])
+    assert blob is not None
+    assert blob.read() == (folder / row["path"]).read_bytes()
+    with pytest.raises(errors.LakebedError):
+        db.import_paths(folder / "nothing here", "birds")
 
 
 def test_import_runs_the_binary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,8 @@ run."""
 
 import os
 import pickle
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -43,6 +45,24 @@ def test_an_iterable_table(table: lakebed.Table, workers: int) -> None:
     ids = torch.cat([batch["id"] for batch in batches]).tolist()
     assert sorted(ids) == list(range(ROWS))
     assert ids != list(range(ROWS))
+
+
+def test_workers_may_be_forked_where_nothing_was_read(
+    module_server: LakebedServer, table: lakebed.Table
+) -> None:
+    """As DataLoader does it on Linux unless it is told otherwise. In a process of its own."""
+    program = """
+import sys, torch, lakebed
+from lakebed.torch import IterableTable
+db = lakebed.connect(sys.argv[1], sys.argv[2])
+data = IterableTable(db.table(sys.argv[3]), columns=["id"], filter="id >= 100", batch_rows=16)
+loader = torch.utils.data.DataLoader(
+    data, batch_size=None, num_workers=2, multiprocessing_context="fork"
+)
+assert sorted(i for batch in loader for i in batch["id"].tolist()) == list(range(100, 300))
+"""
+    words = [f"http://{module_server.http_address}", module_server.admin_key, table.name]
+    subprocess.run([sys.executable, "-c", program, *words], check=True, timeout=100)
 
 
 def test_the_state_goes_on(table: lakebed.Table) -> None:

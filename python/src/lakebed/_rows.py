@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from lakebed._flight import FlightDoor
+from lakebed._flight import FlightDoor, Stream
 from lakebed._retry import ATTEMPTS, pause_s, retried
 from lakebed.errors import Unavailable
 
@@ -64,8 +64,13 @@ def resumed(
     Raises:
         LakebedError: the server refused, or stayed away.
     """
-    stream = retried(lambda: door.stream(ticket))
-    schema = retried(lambda: stream.schema, on=())
+
+    def opened() -> tuple[Stream, pa.Schema]:
+        fresh = door.stream(ticket)
+        # The call is made here; a refusal shows with the first message.
+        return fresh, fresh.schema
+
+    stream, schema = retried(opened)
 
     def batches() -> Iterator[pa.RecordBatch]:
         nonlocal stream
@@ -88,7 +93,7 @@ def resumed(
                 if failures >= attempts:
                     raise
                 time.sleep(pause_s(failures - 1, error))
-                stream = retried(lambda: door.stream(ticket))
+                stream, _ = retried(opened)
 
     return schema, batches()
 

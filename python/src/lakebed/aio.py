@@ -240,7 +240,7 @@ class AsyncConnection:
         return AsyncRows(self._pool, await self._pool.run(lambda: self.sync.sql(query, parameters)))
 
     async def import_paths(
-        self, paths: str | Path | Sequence[str | Path], table: str, *options: str
+        self, paths: str | Path | Sequence[str | Path], table: str | None = None, *options: str
     ) -> dict[str, Any]:
         """See `lakebed.import_paths`."""
         return await self._pool.run(lambda: self.sync.import_paths(paths, table, *options))

@@ -121,9 +121,9 @@ class Connection:
         return _sql.run(self._flight, query, parameters)
 
     def import_paths(
-        self, paths: str | Path | Sequence[str | Path], table: str, *options: str
+        self, paths: str | Path | Sequence[str | Path], table: str | None = None, *options: str
     ) -> dict[str, Any]:
-        """Imports files and folders into a table; see `lakebed.import_paths`."""
+        """Imports files and folders; see `lakebed.import_paths`."""
         return import_paths(paths, table, *options, connection=self)
 
 

@@ -18,14 +18,15 @@ WRONG_USAGE = 2
 
 def import_paths(
     paths: str | Path | Sequence[str | Path],
-    table: str,
+    table: str | None = None,
     *options: str,
     connection: "Connection | None" = None,
     binary: str | Path | None = None,
 ) -> dict[str, Any]:
-    """Imports files and folders into a table.
+    """Imports files and folders.
 
     Args:
+        table: where files and rows go. Recordings need none, but `--into` among the options.
         options: further words of the command line, such as `--manifest`, `labels.csv`.
         connection: where to; what `lakebed.connect()` gives without one.
         binary: which binary to run; `LAKEBED_BIN`, else `lakebed` on the PATH.
@@ -52,7 +53,8 @@ def import_paths(
     ca = ["--ca-file", target.ca_file] if target.ca_file else []
     command = [
         *(str(find_binary(binary)), "import", *ca),
-        *("--table", table, "--format", "json", *options),
+        *(["--table", table] if table is not None else []),
+        *("--format", "json", *options),
         *("--", *(str(Path(path).expanduser()) for path in given)),
     ]
     done = subprocess.run(

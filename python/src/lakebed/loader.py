@@ -48,18 +48,15 @@ class Snapshot:
         version: Version | None = None,
         blobs: str = "bytes",
     ) -> None:
-        plan = table.scan(columns=[ROW_ID], version=version).plan()
-        if plan.version is None or plan.rows is None:
-            raise InvalidArgument(f"the server does not say version and rows of {table.name}")
         self.table = table
-        self.version: int = plan.version
         self.filter = filter
+        # Without Flight, so that worker processes may be forked from one that has only this.
+        self.version, self.rows = table.pin(version, filter)
         self._fields = {"columns": columns_field(columns), "blobs": blobs}
-        # Under a filter a place says nothing about where a row lies, so their ids are fetched once,
-        # 8 bytes a row. Without one they are not needed to read blocks.
+        # Under a filter a place says nothing about where a row lies, so their ids are fetched, once
+        # in each process, 8 bytes a row. Without one they are not needed to read blocks.
         self._row_ids: npt.NDArray[np.uint64] | None = None
         self._lock = threading.Lock()
-        self.rows = plan.rows if filter is None else len(self.row_ids())
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name != "_lock"}

@@ -11,7 +11,7 @@ import pyarrow as pa
 
 from lakebed._commands import Columns, columns_field, encode, version_fields, without_none
 from lakebed._flight import FlightDoor
-from lakebed._http import HttpDoor, quoted
+from lakebed._http import Answer, HttpDoor, quoted
 from lakebed._retry import retried
 from lakebed._rows import Rows
 from lakebed._write import Receipt, source_of, write
@@ -243,16 +243,39 @@ class Table:
             return self.scan(version=version).count()
         return self.scan(columns=[ROW_ID], filter=where, version=version).count()
 
+    def pin(self, version: Version | None = None, where: str | None = None) -> tuple[int, int]:
+        """A version's number, and how many rows it has for which `where` is true.
+
+        Asked over HTTP where the version is not given by time, so that a process may fork after it;
+        see `lakebed._flight`.
+        """
+        if isinstance(version, datetime.datetime):
+            plan = self.scan(columns=[ROW_ID], version=version, limit=0).plan()
+            version = plan.version
+        elif isinstance(version, str):
+            version = _version_of(self._ask("describe", {"tag": version}))
+        given = {"version": version, "predicate": where}
+        answer = retried(lambda: self._ask("count_rows", without_none(given)))
+        return _version_of(answer), int(answer.json())
+
     def drop(self) -> None:
         """Deletes the table with all its versions."""
         self._post("drop", None, changes=True)
 
     def _post(self, verb: str, body: Any, *, changes: bool = False) -> dict[str, Any]:
-        path = f"/v1/table/{quoted(self.name)}/{verb}"
-        answer = self._http.request(
-            "POST", path, body, changes=changes, timeout_s=self._http.target.stream_timeout_s
-        )
+        answer = self._ask(verb, body, changes=changes)
         return dict(answer.json()) if answer.body.strip() else {}
+
+    def _ask(self, verb: str, body: Any, *, changes: bool = False) -> Answer:
+        path = f"/v1/table/{quoted(self.name)}/{verb}"
+        # Its rows may take long to be counted or changed, as those of a stream.
+        timeout_s = self._http.target.stream_timeout_s
+        return self._http.request("POST", path, body, changes=changes, timeout_s=timeout_s)
+
+
+def _version_of(answer: Answer) -> int:
+    """The version that an answer is about."""
+    return int(answer.headers["x-lancedb-version"])
 
 
 def sql_literal(value: Any) -> str:
