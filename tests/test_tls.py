@@ -604,3 +604,36 @@ def test_client_verbs(server: LakebedServer, authority: Authority, table: str) -
         assert failed.returncode != 0, args
         assert word in failed.stderr, failed.stderr
         assert "panicked" not in failed.stderr
+
+
+def test_an_import_over_tls(
+    own_server: LakebedServer, authority: Authority, tmp_path: Path
+) -> None:
+    """Over both ports and through an upload, checked against the authority that is given."""
+    folder = tmp_path / "files"
+    folder.mkdir()
+    (folder / "small.txt").write_text("small")
+    (folder / "large.bin").write_bytes(os.urandom(17 << 20))
+    roots = tmp_path / "roots.pem"
+    roots.write_bytes(authority.roots)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(tmp_path),
+        "LAKEBED_URL": f"https://{own_server.http_address}",
+        "LAKEBED_API_KEY": own_server.admin_key,
+    }
+
+    def run(*args: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [str(built_binary()), "import", str(folder), "--table", "files", *args],
+            env=environment,
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+
+    assert run().returncode == 1, "nobody vouches for the server"
+    done = run("--ca-cert", str(roots))
+    assert done.returncode == 0, done.stderr
+    assert own_server.lake().read("files", columns=["path"]).num_rows == 2

@@ -7,7 +7,7 @@
 //! An upload is a folder `_lakebed/uploads/<id>/`. In a bucket it has parts named by their offsets, each
 //! at most 64 MiB; a part is stored whole or not at all, so the end of the last part is where a client
 //! resumes, also after the server died. Completing stitches the parts into one object. On a local lake
-//! there is one part, which grows, and which completing gives its last name: no byte is written twice. A
+//! there is one part, which grows, and which completing gives a second name: no byte is written twice. A
 //! write that refers to a
 //! large upload makes it a blob of the lake under its digest; the upload itself expires on its own, 24
 //! hours after it was created, whether it was used or not.
@@ -346,11 +346,11 @@ impl Uploads {
         match (writer, growing, self.shared.root.folder_of(&blob)?) {
             (Some(writer), ..) => writer.finish().await?,
             (None, Some(part), Some(blob)) => {
-                blocking(move || {
-                    std::fs::rename(&part, &blob)?;
-                    blob.parent().map_or(Ok(()), sync)
-                })
-                .await?;
+                // A second name, which takes no room: the part stays until the upload is complete, so
+                // that a failure from here on loses nothing.
+                let linked = tokio::task::spawn_blocking(move || link(&part, &blob)).await;
+                linked
+                    .map_err(|error| Error::internal("link task failed").with_source(error))??;
             }
             (None, ..) => return Err(Error::internal("an upload has neither parts nor a file")),
         }
@@ -525,7 +525,7 @@ async fn blocking<T: Send + 'static>(
         .map_err(|error| crate::lance_error::from_io(error, "write of an upload"))
 }
 
-/// Gives a finished upload a second name, durably; its bytes are synced already.
+/// Gives the bytes of an upload a second name, durably; they are synced already.
 fn link(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
     let folder = to.parent().ok_or_else(|| Error::internal("a blob's path has no folder"))?;
     crate::durable::create_folder_durably(folder)?;

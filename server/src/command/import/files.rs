@@ -364,12 +364,20 @@ struct Sender {
     /// Files since the last group ended, and their bytes.
     span: (usize, u64),
     writes: JoinSet<Result<Written, Exit>>,
-    uploads: JoinSet<Result<(FileRow, bool, Option<PathBuf>), Exit>>,
+    uploads: JoinSet<Result<Sent, Exit>>,
     write_room: Arc<Semaphore>,
     /// Two upserts at once would only make one of them begin again.
     upsert_room: Arc<Semaphore>,
     upload_room: Arc<Semaphore>,
     summary: Summary,
+}
+
+/// A large file that lies at the server, or could not be read.
+struct Sent {
+    row: FileRow,
+    is_known: bool,
+    /// The note of its upload, to delete with the commit.
+    note: Option<PathBuf>,
 }
 
 struct Written {
@@ -445,7 +453,7 @@ impl Sender {
                             )));
                         }
                     }
-                    Ok((row, is_known, note))
+                    Ok(Sent { row, is_known, note })
                 });
             }
         }
@@ -474,9 +482,9 @@ impl Sender {
 
     async fn take_upload(
         &mut self,
-        uploaded: Result<Result<(FileRow, bool, Option<PathBuf>), Exit>, tokio::task::JoinError>,
+        uploaded: Result<Result<Sent, Exit>, tokio::task::JoinError>,
     ) -> Result<(), Exit> {
-        let (row, is_known, note) =
+        let Sent { row, is_known, note } =
             uploaded.map_err(|_| Exit::failed("an upload ended by itself"))??;
         self.note_error(&row);
         // A large file is a write of its own: when it is done depends on the others.

@@ -70,6 +70,14 @@ pub(super) struct RecordingImport {
     pub(super) progress: Progress,
 }
 
+/// What the walk met.
+#[derive(Default)]
+struct Walked {
+    recordings: Vec<(Found, RecordingFormat)>,
+    passed_over: u64,
+    folders_unread: u64,
+}
+
 /// One recording as a row.
 struct Row {
     path: String,
@@ -103,10 +111,10 @@ impl RecordingImport {
         let shown = show(&self.client, &recordings).await?;
         let version = shown.map_or(0, |shown: Shown| shown.version);
         summary.tables.extend([recordings, topics]);
-        let (found, walked) = self.find()?;
+        let Walked { recordings: found, passed_over, folders_unread } = self.find()?;
         summary.files += found.len() as u64;
-        summary.passed_over += walked.0;
-        summary.folders_unread += walked.1;
+        summary.passed_over += passed_over;
+        summary.folders_unread += folders_unread;
         let mut group: Vec<Row> = Vec::new();
         // Where groups end depends on the files alone; see files.rs.
         let mut span = (0, 0);
@@ -145,28 +153,27 @@ impl RecordingImport {
         }
     }
 
-    /// The recordings, and how many other things and closed folders there were.
-    fn find(&self) -> Result<(Vec<(Found, RecordingFormat)>, (u64, u64)), Exit> {
-        let mut recordings = Vec::new();
-        let (mut others, mut closed) = (0, 0);
+    /// The recordings below the inputs.
+    fn find(&self) -> Result<Walked, Exit> {
+        let mut walked = Walked::default();
         for input in &self.inputs {
             walk(input, &mut |met| {
                 match met {
                     Met::File(found) => match format_of(&found) {
-                        Some(format) => recordings.push((found, format)),
-                        None => others += 1,
+                        Some(format) => walked.recordings.push((found, format)),
+                        None => walked.passed_over += 1,
                     },
-                    Met::Other => others += 1,
+                    Met::Other => walked.passed_over += 1,
                     Met::Closed(folder, error) => {
-                        closed += 1;
+                        walked.folders_unread += 1;
                         self.progress.wrong(&folder.to_string_lossy(), &error.to_string());
                     }
                 }
-                recordings.len() <= RECORDINGS_MAX
+                walked.recordings.len() <= RECORDINGS_MAX
             });
         }
-        match recordings.len() <= RECORDINGS_MAX {
-            true => Ok((recordings, (others, closed))),
+        match walked.recordings.len() <= RECORDINGS_MAX {
+            true => Ok(walked),
             false => Err(Exit::failed(format!(
                 "there are more than {RECORDINGS_MAX} recordings; import them folder by folder"
             ))),
