@@ -5,7 +5,9 @@ import json
 import tarfile
 from pathlib import Path
 
+import lance
 import pyarrow as pa
+import pyarrow.compute
 import pyarrow.csv
 import pyarrow.feather
 import pyarrow.ipc
@@ -197,3 +199,30 @@ def test_wide_rows_keep_memory_bounded(cli: Cli, lake: Lake, tmp_path: Path, tab
     pa.parquet.write_table(rows, path, compression="zstd")
     cli.json("import", str(path), "--table", table)
     assert lake.read(table, columns=["id"]).num_rows == 60
+
+
+def test_a_lance_data_set(cli: Cli, lake: Lake, tmp_path: Path, table: str) -> None:
+    rows = people(5_000)
+    kinds = pa.schema([("id", pa.int64()), ("name", pa.string())])
+    blobs = pa.table(
+        [rows["id"], rows["name"], [bytes([i % 251]) * (i * 7 % 90_000) for i in range(5_000)]],
+        schema=kinds.append(
+            pa.field("data", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+        ),
+    )
+    folder = tmp_path / "people.lance"
+    lance.write_dataset(blobs.slice(0, 3_000), folder, data_storage_version="2.2")
+    lance.write_dataset(blobs.slice(3_000), folder, mode="append", data_storage_version="2.2")
+    lance.dataset(folder).delete("id = 17")
+    said = cli.ok("import", str(folder), "--table", table)
+    assert "4999 rows added" in said
+    found = lake.read(table, blobs="bytes").sort_by("id")
+    expected = blobs.filter(pa.compute.not_equal(blobs["id"], 17))
+    assert found["id"].to_pylist() == expected["id"].to_pylist()
+    assert found["data"].to_pylist() == expected["data"].to_pylist()
+    # The same version again adds nothing, a newer one its rows.
+    assert "0 rows added" in cli.ok("import", str(folder), "--table", table)
+    (tmp_path / "none.lance").mkdir()
+    refused = cli.run("import", str(tmp_path / "none.lance"), "--table", table)
+    assert refused.returncode == 1
+    assert "none.lance" in refused.stderr

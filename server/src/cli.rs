@@ -29,6 +29,10 @@ enum Verb {
     Ls(command::ls::Ls),
     /// Show one table: version, rows, columns, tags.
     Show(command::show::Show),
+    /// Run a statement in SQL and print its rows.
+    Sql(command::sql::Sql),
+    /// Search a column of vectors by a vector, a text or a picture.
+    Search(command::search::Search),
     /// Name versions of a table.
     #[command(subcommand)]
     Tag(TagVerb),
@@ -95,6 +99,8 @@ enum JobsVerb {
     List(command::jobs_list::JobsList),
     /// Show one job and how far it is.
     Describe(command::jobs_describe::JobsDescribe),
+    /// List the rows that a job could give no value, and why.
+    Errors(command::jobs_errors::JobsErrors),
     /// Wait for the end of a job.
     Wait(command::jobs_wait::JobsWait),
     /// Give out no more tasks of a job.
@@ -260,12 +266,15 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Tag(TagVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::List(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Delete(verb)) => run_client(verb, &environment),
+        Verb::Sql(verb) => run_client(verb, &environment),
+        Verb::Search(verb) => run_client(verb, &environment),
         Verb::Index(IndexVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Index(IndexVerb::List(verb)) => run_client(verb, &environment),
         Verb::Jobs(verb) => match verb {
             JobsVerb::Submit(verb) => run_client(verb, &environment),
             JobsVerb::List(verb) => run_client(verb, &environment),
             JobsVerb::Describe(verb) => run_client(verb, &environment),
+            JobsVerb::Errors(verb) => run_client(verb, &environment),
             JobsVerb::Wait(verb) => run_client(verb, &environment),
             JobsVerb::Pause(verb) => run_client(verb, &environment),
             JobsVerb::Resume(verb) => run_client(verb, &environment),

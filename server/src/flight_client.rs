@@ -13,6 +13,9 @@ use arrow_array::RecordBatch;
 use arrow_flight::decode::FlightRecordBatchStream;
 use arrow_flight::error::FlightError;
 use arrow_flight::flight_service_client::FlightServiceClient;
+use arrow_flight::sql::{
+    CommandStatementQuery, CommandStatementUpdate, DoPutUpdateResult, ProstMessageExt as _,
+};
 use arrow_flight::{FlightData, FlightDescriptor, SchemaAsIpc, Ticket};
 use arrow_ipc::writer::{CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use arrow_schema::SchemaRef;
@@ -22,6 +25,7 @@ use http::{Method, Uri};
 use hyper_util::rt::TokioIo;
 use lakebed_proto::command::{Command, CommitMarker, CommitRule, ReadCommand, WriteCommand};
 use lakebed_proto::receipt::Receipt;
+use prost::Message as _;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
@@ -68,6 +72,11 @@ impl FlightFailure {
     /// Whether what was to be made is there already.
     pub(crate) fn is_existing(&self) -> bool {
         self.code == Code::AlreadyExists
+    }
+
+    /// Whether what was asked for is not there.
+    pub(crate) fn is_missing(&self) -> bool {
+        self.code == Code::NotFound
     }
 
     fn is_passing(&self) -> bool {
@@ -152,7 +161,54 @@ impl FlightClient {
         &self,
         command: ReadCommand,
     ) -> Result<impl Stream<Item = Result<RecordBatch, FlightFailure>> + use<>, FlightFailure> {
-        let ticket = Ticket::new(encoded(&Command::Read(command))?);
+        self.rows(&Command::Read(command)).await
+    }
+
+    /// The rows of a read or a search.
+    ///
+    /// # Errors
+    /// What the server answered.
+    pub(crate) async fn rows(
+        &self,
+        command: &Command,
+    ) -> Result<impl Stream<Item = Result<RecordBatch, FlightFailure>> + use<>, FlightFailure> {
+        self.stream(Ticket::new(encoded(command)?)).await
+    }
+
+    /// The rows of a query in SQL.
+    ///
+    /// # Errors
+    /// What the server answered.
+    pub(crate) async fn query(
+        &self,
+        sql: &str,
+    ) -> Result<impl Stream<Item = Result<RecordBatch, FlightFailure>> + use<>, FlightFailure> {
+        let command = CommandStatementQuery { query: sql.to_owned(), transaction_id: None };
+        self.stream(Ticket::new(command.as_any().encode_to_vec())).await
+    }
+
+    /// Runs a statement in SQL that changes something; returns the rows that it changed.
+    ///
+    /// # Errors
+    /// What the server answered.
+    pub(crate) async fn update(&self, sql: &str) -> Result<i64, FlightFailure> {
+        let command = CommandStatementUpdate { query: sql.to_owned(), transaction_id: None };
+        let descriptor = FlightDescriptor::new_cmd(command.as_any().encode_to_vec());
+        let first = FlightData::new().with_descriptor(descriptor);
+        let request = self.request(futures::stream::iter([first]));
+        let mut answers = self.inner.clone().do_put(request).await?.into_inner();
+        let wrong = |message: String| FlightFailure { code: Code::Internal, message };
+        let answer = answers.message().await?;
+        let answer = answer.ok_or_else(|| wrong("the statement has no answer".to_owned()))?;
+        let result = DoPutUpdateResult::decode(answer.app_metadata)
+            .map_err(|error| wrong(format!("the answer cannot be read: {error}")))?;
+        Ok(result.record_count)
+    }
+
+    async fn stream(
+        &self,
+        ticket: Ticket,
+    ) -> Result<impl Stream<Item = Result<RecordBatch, FlightFailure>> + use<>, FlightFailure> {
         let stream = self.inner.clone().do_get(self.request(ticket)).await?.into_inner();
         let messages = stream.map_err(|status| FlightError::Tonic(Box::new(status)));
         Ok(FlightRecordBatchStream::new_from_flight_data(messages).map_err(|error| match error {

@@ -24,6 +24,7 @@ mod listen;
 mod logs;
 mod output;
 mod ready_file;
+mod rows_output;
 mod serve;
 mod signals;
 mod telemetry;

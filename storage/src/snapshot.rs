@@ -19,6 +19,19 @@ use crate::schema::{BLOB_METADATA, client_schema, declares_blob};
 use crate::table::Table;
 use crate::version::{oldest_version, version_at};
 
+/// A schema in which blob columns are columns of bytes that say so.
+pub(crate) fn plain_blobs(stored: &Schema) -> SchemaRef {
+    let fields = stored.fields().iter().map(|field| match declares_blob(field) {
+        true => {
+            let metadata = [(BLOB_METADATA.to_owned(), "true".to_owned())];
+            let bytes = Field::new(field.name(), DataType::LargeBinary, field.is_nullable());
+            Arc::new(bytes.with_metadata(metadata.into()))
+        }
+        false => Arc::clone(field),
+    });
+    Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>()))
+}
+
 /// Which version of a branch to read.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub enum At {
@@ -144,16 +157,7 @@ impl Snapshot {
 
     /// The schema of rows as plain clients write them: a blob column takes bytes.
     pub fn written_schema(&self) -> SchemaRef {
-        let stored = self.schema();
-        let fields = stored.fields().iter().map(|field| match declares_blob(field) {
-            true => {
-                let metadata = [(BLOB_METADATA.to_owned(), "true".to_owned())];
-                let bytes = Field::new(field.name(), DataType::LargeBinary, field.is_nullable());
-                Arc::new(bytes.with_metadata(metadata.into()))
-            }
-            false => Arc::clone(field),
-        });
-        Arc::new(Schema::new(fields.collect::<Vec<FieldRef>>()))
+        plain_blobs(&self.schema())
     }
 
     /// Keeps the version at least until `until_ms`, also when the snapshot is gone.

@@ -11,6 +11,7 @@
 mod arrow;
 mod csv;
 mod json;
+mod lance;
 mod parquet;
 mod tar;
 
@@ -97,7 +98,7 @@ pub(super) fn open(path: &Path, format: RowFormat, options: &Options) -> Result<
         RowFormat::Json => json::open(path, options.sample_rows),
         RowFormat::Parquet => parquet::open(path),
         RowFormat::Tar => tar::open(path, options.shards.as_deref()),
-        RowFormat::Lance => Err("a Lance folder is not read here".to_owned()),
+        RowFormat::Lance => lance::open(path),
     }?;
     plain(source, options.blob_column.as_deref())
 }
@@ -202,12 +203,6 @@ impl RowImport {
         }
         let mut version = shown.map(|shown| shown.version);
         for (input, format) in &self.inputs {
-            if *format == RowFormat::Lance {
-                return Err(Exit::failed(format!(
-                    "`{}` is a Lance data set, which this version does not import",
-                    input.path.display()
-                )));
-            }
             self.one(&input.path, *format, &mut version, &mut summary).await?;
         }
         Ok(summary)
@@ -222,9 +217,15 @@ impl RowImport {
     ) -> Result<(), Exit> {
         let at = |error: String| Exit::failed(format!("`{}`: {error}", path.display()));
         let hashed = path.to_owned();
-        let (size, digest) = blocking(move || digest(&hashed).map_err(text))
-            .await
-            .map_err(|_| at("the file cannot be read".to_owned()))?;
+        let (size, digest) = match format {
+            RowFormat::Lance => blocking(move || lance::digest(&hashed))
+                .await
+                .map(|digest| (0, digest))
+                .map_err(|exit| at(exit.into_message()))?,
+            _ => blocking(move || digest(&hashed).map_err(text))
+                .await
+                .map_err(|_| at("the file cannot be read".to_owned()))?,
+        };
         self.progress.add_bytes(size);
         let (opened, options) = (path.to_owned(), self.options.clone());
         let schema = blocking(move || open(&opened, format, &options).map(|source| source.schema))
@@ -253,7 +254,7 @@ impl RowImport {
         match receipt {
             Some(receipt) if version.is_none_or(|known| receipt.version > known) => {
                 summary.rows_added += receipt.rows;
-                summary.bytes += size;
+                summary.bytes += if size > 0 { size } else { receipt.bytes };
                 *version = Some(receipt.version);
                 self.progress.add_done(receipt.rows);
             }
