@@ -1,6 +1,7 @@
 """`lakebed doctor`: what it says of a whole lake, of a broken one, and of none."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,11 @@ from support.server import LakebedServer, built_binary
 def doctor(data: Path, *more: str) -> subprocess.CompletedProcess[str]:
     """Runs it on a lake."""
     command = [str(built_binary()), "doctor", "--data", str(data), *more]
-    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    # A small environment: the binary refuses variables of the tests' own.
+    environment = {"PATH": os.environ["PATH"], "HOME": str(data.parent)}
+    return subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=60, check=False
+    )
 
 
 def findings(data: Path) -> list[dict[str, Any]]:

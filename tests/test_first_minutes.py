@@ -40,4 +40,17 @@ def test_the_page_runs(
     worker.kill()
 
 
-EXPECTED = """"""
+EXPECTED = """\
+0.44 A sea lion.
+0.46 A seahorse.
+0.48 A dolphinfish.
+0.49 A coral trout.
+0.50 A whale.
+['A penguin.', 'A duck.', 'A pigeon.']
+['An Adelaide Rosella.', 'A cuckoo.', 'A rainbow lorikeet.', 'A crow.']
+      kind  pictures       width
+0  mammals        67  216.358209
+1    birds        38  209.763158
+2  insects        20  300.350000
+0 480
+"""

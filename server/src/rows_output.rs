@@ -42,32 +42,34 @@ pub(crate) async fn print_rows(
     if format == RowsFormat::Table {
         return table(batches).await;
     }
-    let mut out = BufWriter::new(std::io::stdout().lock());
-    let mut writer = None;
+    let mut writer: Option<Writer> = None;
     while let Some(batch) = batches.next().await {
         let batch = batch?;
         let writer = match &mut writer {
             Some(writer) => writer,
-            None => writer.insert(Writer::new(format, &batch, &mut out)?),
+            None => writer.insert(Writer::new(format, &batch)?),
         };
         if !writer.write(&batch)? {
             return Ok(());
         }
     }
-    if let Some(writer) = writer {
-        writer.finish()?;
+    match writer {
+        Some(writer) => writer.finish(),
+        None => Ok(()),
     }
-    quiet(out.flush().map_err(|error| error.to_string())).map(|_| ())
 }
 
-enum Writer<W: Write> {
-    Json(arrow_json::LineDelimitedWriter<W>),
-    Csv(arrow_csv::Writer<W>),
-    Arrow(Box<arrow_ipc::writer::StreamWriter<W>>),
+type Out = BufWriter<std::io::Stdout>;
+
+enum Writer {
+    Json(arrow_json::LineDelimitedWriter<Out>),
+    Csv(arrow_csv::Writer<Out>),
+    Arrow(Box<arrow_ipc::writer::StreamWriter<Out>>),
 }
 
-impl<W: Write> Writer<W> {
-    fn new(format: RowsFormat, batch: &RecordBatch, out: W) -> Result<Self, Exit> {
+impl Writer {
+    fn new(format: RowsFormat, batch: &RecordBatch) -> Result<Self, Exit> {
+        let out = BufWriter::new(std::io::stdout());
         Ok(match format {
             RowsFormat::Csv => Writer::Csv(arrow_csv::Writer::new(out)),
             RowsFormat::Arrow => {
@@ -91,12 +93,18 @@ impl<W: Write> Writer<W> {
     }
 
     fn finish(self) -> Result<(), Exit> {
-        let finished = match self {
-            Writer::Json(mut writer) => writer.finish(),
-            Writer::Csv(_) => Ok(()),
-            Writer::Arrow(mut writer) => writer.finish(),
+        let mut out = match self {
+            Writer::Json(mut writer) => {
+                quiet(writer.finish().map_err(|error| error.to_string()))?;
+                writer.into_inner()
+            }
+            Writer::Csv(writer) => writer.into_inner(),
+            Writer::Arrow(writer) => match writer.into_inner() {
+                Ok(out) => out,
+                Err(error) => return quiet(Err(error.to_string())).map(|_| ()),
+            },
         };
-        quiet(finished.map_err(|error| error.to_string())).map(|_| ())
+        quiet(out.flush().map_err(|error| error.to_string())).map(|_| ())
     }
 }
 

@@ -61,12 +61,11 @@ impl Lake {
     /// `Corrupt` or `Unavailable` when its record cannot be read.
     pub fn is_at(options: &LakeOptions) -> BoxFuture<'_, Result<bool>> {
         async move {
-            let (root, system) = open_root(options)?;
-            if let Some(folder) = root.local()
-                && !folder.is_dir()
-            {
+            // Opening a root makes its folder.
+            if !options.root.contains("://") && !std::path::Path::new(&options.root).is_dir() {
                 return Ok(false);
             }
+            let (_, system) = open_root(options)?;
             Ok(read_record(&system).await?.is_some())
         }
         .boxed()
@@ -129,9 +128,6 @@ impl Lake {
             }
         };
         let before = findings.len();
-        if let Err(error) = snapshot.validate().await {
-            findings.push(Finding::new(Severity::Problem, &subject, error.report()));
-        }
         let missing = self.missing_files(&snapshot).await?;
         if let Some(first) = missing.first() {
             let text = format!(
@@ -141,6 +137,8 @@ impl Lake {
                 snapshot.version()
             );
             findings.push(Finding::new(Severity::Problem, &subject, text));
+        } else if let Err(error) = snapshot.validate().await {
+            findings.push(Finding::new(Severity::Problem, &subject, error.report()));
         }
         match missing_blobs(&snapshot, blobs).await {
             Ok((0, _)) => {}

@@ -7,8 +7,10 @@ from pathlib import Path
 from support.cli import Cli
 from support.server import built_binary
 
-# What differs from run to run: seconds, rates, ids of jobs.
+# What differs from run to run: seconds, rates, ids of jobs, versions.
 TIMES = re.compile(r"\d[\d.]*(?= (?:s\b|files/s|[KMG]?i?B/s))|(?<=\"seconds\": )[\d.]+")
+# Writes that meet at the same moment share a version.
+VERSION = re.compile(r"\bversion \d+")
 JOB = re.compile(r"\b[0-9a-f]{8}-[0-9a-f]{4}-7[0-9a-f]{3}-[0-9a-f]{4}-[0-9a-f]{12}\b")
 
 
@@ -39,5 +41,6 @@ def run_command(cli: Cli, folder: Path, command: list[str]) -> str:
 
 
 def without_times(text: str) -> str:
-    """Text whose times, rates and ids of jobs are all the same."""
-    return re.sub(r"T [KMG]?i?B/s", "T B/s", TIMES.sub("T", JOB.sub("J", text))).strip()
+    """Text whose times, rates, versions and ids of jobs are all the same."""
+    text = VERSION.sub("version N", TIMES.sub("T", JOB.sub("J", text)))
+    return re.sub(r"T [KMG]?i?B/s", "T B/s", text).strip()
