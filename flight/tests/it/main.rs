@@ -6,4 +6,5 @@ mod hostile;
 mod reads;
 mod sql;
 mod support;
+mod worker;
 mod writes;

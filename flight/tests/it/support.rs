@@ -13,6 +13,7 @@ use arrow_flight::{FlightData, FlightDescriptor, FlightInfo, PutResult, Ticket};
 use futures::{Stream, StreamExt, TryStreamExt};
 use lakebed_core::{DatabaseName, Limits, SystemClock, TableId};
 use lakebed_proto::receipt::Receipt;
+use lakebed_proto::worker::v1::worker_service_client::WorkerServiceClient;
 use lakebed_service::{Service, ServiceOptions};
 use lakebed_storage::{At, Lake, LakeOptions};
 use tokio::net::TcpListener;
@@ -59,7 +60,8 @@ impl Harness {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let door = lakebed_flight::flight_service(Arc::clone(&service));
-        let server = Server::builder().add_service(door);
+        let worker = lakebed_flight::worker_service(Arc::clone(&service));
+        let server = Server::builder().add_service(door).add_service(worker);
         tokio::spawn(server.serve_with_incoming(TcpIncoming::from(listener)));
         Harness { address, service, lake, _folder: folder }
     }
@@ -70,6 +72,12 @@ impl Harness {
         FlightServiceClient::new(endpoint.connect().await.unwrap())
             .max_decoding_message_size(64 << 20)
             .max_encoding_message_size(128 << 20)
+    }
+
+    /// A connection for the worker protocol.
+    pub async fn worker_client(&self) -> WorkerServiceClient<Channel> {
+        let endpoint = Channel::from_shared(format!("http://{}", self.address)).unwrap();
+        WorkerServiceClient::new(endpoint.connect().await.unwrap())
     }
 
     /// What `table` holds by the lake's own account.
