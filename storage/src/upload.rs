@@ -13,7 +13,7 @@
 //! hours after it was created, whether it was used or not.
 
 use async_recursion::async_recursion as boxed;
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
 use std::os::unix::fs::FileExt as _;
@@ -66,6 +66,41 @@ const USED_MARK: &str = "used";
 
 /// Uploads that a request of this process is changing: two at once would interleave their bytes.
 static BUSY: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
+
+/// Digests of uploads whose bytes all came in one request of this process, by id: with one of these the
+/// end of an upload need not read it again. An upload that a request left unfinished has no digest here
+/// and never gets one, because the last piece of that request may still be on its way to the disk.
+static DIGESTS: LazyLock<Mutex<HashMap<String, Option<(u64, Sha256)>>>> =
+    LazyLock::new(Mutex::default);
+/// Uploads whose digests are kept; those beyond are read again at their end.
+const DIGESTS_MAX: usize = 10_000;
+
+/// Notes that a request begins to write an upload; a digest to be kept while it does, if this is the
+/// first one.
+fn begin_digest(id: &str, stored: u64) -> Option<Sha256> {
+    let mut digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let is_first = stored == 0 && !digests.contains_key(id) && digests.len() < DIGESTS_MAX;
+    if is_first || digests.contains_key(id) {
+        digests.insert(id.to_owned(), None);
+    }
+    is_first.then(Sha256::new)
+}
+
+fn keep_digest(id: &str, size: u64, digest: Sha256) {
+    let mut digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    digests.insert(id.to_owned(), Some((size, digest)));
+}
+
+/// The digest of an upload of `size` bytes, if it was kept.
+fn kept_digest(id: &str, size: u64) -> Option<String> {
+    let digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
+    let (kept, digest) = digests.get(id)?.as_ref()?;
+    (*kept == size).then(|| hex(&digest.clone().finalize()))
+}
+
+fn forget_digest(id: &str) {
+    DIGESTS.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+}
 
 struct Claim(String);
 
@@ -269,7 +304,8 @@ impl Uploads {
         mut body: ByteStream,
     ) -> Result<u64> {
         let limit = self.shared.limits.upload_bytes_max;
-        let mut part = GrowingPart::open(path, stored).await?;
+        let digest = begin_digest(id, stored);
+        let mut part = GrowingPart::open(path, stored, digest).await?;
         let outcome = loop {
             let chunk = match body.next().await {
                 None => break Ok(()),
@@ -284,7 +320,10 @@ impl Uploads {
             part.write(chunk).await?;
         };
         // What arrived before the body broke is kept.
-        let size = part.finish().await?;
+        let (size, digest) = part.finish().await?;
+        if let (Ok(()), Some(digest)) = (&outcome, digest) {
+            keep_digest(id, size, digest);
+        }
         outcome.map(|()| size)
     }
 
@@ -319,7 +358,10 @@ impl Uploads {
             _ => None,
         };
         let (writer, actual) = match growing.clone() {
-            Some(part) => (None, blocking(move || digest(&part)).await?),
+            Some(part) => match kept_digest(id, size) {
+                Some(digest) => (None, digest),
+                None => (None, blocking(move || digest(&part)).await?),
+            },
             None => {
                 let mut hasher = Sha256::new();
                 let mut writer = PartWriter::begin(self.shared.root.store(), &blob).await?;
@@ -357,6 +399,7 @@ impl Uploads {
         let bytes = serde_json::to_vec(&wanted)
             .map_err(|error| Error::internal("encode an upload").with_source(error))?;
         self.shared.system.put(&format!("{folder}/complete.json"), Bytes::from(bytes)).await?;
+        forget_digest(id);
         for (offset, _) in parts {
             self.shared.system.delete(&part_path(&folder, offset)).await?;
         }
@@ -380,6 +423,7 @@ impl Uploads {
         if self.shared.system.list(&folder).await?.is_empty() {
             return Err(unknown(id));
         }
+        forget_digest(id);
         self.delete(&folder).await
     }
 
@@ -564,12 +608,14 @@ struct GrowingPart {
     /// Where the next piece goes.
     at: u64,
     unsynced: u64,
-    writing: Option<JoinHandle<std::io::Result<()>>>,
+    /// The digest of what was handed to the disk, where it is kept; it is out while a piece is written.
+    digest: Option<Sha256>,
+    writing: Option<JoinHandle<std::io::Result<Option<Sha256>>>>,
 }
 
 impl GrowingPart {
     /// Opens the part to go on at `at`, which is its end.
-    async fn open(path: &std::path::Path, at: u64) -> Result<Self> {
+    async fn open(path: &std::path::Path, at: u64, digest: Option<Sha256>) -> Result<Self> {
         let folder = path.parent().map(std::path::Path::to_owned).unwrap_or_default();
         let path = path.to_owned();
         let file = blocking(move || {
@@ -580,7 +626,8 @@ impl GrowingPart {
         })
         .await?;
         let file = Arc::new(file);
-        Ok(GrowingPart { file, folder, buffer: BytesMut::new(), at, unsynced: 0, writing: None })
+        let buffer = BytesMut::new();
+        Ok(GrowingPart { file, folder, buffer, at, unsynced: 0, digest, writing: None })
     }
 
     fn size(&self) -> u64 {
@@ -606,24 +653,31 @@ impl GrowingPart {
         if is_due {
             self.unsynced = 0;
         }
-        let file = Arc::clone(&self.file);
+        let (file, mut digest) = (Arc::clone(&self.file), self.digest.take());
         self.writing = Some(tokio::task::spawn_blocking(move || {
+            if let Some(digest) = &mut digest {
+                digest.update(&piece);
+            }
             file.write_all_at(&piece, at)?;
-            if is_due { file.sync_data() } else { Ok(()) }
+            if is_due {
+                file.sync_data()?;
+            }
+            Ok(digest)
         }));
         Ok(())
     }
 
     async fn wait(&mut self) -> Result<()> {
         let Some(writing) = self.writing.take() else { return Ok(()) };
-        writing
+        self.digest = writing
             .await
             .map_err(|error| Error::internal("a task of an upload failed").with_source(error))?
-            .map_err(|error| crate::lance_error::from_io(error, "write of an upload"))
+            .map_err(|error| crate::lance_error::from_io(error, "write of an upload"))?;
+        Ok(())
     }
 
-    /// Makes all of it durable; its size.
-    async fn finish(mut self) -> Result<u64> {
+    /// Makes all of it durable; its size, and its digest where that was kept.
+    async fn finish(mut self) -> Result<(u64, Option<Sha256>)> {
         if !self.buffer.is_empty() {
             self.put().await?;
         }
@@ -634,7 +688,7 @@ impl GrowingPart {
             sync(&folder)
         })
         .await?;
-        Ok(self.at)
+        Ok((self.at, self.digest))
     }
 }
 
