@@ -226,7 +226,9 @@ impl Lake {
         if self.catalog.is_taken_anywhere(&location).await?
             || !self.holds_dataset(&location).await?
         {
-            return Ok(None);
+            // Asked again: a create that lost to one in another folder takes its data set away once
+            // the name is that one's, which may have happened since the first look.
+            return Ok(self.catalog.get(id).await?.map(|entry| self.handle(entry)));
         }
         match self.register(id, &location).await {
             Ok(table) => Ok(Some(table)),
