@@ -70,8 +70,10 @@ static BUSY: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
 /// Digests of uploads whose bytes all came in one request of this process, by id: with one of these the
 /// end of an upload need not read it again. An upload that a request left unfinished has no digest here
 /// and never gets one, because the last piece of that request may still be on its way to the disk.
-static DIGESTS: LazyLock<Mutex<HashMap<String, Option<(u64, Sha256)>>>> =
-    LazyLock::new(Mutex::default);
+static DIGESTS: LazyLock<Mutex<Digests>> = LazyLock::new(Mutex::default);
+
+/// By upload: how many bytes, and their digest so far.
+type Digests = HashMap<String, Option<(u64, Sha256)>>;
 /// Uploads whose digests are kept; those beyond are read again at their end.
 const DIGESTS_MAX: usize = 10_000;
 
