@@ -63,7 +63,7 @@ type Out = BufWriter<std::io::Stdout>;
 
 enum Writer {
     Json(arrow_json::LineDelimitedWriter<Out>),
-    Csv(arrow_csv::Writer<Out>),
+    Csv(Box<arrow_csv::Writer<Out>>),
     Arrow(Box<arrow_ipc::writer::StreamWriter<Out>>),
 }
 
@@ -71,7 +71,7 @@ impl Writer {
     fn new(format: RowsFormat, batch: &RecordBatch) -> Result<Self, Exit> {
         let out = BufWriter::new(std::io::stdout());
         Ok(match format {
-            RowsFormat::Csv => Writer::Csv(arrow_csv::Writer::new(out)),
+            RowsFormat::Csv => Writer::Csv(Box::new(arrow_csv::Writer::new(out))),
             RowsFormat::Arrow => {
                 let writer = arrow_ipc::writer::StreamWriter::try_new(out, &batch.schema());
                 Writer::Arrow(Box::new(writer.map_err(|error| Exit::failed(error.to_string()))?))
