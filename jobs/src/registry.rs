@@ -263,6 +263,11 @@ impl Jobs {
         jobs
     }
 
+    /// How far a job is, by its record.
+    pub(crate) fn state(&self, job_id: &str) -> Option<JobState> {
+        self.find(job_id).ok().map(|(job, _)| job.state)
+    }
+
     /// Whether the server stops.
     pub fn is_stopping(&self) -> bool {
         self.stop.is_cancelled()

@@ -105,6 +105,8 @@ pub(crate) struct RunState {
     /// Errors in the parts of attempts that are not recorded.
     pub(crate) staged: HashMap<(u64, u64), u64>,
     pub(crate) model: Option<ModelKey>,
+    /// Whether the ledger does not have that model yet.
+    pub(crate) is_model_new: bool,
     /// Rows of the job, as far as they are planned.
     pub(crate) rows: Option<u64>,
     pub(crate) rows_done: u64,
@@ -150,6 +152,8 @@ pub struct ColumnJobs {
     running: Mutex<HashMap<JobId, Arc<Running>>>,
     workers: Mutex<HashMap<String, WorkerView>>,
     pub(crate) queries: Mutex<HashMap<JobId, PendingQuery>>,
+    /// Held while a job is submitted, so that two never begin on one column.
+    pub(crate) submitting: tokio::sync::Mutex<()>,
     /// Rises when a worker that waits may have something to do.
     changed: watch::Sender<u64>,
 }
@@ -179,6 +183,7 @@ impl ColumnJobs {
             running: Mutex::default(),
             workers: Mutex::default(),
             queries: Mutex::default(),
+            submitting: tokio::sync::Mutex::default(),
             changed: watch::Sender::new(0),
         });
         for (job, cancel) in jobs.records.unfinished() {

@@ -265,10 +265,11 @@ impl Scheduler {
         }
     }
 
-    /// Takes what happened at `now_ms`, which never falls, and says what to do.
+    /// Takes what happened at `now_ms`, which never falls, and says what to do. Only reports of workers,
+    /// the passing of time and what was written down or not lead to actions; the other events lead to
+    /// none.
     pub fn step(&mut self, now_ms: i64, event: Event) -> Vec<Action> {
         let mut actions = Vec::new();
-        self.expire(now_ms, &mut actions);
         match event {
             Event::AddJob { job, model } => {
                 self.jobs.entry(job).or_insert_with(|| Job::new(model));
@@ -277,8 +278,12 @@ impl Scheduler {
             Event::Pause(job) => self.set_paused(&job, true),
             Event::Resume(job) => self.set_paused(&job, false),
             Event::RemoveJob(job) => self.remove(&job),
-            Event::Sync(sync) => self.sync(now_ms, sync, &mut actions),
+            Event::Sync(sync) => {
+                self.expire(now_ms, &mut actions);
+                self.sync(now_ms, sync, &mut actions);
+            }
             Event::Wait { instance, slots, models } => {
+                self.expire(now_ms, &mut actions);
                 self.wait(now_ms, &instance, slots, &models, &mut actions);
             }
             Event::Staged(attempt) => {
@@ -296,7 +301,7 @@ impl Scheduler {
             Event::DropQuery(query) => {
                 self.queries.remove(&query);
             }
-            Event::Tick => {}
+            Event::Tick => self.expire(now_ms, &mut actions),
         }
         actions
     }

@@ -58,6 +58,7 @@ impl ColumnJobs {
             let spec = ScanSpec { filter: command.filter.clone(), ..ScanSpec::default() };
             snapshot.scan_schema(&spec).await?;
         }
+        let _submitting = self.submitting.lock().await;
         self.check_alone(table.uid(), &command.output)?;
         match schema.field_with_name(&command.output) {
             Ok(field) => check_output(field, &model, command.recompute)?,

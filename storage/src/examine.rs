@@ -153,9 +153,16 @@ impl Lake {
                 format!("its blobs cannot be listed: {}", error.message()),
             )),
         }
-        notes(&snapshot, &subject, findings).await;
+        let rows = match snapshot.count_rows().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                let text = format!("its rows cannot be counted: {}", error.message());
+                findings.push(Finding::new(Severity::Problem, &subject, text));
+                return Ok(());
+            }
+        };
+        notes(&snapshot, rows, &subject, findings).await;
         if findings.len() == before {
-            let rows = snapshot.count_rows().await.unwrap_or_default();
             let text = format!("version {}, {rows} rows: whole", snapshot.version());
             findings.push(Finding::new(Severity::Fine, &subject, text));
         }
@@ -188,20 +195,25 @@ impl Lake {
         findings: &mut Vec<Finding>,
     ) -> Result<()> {
         let root = &self.shared.root;
-        let prefix = root.path(database.as_str());
         let depth = root.path("").parts().count();
-        let listed = root.store().list_with_delimiter(Some(&prefix)).await;
-        let listed = listed.map_err(|error| from_object_store(error, "listing of a database"))?;
-        for folder in listed.common_prefixes {
-            let location = Path::from_iter(folder.parts().skip(depth)).to_string();
-            if location.ends_with(".lance") && !known.contains(&location) {
-                findings.push(Finding::new(
-                    Severity::Note,
-                    &location,
-                    "no catalogue names this folder: a table that was made and never committed, one \
-                     that waits to be deleted, or a dataset that was copied here and is taken in when \
-                     somebody asks for it by its name",
-                ));
+        let mut unread = vec![root.path(database.as_str())];
+        while let Some(prefix) = unread.pop() {
+            let listed = root.store().list_with_delimiter(Some(&prefix)).await;
+            let listed = listed.map_err(|error| from_object_store(error, "listing of a folder"))?;
+            for folder in listed.common_prefixes {
+                let location = Path::from_iter(folder.parts().skip(depth)).to_string();
+                if !location.ends_with(".lance") {
+                    // A namespace.
+                    unread.push(folder);
+                } else if !known.contains(&location) {
+                    findings.push(Finding::new(
+                        Severity::Note,
+                        &location,
+                        "no catalogue names this folder: a table that was made and never committed, \
+                         one that waits to be deleted, or a dataset that was copied here and is taken \
+                         in when somebody asks for it by its name",
+                    ));
+                }
             }
         }
         Ok(())
@@ -210,8 +222,7 @@ impl Lake {
     /// What lies under the system's folder and waits for something.
     async fn left_over(&self, findings: &mut Vec<Finding>) -> Result<()> {
         let system = self.system();
-        let uploads = system.list("uploads").await?;
-        let bytes: u64 = uploads.iter().map(|object| object.size).sum();
+        let bytes: u64 = self.uploads().unused().await?.values().sum();
         if bytes > 0 {
             findings.push(Finding::new(
                 Severity::Note,
@@ -245,8 +256,7 @@ impl Lake {
 }
 
 /// What makes a table slow.
-async fn notes(snapshot: &Snapshot, subject: &str, findings: &mut Vec<Finding>) {
-    let rows = snapshot.count_rows().await.unwrap_or_default();
+async fn notes(snapshot: &Snapshot, rows: u64, subject: &str, findings: &mut Vec<Finding>) {
     let fragments = snapshot.fragments();
     if fragments >= FRAGMENTS_MANY && rows / fragments < FRAGMENT_ROWS_FEW {
         findings.push(Finding::new(

@@ -64,6 +64,9 @@ pub struct Uploads {
 /// The object in an upload's folder that says that a write referred to it.
 const USED_MARK: &str = "used";
 
+/// How the names of an upload's parts begin; the offset follows.
+const PART_PREFIX: &str = "part-";
+
 /// Uploads that a request of this process is changing: two at once would interleave their bytes.
 static BUSY: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
 
@@ -156,7 +159,7 @@ impl Uploads {
     /// `Busy` when there are `uploads_max` already.
     #[boxed]
     pub async fn create(&self) -> Result<String> {
-        let open = self.count_unused().await?;
+        let open = self.unused().await?.len();
         if open >= self.shared.limits.uploads_max {
             return Err(Error::new(
                 ErrorKind::Busy,
@@ -217,7 +220,7 @@ impl Uploads {
                 .path
                 .rsplit('/')
                 .next()
-                .and_then(|name| name.strip_prefix("part-"))
+                .and_then(|name| name.strip_prefix(PART_PREFIX))
                 .and_then(|offset| offset.parse::<u64>().ok());
             if offset == Some(next) {
                 parts.push((next, object.size));
@@ -451,19 +454,25 @@ impl Uploads {
             .collect())
     }
 
-    /// How many uploads no write has referred to yet.
-    async fn count_unused(&self) -> Result<usize> {
-        let mut unused: HashSet<String> = HashSet::new();
+    /// The uploads that no write has referred to yet, with the bytes that are stored for each.
+    pub(crate) async fn unused(&self) -> Result<HashMap<String, u64>> {
+        let mut bytes: HashMap<String, u64> = HashMap::new();
+        let mut begun: HashSet<String> = HashSet::new();
         let mut used: HashSet<String> = HashSet::new();
         for object in self.shared.system.list("uploads").await? {
             let mut parts = object.path.split('/').skip(1);
-            match (parts.next(), parts.next()) {
-                (Some(id), Some("upload.json")) => unused.insert(id.to_owned()),
-                (Some(id), Some(USED_MARK)) => used.insert(id.to_owned()),
-                _ => continue,
-            };
+            let (Some(id), Some(name)) = (parts.next(), parts.next()) else { continue };
+            match name {
+                "upload.json" => drop(begun.insert(id.to_owned())),
+                USED_MARK => drop(used.insert(id.to_owned())),
+                _ if name.starts_with(PART_PREFIX) => {
+                    *bytes.entry(id.to_owned()).or_default() += object.size;
+                }
+                _ => {}
+            }
         }
-        Ok(unused.difference(&used).count())
+        let unused = begun.difference(&used);
+        Ok(unused.map(|id| (id.clone(), bytes.remove(id).unwrap_or_default())).collect())
     }
 
     /// Notes that a write refers to an upload, which then does not count for `uploads_max` any more.

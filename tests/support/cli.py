@@ -16,6 +16,8 @@ class Cli:
 
     def __init__(self, server: LakebedServer, home: Path) -> None:
         self.server, self.home = server, home
+        # What the verbs are run by.
+        self.wrapper: tuple[str, ...] = ()
 
     def environment(self, **env: str) -> dict[str, str]:
         """What the binary finds in its environment; a variable with an empty value is left out."""
@@ -31,7 +33,7 @@ class Cli:
     def run(self, *args: str, timeout_s: float = 60, **env: str) -> Run:
         """Runs a verb to its end."""
         return subprocess.run(
-            [str(built_binary()), *args],
+            [*self.wrapper, str(built_binary()), *args],
             env=self.environment(**env),
             stdin=subprocess.DEVNULL,
             capture_output=True,
@@ -43,7 +45,7 @@ class Cli:
     def start(self, *args: str) -> subprocess.Popen[str]:
         """Starts a verb in the background."""
         return subprocess.Popen(
-            [str(built_binary()), *args],
+            [*self.wrapper, str(built_binary()), *args],
             env=self.environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,

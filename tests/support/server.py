@@ -102,6 +102,7 @@ class LakebedServer:
         return {
             "PATH": os.environ["PATH"],
             "HOME": str(self.work / "home"),
+            "TMPDIR": str(self.work),
             "LAKEBED_ADMIN_KEY": self.admin_key,
             **self.extra_env,
         }

@@ -1,5 +1,6 @@
 """Uploads that are open, byte by byte."""
 
+import hashlib
 import socket
 import struct
 from pathlib import Path
@@ -11,6 +12,18 @@ from support.server import LakebedServer
 def new_upload(http: Http) -> str:
     """The URL of a new upload."""
     return f"/v1/uploads/{http.ok('POST', '/v1/uploads').json()['id']}"
+
+
+def upload(http: Http, data: bytes, chunk: int = 4 << 20) -> str:
+    """Uploads bytes in pieces; the id."""
+    upload_id = http.ok("POST", "/v1/uploads").json()["id"]
+    for offset in range(0, len(data), chunk):
+        piece = data[offset : offset + chunk]
+        http.ok("PUT", f"/v1/uploads/{upload_id}?offset={offset}", piece)
+    digest = hashlib.sha256(data).hexdigest()
+    body = {"size": len(data), "sha256": digest}
+    http.ok("POST", f"/v1/uploads/{upload_id}/complete", body)
+    return upload_id
 
 
 class OpenPut:

@@ -1,7 +1,9 @@
 //! `lakebed jobs errors JOB`: the rows that a job could give no value.
 
 use clap::Args;
+use http::Method;
 use lakebed_proto::command::{Columns, Command, ReadCommand};
+use serde_json::json;
 
 use crate::cli::{ClientArgs, ClientVerb};
 use crate::client::Client;
@@ -26,6 +28,9 @@ impl ClientVerb for JobsErrors {
     }
 
     async fn run(&self, client: &Client) -> Result<(), Exit> {
+        // A job that does not exist is an error, not one without errors.
+        let body = json!({ "job_id": self.job });
+        client.send(Method::POST, "/v1/jobs/describe", Some(body)).await?;
         let flight = FlightClient::connect(client).await?;
         let columns = ["table_name", "column_name", "row_id", "error"];
         let read = ReadCommand {

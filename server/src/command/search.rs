@@ -37,7 +37,7 @@ pub(crate) struct Search {
     /// Only rows for which this is true
     #[arg(long = "where", value_name = "SQL")]
     filter: Option<String>,
-    /// Columns to show, separated by commas [default: all but vectors and blobs are best named]
+    /// Columns to show, separated by commas [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     columns: Option<Vec<String>>,
     /// A version number or a tag [default: the latest version]
