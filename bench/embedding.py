@@ -1,6 +1,7 @@
 """An embedding job from its submission to its end, against the same model fed from memory."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,15 @@ def pictures() -> list[bytes]:
 
 
 def from_memory(model: Any, cells: list[Any]) -> None:
-    """What nothing but the model takes: rows of like cost together, in its best batches."""
+    """What nothing but the model takes: rows of like cost together, in its best batches, as many at
+    once as it is for."""
     prepared = [row for row in model.prepare(cells) if not isinstance(row, RowError)]
     prepared.sort(key=lambda row: row.cost)
-    for start in range(0, len(prepared), model.batch_rows):
-        model.compute(prepared[start : start + model.batch_rows])
+    step = model.batch_rows
+    batches = [prepared[start : start + step] for start in range(0, len(prepared), step)]
+    with ThreadPoolExecutor(model.lanes) as pool:
+        for _ in pool.map(model.compute, batches):
+            pass
 
 
 def run(server: LakebedServer, _folder: Path, rounds: int, _table_mb: int) -> list[Comparison]:

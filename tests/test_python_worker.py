@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from lakebed._retry import pause_s
 from lakebed._target import target
 from lakebed.models.model import Input, Prepared, RowError, Vectors
 from lakebed.worker.agent import Agent, Refused
@@ -138,6 +139,11 @@ def test_a_closed_queue_wakes_who_waits() -> None:
 # ---- the whole worker -------------------------------------------------------------------------
 
 
+def test_pauses_do_not_outgrow_numbers() -> None:
+    """A server may be away for hours."""
+    assert 0 < pause_s(5_000) <= 5
+
+
 class Lengths:
     """A model whose vector is the length of a text, so that a wrong row would show."""
 
@@ -147,6 +153,7 @@ class Lengths:
     input = Input.TEXT
     batch_rows = 16
     device = "cpu"
+    lanes = 2
 
     def __init__(self) -> None:
         self.pause_s = 0.0

@@ -12,6 +12,8 @@ T = TypeVar("T")
 ATTEMPTS = 5
 FIRST_PAUSE_S = 0.2
 PAUSE_S_MAX = 5.0
+# The pause is at its longest long before, and 2.0 ** 1024 is no number.
+DOUBLINGS_MAX = 16
 
 # The server promises that nothing happened, or the call can be made twice without harm.
 SAFE: tuple[type[LakebedError], ...] = (Busy, Unavailable, Conflict)
@@ -23,7 +25,7 @@ def pause_s(attempt: int, error: LakebedError | None = None) -> float:
     """How long to wait after the attempt numbered from 0: doubling, half of it by chance."""
     if error is not None and error.retry_after_ms is not None:
         return error.retry_after_ms / 1_000 * (1 + random.random() / 4)
-    longest = min(FIRST_PAUSE_S * 2.0**attempt, PAUSE_S_MAX)
+    longest = min(FIRST_PAUSE_S * 2.0 ** min(attempt, DOUBLINGS_MAX), PAUSE_S_MAX)
     return longest * (0.5 + random.random() / 2)
 
 

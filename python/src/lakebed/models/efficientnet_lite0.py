@@ -192,7 +192,7 @@ class EfficientNetLite0:
         self.input = Input.PICTURE
         stem = f"{self.name}-{self.digest.partition(':')[2]}-r{GRAPH_REVISION}"
         graph = cached_graph(cache, stem, lambda: write_graph(read_torch_legacy(weights)))
-        self._session, self.device = open_session(graph, device, threads)
+        self._session, self.device, self.lanes = open_session(graph, device, threads)
         # On a CPU larger batches leave its caches: 16 take 15 % longer for each picture.
         self.batch_rows = 128 if self.device.startswith("cuda") else 4
 

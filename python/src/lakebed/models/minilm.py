@@ -137,7 +137,7 @@ class MiniLm:
         self.input = Input.TEXT
         stem = f"{self.name}-{self.digest.partition(':')[2]}-r{GRAPH_REVISION}"
         graph = cached_graph(cache, stem, lambda: write_graph(read_safetensors(weights)))
-        self._session, self.device = open_session(graph, device, threads)
+        self._session, self.device, self.lanes = open_session(graph, device, threads)
         # On a CPU larger batches leave its caches: measured, with sorted captions.
         self.batch_rows = 256 if self.device.startswith("cuda") else 16
         self._tokenizer: Any = Tokenizer.from_file(str(weights.parent / "tokenizer.json"))

@@ -49,6 +49,8 @@ class Model(Protocol):
     batch_rows: int
     # Where it runs: "cpu" or "cuda:0".
     device: str
+    # Calls of `compute` at once with which it is fastest.
+    lanes: int
 
     def prepare(self, cells: Sequence[str | bytes]) -> list[Prepared | RowError]:
         """Decodes cells. A cell that cannot be decoded gives its error and harms no other."""

@@ -54,8 +54,11 @@ def cached_graph(cache: Path, stem: str, write: Callable[[], "onnx.ModelProto"])
     return path
 
 
-def open_session(graph: Path, device: str, threads: int | None) -> tuple[Any, str]:
-    """A session of a graph, and where it really runs.
+def open_session(graph: Path, device: str, threads: int | None) -> tuple[Any, str, int]:
+    """A session of a graph, where it really runs, and how many calls at once it is for.
+
+    On a CPU each call has one thread and as many run at once as `threads` says: calls that share
+    their threads wait for the slowest at every node (measured: a quarter more rows a second).
 
     Raises:
         DeviceMissing: `device` names CUDA and it does not work.
@@ -65,10 +68,8 @@ def open_session(graph: Path, device: str, threads: int | None) -> tuple[Any, st
 
     wanted = _providers(device, onnxruntime.get_available_providers())
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads or cores()
+    options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
-    # Threads that spin while they wait take the processor from decoding and from the server.
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = 3
     try:
         session = onnxruntime.InferenceSession(str(graph), options, providers=wanted)
@@ -84,7 +85,9 @@ def open_session(graph: Path, device: str, threads: int | None) -> tuple[Any, st
     runs_on_cuda = "CUDAExecutionProvider" in session.get_providers()
     if device.startswith("cuda") and not runs_on_cuda:
         raise DeviceMissing(f"device `{device}` was asked for and onnxruntime fell back to the CPU")
-    return session, (f"cuda:{_cuda_index(device)}" if runs_on_cuda else "cpu")
+    if runs_on_cuda:
+        return session, f"cuda:{_cuda_index(device)}", 1
+    return session, "cpu", threads or cores()
 
 
 def _providers(device: str, known: list[str]) -> list[Any]:

@@ -26,7 +26,10 @@ PICTURE_PIXELS_MAX = 89_478_485
 DECODE_BYTES_MAX = 512 << 20
 # Formats that are tried. Others of Pillow's run programs or are read by code that few people test.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "JPEG2000", "ICO")
+# Memory at the peak of the work, measured. What is transparent is copied to be laid on white.
 BYTES_A_PIXEL = 8
+BYTES_A_PIXEL_ODD = 16
+BYTES_A_PIXEL_TRANSPARENT = 24
 
 # The limit above is checked by name; Pillow's warning about the same would only come beside it.
 warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
@@ -78,7 +81,7 @@ def decode_picture(data: bytes) -> npt.NDArray[np.uint8]:
                 )
             # JPEG alone can be decoded smaller; asking for twice the side keeps the resize honest.
             picture.draft(None, (2 * SIDE, 2 * SIDE))
-            with _budget.take(picture.size[0] * picture.size[1] * BYTES_A_PIXEL):
+            with _budget.take(picture.size[0] * picture.size[1] * _bytes_a_pixel(picture)):
                 return _pixels(picture)
     except RowError:
         raise
@@ -93,10 +96,20 @@ def decode_picture(data: bytes) -> npt.NDArray[np.uint8]:
         raise RowError(f"picture is broken: {type(error).__name__}: {str(error)[:200]}") from None
 
 
+def _is_transparent(picture: Image.Image) -> bool:
+    return picture.mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info
+
+
+def _bytes_a_pixel(picture: Image.Image) -> int:
+    if _is_transparent(picture):
+        return BYTES_A_PIXEL_TRANSPARENT
+    return BYTES_A_PIXEL if picture.mode in {"RGB", "L", "1"} else BYTES_A_PIXEL_ODD
+
+
 def _pixels(picture: Image.Image) -> npt.NDArray[np.uint8]:
     picture.load()
-    upright = ImageOps.exif_transpose(picture)
-    resized = _to_rgb(upright).resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    ImageOps.exif_transpose(picture, in_place=True)
+    resized = _to_rgb(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.array(resized, np.uint8)
 
 
@@ -105,7 +118,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     mode = picture.mode
     if mode.startswith("I") or mode == "F":
         return _from_deep_grey(picture)
-    if mode in {"RGBA", "LA", "PA", "La", "RGBa"} or "transparency" in picture.info:
+    if _is_transparent(picture):
         straight = picture.convert("RGBA")
         white = Image.new("RGBA", straight.size, (255, 255, 255, 255))
         return Image.alpha_composite(white, straight).convert("RGB")

@@ -67,7 +67,7 @@ def load(name: str, cache: Path, device: str = "auto", threads: int | None = Non
         cache: the folder that keeps graphs between runs.
         device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA where it works, and the model's
             `device` says what it became; a named device that does not work is an error.
-        threads: of one run of the network; the processor's cores without it.
+        threads: of a processor that compute at once; its cores without it.
 
     Raises:
         KeyError: no built-in model has this name.

@@ -17,7 +17,7 @@ from lakebed.errors import LakebedError, Unavailable
 from lakebed.models.model import Input, Model, RowError
 from lakebed.worker.pipeline import Pipeline
 from lakebed.worker.protocol import Server, is_fatal
-from lakebed.worker.queues import Stages
+from lakebed.worker.queues import Closed, Stages
 from lakebed.worker.state import Attempt, Holdings
 from lakebed.worker.v1 import worker_pb2 as pb
 
@@ -57,7 +57,8 @@ class Agent:
         self._device = next(iter(models.values())).device
         self._stages = Stages()
         self._held = Holdings()
-        self._pipeline = Pipeline(server, self, self._stages, decoders)
+        lanes = max(model.lanes for model in models.values())
+        self._pipeline = Pipeline(server, self, self._stages, decoders, lanes)
         self._queries = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="query")
         self._something_ended = threading.Event()
         self._stop = threading.Event()
@@ -170,6 +171,9 @@ class Agent:
                 failures = 0
                 if wait_ms and not news and time.monotonic() - begun < POLL_PAUSE_S:
                     self._stop.wait(POLL_PAUSE_S)
+            except Closed:
+                # Work came while the pipeline was stopped.
+                return
             except LakebedError as error:
                 if self._stop.is_set():
                     return

@@ -10,6 +10,7 @@ import os
 import platform
 import signal
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -124,6 +125,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         signal.signal(number, lambda *_: _exit(CANNOT_WORK))
         agent.stop()
 
+    def die(failed: threading.ExceptHookArgs) -> None:
+        # Without one of its threads a worker would hold its tasks for ever.
+        name = failed.thread.name if failed.thread else "?"
+        log.critical("thread %s failed", name, exc_info=failed.exc_value)
+        _exit(CANNOT_WORK)
+
+    threading.excepthook = die
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
     log.info("attach to %s with %d slots", to.url, given.slots)

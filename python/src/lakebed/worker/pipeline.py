@@ -9,6 +9,7 @@ wherever it is.
 import logging
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -194,13 +195,15 @@ class _Piece:
 
 
 class _Pool:
-    """Decoded rows by run, oldest run first. Gives enough of them at once to be sorted."""
+    """Decoded rows by run, oldest run first. Gathers enough of them to be sorted, and gives them in
+    batches, so that several threads share the work of one run."""
 
     def __init__(self, bytes_max: int) -> None:
         self._bytes_max = bytes_max
         self._bytes = 0
         self._changed = threading.Condition()
         self._rows: dict[Run, list[tuple[int, Prepared]]] = {}
+        self._batches: deque[tuple[Run, list[tuple[int, Prepared]]]] = deque()
         self._complete: set[Run] = set()
         self._is_closed = False
 
@@ -224,25 +227,34 @@ class _Pool:
             self._changed.notify_all()
 
     def take(self) -> tuple[Run, list[tuple[int, Prepared]]]:
-        """Rows of one run to be sorted and computed. Waits for a good number of them, but not where
+        """A batch of one run to be computed. Waits for a good number of rows to sort, but not where
         nothing more will come, or where the pool is so full that nothing more can."""
         with self._changed:
-            while True:
+            while not self._batches:
                 if self._is_closed:
                     raise Closed
                 if (found := self._ready()) is not None:
-                    break
-                self._changed.wait()
-            rows = self._rows.pop(found)
-            enough = found.model.batch_rows * BATCHES_SORTED
-            taken, left = rows[:enough], rows[enough:]
-            if left:
-                self._rows = {found: left, **self._rows}
-            elif found in self._complete:
-                self._complete.discard(found)
-            self._bytes -= sum(row.nbytes for _, row in taken)
+                    self._sort(found)
+                else:
+                    self._changed.wait()
+            run, batch = self._batches.popleft()
+            self._bytes -= sum(row.nbytes for _, row in batch)
             self._changed.notify_all()
-            return found, taken
+            return run, batch
+
+    def _sort(self, run: Run) -> None:
+        rows = self._rows.pop(run)
+        enough = run.model.batch_rows * BATCHES_SORTED
+        taken, left = rows[:enough], rows[enough:]
+        if left:
+            self._rows = {run: left, **self._rows}
+        else:
+            self._complete.discard(run)
+        taken.sort(key=lambda row: row[1].cost)
+        step = run.model.batch_rows
+        self._batches.extend(
+            (run, taken[start : start + step]) for start in range(0, len(taken), step)
+        )
 
     def _ready(self) -> Run | None:
         for run in [run for run in self._rows if run.is_cancelled()]:
@@ -261,13 +273,16 @@ class _Pool:
         with self._changed:
             self._is_closed = True
             self._rows.clear()
+            self._batches.clear()
             self._changed.notify_all()
 
 
 class Pipeline:
     """The threads of all stages and the queues between them."""
 
-    def __init__(self, source: Source, outcome: Outcome, stages: Stages, decoders: int) -> None:
+    def __init__(
+        self, source: Source, outcome: Outcome, stages: Stages, decoders: int, lanes: int
+    ) -> None:
         self._source = source
         self._outcome = outcome
         self._stages = stages
@@ -280,7 +295,7 @@ class Pipeline:
         loops: list[tuple[str, Callable[[], None], int]] = [
             ("read", self._read, READERS),
             ("decode", self._decode, decoders),
-            ("compute", self._compute, 1),
+            ("compute", self._compute, lanes),
             ("write", self._write, WRITERS),
         ]
         self._threads = [
@@ -413,22 +428,18 @@ class Pipeline:
 
     def _compute(self) -> None:
         run, rows = self._pool.take()
-        rows.sort(key=lambda row: row[1].cost)
-        step = run.model.batch_rows
-        for start in range(0, len(rows), step):
-            if run.is_cancelled():
-                return
-            some = rows[start : start + step]
-            try:
-                with self._stages.busy("compute", len(some)):
-                    vectors = run.model.compute([row for _, row in some])
-            except Exception as error:
-                # Whatever the runtime raises concerns the batch, and with it the task.
-                log.exception("%s: the model failed", run.attempt)
-                self._fail(run, f"model failed: {type(error).__name__}: {error}", retryable=True)
-                return
-            if run.add_vectors([row_id for row_id, _ in some], vectors):
-                self._results.put(run)
+        if run.is_cancelled():
+            return
+        try:
+            with self._stages.busy("compute", len(rows)):
+                vectors = run.model.compute([row for _, row in rows])
+        except Exception as error:
+            # Whatever the runtime raises concerns the batch, and with it the task.
+            log.exception("%s: the model failed", run.attempt)
+            self._fail(run, f"model failed: {type(error).__name__}: {error}", retryable=True)
+            return
+        if run.add_vectors([row_id for row_id, _ in rows], vectors):
+            self._results.put(run)
 
     def _write(self) -> None:
         run = self._results.get()
