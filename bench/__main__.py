@@ -8,7 +8,7 @@ import json
 import tempfile
 from pathlib import Path
 
-from bench import do_get, do_put, embedding, importing, search, sql, take
+from bench import do_get, do_put, embedding, importing, search, sql, take, upserts
 from bench.machine import describe_machine, describe_versions
 from bench.picture import draw
 from bench.rounds import Comparison
@@ -19,6 +19,7 @@ BENCHMARKS = {
     "do_put": do_put,
     "do_get": do_get,
     "take": take,
+    "upserts": upserts,
     "sql": sql,
     "search": search,
     "embedding": embedding,

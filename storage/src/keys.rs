@@ -120,7 +120,11 @@ impl KeyGuard {
         &self.names
     }
 
-    fn hashes(&self, stored: &RecordBatch) -> Result<Vec<u128>> {
+    /// A hash of each row's key.
+    ///
+    /// # Errors
+    /// `Conflict` when its key columns are not of the types that were checked.
+    pub(crate) fn hashes(&self, stored: &RecordBatch) -> Result<Vec<u128>> {
         let changed = || {
             let keys = self.names.join("`, `");
             Error::new(ErrorKind::Conflict, format!("key `{keys}` changed while the rows came in"))

@@ -63,6 +63,7 @@ mod test_lake;
 mod update;
 mod upload;
 mod upsert;
+mod upsert_group;
 mod version;
 mod whole_merge;
 mod wide_columns;

@@ -93,6 +93,16 @@ impl SpoolWriter {
 }
 
 impl Spool {
+    /// Rows that are in memory already.
+    pub(crate) fn of(batch: RecordBatch) -> Self {
+        Spool { schema: batch.schema(), in_memory: vec![batch], file: None }
+    }
+
+    /// The rows, where they are all in memory.
+    pub(crate) fn in_memory(&self) -> Option<&[RecordBatch]> {
+        self.file.is_none().then_some(self.in_memory.as_slice())
+    }
+
     /// The rows as a stream, as often as wanted, one reader at a time.
     pub(crate) fn source(&self) -> SendableRecordBatchStream {
         let Some(file) = self.file.clone() else {

@@ -19,6 +19,7 @@ use crate::commit::PendingAppend;
 use crate::lake::Shared;
 use crate::lance_error::from_lance;
 use crate::pins::{Pin, PinnedVersion};
+use crate::upsert_group::PendingUpsert;
 use crate::write_id::WriteIds;
 
 /// How long the newest version is trusted before the store is asked whether another tool committed.
@@ -41,6 +42,8 @@ pub(crate) struct Branch {
     is_dropped: Arc<AtomicBool>,
     latest: RwLock<(Arc<Dataset>, Instant)>,
     pub(crate) queue: Mutex<VecDeque<PendingAppend>>,
+    /// Small upserts that wait for the mutation lock.
+    pub(crate) upserts: Mutex<VecDeque<PendingUpsert>>,
     /// Held while a manifest is written.
     pub(crate) committing: Arc<Mutex<()>>,
     /// Held from reading the newest version to committing on it, by everything but appends.
@@ -122,6 +125,7 @@ impl Table {
             is_dropped: self.is_dropped.clone(),
             latest: RwLock::new((Arc::new(dataset), Instant::now())),
             queue: Mutex::default(),
+            upserts: Mutex::default(),
             committing: Arc::default(),
             mutation: Mutex::default(),
             write_ids: OnceCell::new(),

@@ -11,11 +11,13 @@
 //! MB). So an upsert has two steps: between them, when the rows are all here and nothing but a race can
 //! refuse them any more, the caller makes sure of that index.
 //!
-//! Two upserts never run at once on a branch, so two of one new key never make two rows.
+//! Two upserts never run at once on a branch, so two of one new key never make two rows. Small ones that
+//! wait for their turn are merged together (`upsert_group.rs`).
 
 use async_recursion::async_recursion as boxed;
 use std::sync::Arc;
 
+use arrow_array::RecordBatch;
 use arrow_schema::{Field, Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Limits, Result, Subject, nearest_names};
@@ -37,6 +39,7 @@ use crate::sql_guard::check_sql;
 use crate::table::{Branch, Table};
 use crate::whole_merge::{is_whole_and_large, write_whole};
 use crate::write::{CommitReceipt, Counted, Held, Start, WriteOptions, discard, write_error};
+use crate::write_id::WriteRecord;
 
 /// What a merge does to rows whose key is there.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,17 +119,18 @@ pub enum Prepared {
 
 /// An upsert whose rows were received, conformed and checked; nothing of it is in the table yet.
 pub struct PreparedUpsert {
-    branch: Arc<Branch>,
-    on: Vec<String>,
-    rule: MergeRule,
-    schema: SchemaRef,
+    pub(crate) branch: Arc<Branch>,
+    pub(crate) on: Vec<String>,
+    pub(crate) rule: MergeRule,
+    pub(crate) schema: SchemaRef,
     /// Where the merge may be too large for lance.
-    keys: Option<KeyGuard>,
-    spool: Spool,
-    counted: Counted,
-    options: WriteOptions,
+    pub(crate) keys: Option<KeyGuard>,
+    pub(crate) spool: Spool,
+    pub(crate) counted: Counted,
+    /// What is kept with the version, by write id.
+    pub(crate) writes: Vec<(String, WriteRecord)>,
     wants_key_index: bool,
-    _held: Held,
+    _held: Option<Held>,
 }
 
 impl std::fmt::Debug for PreparedUpsert {
@@ -175,6 +179,7 @@ impl Table {
             }
             false => None,
         };
+        let record = counted.record(&options, self.shared.clock.now_ms());
         Ok(Prepared::Ready(Box::new(PreparedUpsert {
             branch,
             on: on.to_vec(),
@@ -183,9 +188,9 @@ impl Table {
             keys,
             spool,
             counted,
-            options,
+            writes: options.write_id.map(|id| (id, record)).into_iter().collect(),
             wants_key_index,
-            _held: held,
+            _held: Some(held),
         })))
     }
 
@@ -245,11 +250,37 @@ impl PreparedUpsert {
     /// the table changed too much or too often meanwhile.
     #[boxed]
     pub async fn commit(self) -> Result<MergeOutcome> {
-        let PreparedUpsert { branch, rule, schema, counted, options, .. } = &self;
-        branch.ensure_blob_base_for(schema).await?;
+        self.branch.ensure_blob_base_for(&self.schema).await?;
+        if self.may_wait_for_others().await {
+            return self.commit_with_others().await;
+        }
+        let branch = Arc::clone(&self.branch);
         let _mutation = branch.mutation.lock().await;
-        let record = counted.record(options, branch.shared.clock.now_ms());
-        let writes: Vec<_> = options.write_id.clone().map(|id| (id, record)).into_iter().collect();
+        let (outcome, _) = self.merge_on_newest().await?;
+        Ok(outcome)
+    }
+
+    /// The same rows of several upserts that go into one version.
+    pub(crate) fn of_many(&self, batch: RecordBatch, writes: Vec<(String, WriteRecord)>) -> Self {
+        let counted = Counted::default();
+        counted.add(&batch);
+        PreparedUpsert {
+            branch: Arc::clone(&self.branch),
+            on: self.on.clone(),
+            rule: self.rule.clone(),
+            schema: Arc::clone(&self.schema),
+            keys: None,
+            spool: Spool::of(batch),
+            counted,
+            writes,
+            wants_key_index: self.wants_key_index,
+            _held: None,
+        }
+    }
+
+    /// Merges and commits; the caller holds the branch's mutation lock. Gives the version, too.
+    pub(crate) async fn merge_on_newest(&self) -> Result<(MergeOutcome, Arc<Dataset>)> {
+        let PreparedUpsert { branch, rule, schema, counted, writes, .. } = self;
         let mut tries = 1;
         let mut turn = None;
         loop {
@@ -282,13 +313,14 @@ impl PreparedUpsert {
                 .await;
             match outcome {
                 Ok(committed) => {
-                    return Ok(MergeOutcome {
+                    let outcome = MergeOutcome {
                         receipt: counted.receipt(committed.version().version),
                         inserted,
                         updated,
                         deleted,
                         attempts: tries,
-                    });
+                    };
+                    return Ok((outcome, committed));
                 }
                 Err(error) if error.kind() == ErrorKind::Conflict => {
                     discard(&branch.shared, &latest.branch_location().path, &written).await?;

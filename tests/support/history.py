@@ -1,7 +1,8 @@
 """A model of a table: what each acknowledged change must have done, version by version.
 
 Every acknowledged change names its version. Replayed in that order they must give the rows that the
-table has at each version. Only appends may share one: they are committed as a group.
+table has at each version. Only appends may share one, and upserts: they are committed as a group,
+as if in some order.
 """
 
 from dataclasses import dataclass, field
@@ -50,16 +51,45 @@ def apply(change: Change, states: dict[int, list[tuple[int, str]]], before: int)
     states[change.version] = state
 
 
+def in_order(upserts: list[Change], found: dict[int, str]) -> list[Change]:
+    """Upserts of one version in an order that gives what was found there."""
+    left, order = list(upserts), []
+    decided: set[int] = set()
+    while left:
+        for change in left:
+            own = {key: text for key, text in change.rows.items() if key not in decided}
+            if all(found.get(key) == text for key, text in own.items()):
+                break
+        else:
+            raise AssertionError(f"no order of {upserts} gives {found}")
+        left.remove(change)
+        decided |= change.rows.keys()
+        order.insert(0, change)
+    return order
+
+
+def replayed(lake: Lake, table: str, changes: list[Change]) -> list[Change]:
+    """The changes in the order in which they happened."""
+    order: list[Change] = []
+    for version in sorted({change.version for change in changes}):
+        group = [change for change in changes if change.version == version]
+        group = [change for change in group if change.kind != "delete" or change.count != 0]
+        if len(group) > 1 and {change.kind for change in group} == {"upsert"}:
+            rows = lake.read(table, version=version).to_pydict()
+            group = in_order(group, dict(zip(rows["id"], rows["name"], strict=True)))
+        order += group
+    return order
+
+
 def check_history(lake: Lake, table: str, first: Rows, changes: list[Change]) -> None:
     """Compares every version that a change names, and the newest, with the replay."""
     states = {1: list(first.items())}
     before = 1
-    for change in sorted(changes, key=lambda change: change.version):
-        if change.kind == "delete" and change.count == 0:
-            continue  # it committed nothing
+    order = replayed(lake, table, changes)  # without deletions of nothing, which commit nothing
+    for change in order:
         if change.version == before and before > 1:
-            group = [other.kind for other in changes if other.version == change.version]
-            assert set(group) <= {"append", "delete"}, f"{group} in version {before}"
+            group = {other.kind for other in order if other.version == change.version}
+            assert group in ({"append"}, {"upsert"}), f"{group} in version {before}"
         apply(change, states, before)
         before = change.version
     for version, expected in states.items():
