@@ -2,7 +2,6 @@
 when the connection or the server goes away."""
 
 import asyncio
-import contextlib
 import datetime
 import io
 import multiprocessing
@@ -29,7 +28,6 @@ from lakebed import errors
 from support.flight import GRPC_CODES
 from support.server import LakebedServer, built_binary
 from support.tls import Authority
-from support.waiting import wait_until
 
 MIB = 1 << 20
 
@@ -156,94 +154,6 @@ def test_large_batches_are_cut(db: lakebed.Connection, table: str) -> None:
 
 
 # ---- writes happen once -----------------------------------------------------------------------
-
-
-class Proxy:
-    """Passes bytes on between a client and the server, until it is told to break."""
-
-    def __init__(self, target: str) -> None:
-        host, _, port = target.rpartition(":")
-        self._target = (host, int(port))
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.address = f"127.0.0.1:{self._listener.getsockname()[1]}"
-        self.answers_lost = 0
-        self.is_losing: Callable[[], bool] = lambda: False
-        self._open: list[socket.socket] = []
-        threading.Thread(target=self._accept, daemon=True).start()
-
-    def _accept(self) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = self._listener.accept()
-                server = socket.create_connection(self._target)
-                self._open += [client, server]
-                for a, b, answers in ((client, server, False), (server, client, True)):
-                    threading.Thread(target=self._pass, args=(a, b, answers), daemon=True).start()
-
-    def _pass(self, source: socket.socket, sink: socket.socket, answers: bool) -> None:
-        with contextlib.suppress(OSError):
-            while data := source.recv(1 << 16):
-                if answers and self.is_losing():
-                    self.answers_lost += 1
-                    break
-                sink.sendall(data)
-        for end in (source, sink):
-            with contextlib.suppress(OSError):
-                end.shutdown(socket.SHUT_RDWR)
-
-    def close(self) -> None:
-        self._listener.close()
-        for end in self._open:
-            end.close()
-
-
-@pytest.fixture
-def proxied(server: LakebedServer) -> Iterator[tuple[lakebed.Connection, Proxy]]:
-    """A connection whose Flight goes through a proxy."""
-    proxy = Proxy(server.flight_address)
-    db = connect(server)
-    db._http._version = {**db.server_version(), "flight": proxy.address}
-    yield db, proxy
-    db.close()
-    proxy.close()
-
-
-@pytest.mark.parametrize("mode", ["add", "upsert", "create"])
-def test_a_lost_answer_does_not_double_rows(
-    server: LakebedServer, proxied: tuple[lakebed.Connection, Proxy], table: str, mode: str
-) -> None:
-    """The write is committed, its answer never arrives, and the client sends the write again."""
-    direct = connect(server)
-    db, proxy = proxied
-    if mode != "create":
-        direct.create_table(table, numbered(5))
-    db.tables()
-
-    def is_committed() -> bool:
-        with contextlib.suppress(errors.NotFound):
-            return proxy.answers_lost == 0 and direct.table(table).count("id >= 100") > 0
-        return False
-
-    def losing() -> bool:
-        # Answers are held back until the rows are there, and then the connection is cut, once.
-        if proxy.answers_lost:
-            return False
-        wait_until(is_committed, "the commit", 20)
-        return True
-
-    # Opened before, so that the handshake of HTTP/2 is through.
-    with contextlib.suppress(errors.NotFound):
-        db.table(table).count()
-    proxy.is_losing = losing
-    rows = numbered(3, 100)
-    if mode == "create":
-        db.create_table(table, rows)
-    elif mode == "add":
-        db.table(table).add(rows)
-    else:
-        db.table(table).upsert(rows, on="id")
-    assert proxy.answers_lost == 1
-    assert direct.table(table).count("id >= 100") == 3
 
 
 def test_a_generator_cannot_be_sent_again_and_says_its_write_id(
@@ -403,23 +313,32 @@ def test_a_call_ends_at_its_time_out(server: LakebedServer) -> None:
     assert server.running
 
 
-def test_a_lost_update_is_not_sent_again() -> None:
-    """Whether it happened is not known, and doing it twice could change more."""
-    requests = []
+def test_an_error_of_our_own_is_no_answer_of_the_server(
+    db: lakebed.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(timeout_s: float) -> None:  # noqa: ARG001
+        raise KeyError("a bug")
 
-    def swallow(listener: socket.socket) -> None:
-        with contextlib.suppress(OSError):
-            while True:
-                client, _ = listener.accept()
-                requests.append(client.recv(1 << 16))
-                client.close()
+    monkeypatch.setattr(db._flight, "options", broken)
+    for call in (
+        lambda: db.table("t").scan().plan(),
+        lambda: db._flight.stream(b"{}"),
+        lambda: db._flight.action("x", b""),
+        lambda: db.table("t").add({"id": [1]}),
+    ):
+        with pytest.raises(KeyError, match="a bug"):
+            call()
 
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        threading.Thread(target=swallow, args=(listener,), daemon=True).start()
-        db = lakebed.connect(f"http://127.0.0.1:{listener.getsockname()[1]}", "k")
-        with pytest.raises(errors.CommitUnknown, match="lost after"):
-            db.table("t").update("a = 1", values_sql={"a": "a + 1"})
-    assert len(requests) == 1
+
+def test_closing_ends_the_sockets(server: LakebedServer) -> None:
+    db = connect(server)
+    db.tables()
+    kept = db._http._local.kept[1]
+    assert kept.sock is not None
+    db.close()
+    assert kept.sock is None
+    assert isinstance(db.tables(), list)
+    db.close()
 
 
 # ---- processes, threads, tasks ----------------------------------------------------------------
@@ -563,3 +482,11 @@ def test_tls(make_server: Callable[..., LakebedServer], tmp_path: Path, table: s
         assert blob.read() == b"x"
     with pytest.raises(errors.Unavailable, match="certificate"):
         lakebed.connect(url, server.admin_key).tables()
+
+
+def test_certificates_that_are_none(tmp_path: Path) -> None:
+    empty = tmp_path / "empty.pem"
+    empty.write_text("")
+    for file in (empty, tmp_path / "missing.pem"):
+        with pytest.raises(errors.InvalidArgument, match=file.name):
+            lakebed.connect("https://localhost:1", ca_file=str(file))

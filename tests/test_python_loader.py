@@ -13,6 +13,7 @@ import lakebed
 from lakebed.loader import Loader, Snapshot, decoded
 from lakebed.order import Order, Permutation, part
 from support.server import LakebedServer
+from support.waiting import wait_until
 
 # ---- the permutation --------------------------------------------------------------------------
 
@@ -204,6 +205,36 @@ def test_drop_last(frames: lakebed.Table) -> None:
     loader = Loader(Snapshot(frames, columns=["id"]), drop_last=True, **SMALL)
     assert len(list(loader)) == len(loader) == 31
     assert loader.epoch == 1
+
+
+def test_the_state_after_the_last_whole_batch(frames: lakebed.Table) -> None:
+    """Nothing more comes of this epoch, so whoever goes on begins the next."""
+    loader = Loader(Snapshot(frames, columns=["id"]), drop_last=True, **SMALL)
+    batches = iter(loader)
+    states = [loader.state_dict() for _ in itertools.islice(batches, 31)]
+    assert (states[-2]["epoch"], states[-2]["position"]) == (0, 30 * 32)
+    assert (states[-1]["epoch"], states[-1]["position"]) == (1, 0)
+    again = Loader(Snapshot(frames, columns=["id"]), drop_last=True, **SMALL)
+    again.load_state_dict(states[-1])
+    assert len(list(again)) == 31
+
+
+def test_the_next_window_is_read_while_one_is_consumed(frames: lakebed.Table) -> None:
+    """Also where rows are so large that one window is more than may be read ahead."""
+    snapshot = Snapshot(frames, columns=["id"])
+    read, started = snapshot.block, []
+
+    def block(start: int, rows: int) -> pa.Table:
+        started.append(start)
+        return read(start, rows)
+
+    snapshot.block = block
+    loader = Loader(snapshot, read_ahead_bytes=1, **SMALL)
+    batches = iter(loader)
+    first = next(batches)
+    wait_until(lambda: len(started) == 6, "the second window", 10)
+    assert sorted(started) == [0, 50, 100, 150, 200, 250]
+    assert ids_of(iter([first])) + ids_of(batches) == list(range(ROWS))
 
 
 def test_a_snapshot_can_be_pickled(frames: lakebed.Table) -> None:

@@ -1,11 +1,14 @@
 """The package as it is shipped: what is in it, what importing it costs, the generated code, the
 command line of the worker, and jobs through the client."""
 
+import asyncio
 import json
 import os
+import pickle
 import signal
 import subprocess
 import sys
+import threading
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,6 +17,7 @@ import pytest
 
 import lakebed
 from lakebed import errors
+from lakebed.jobs import Jobs, JobStatus
 from support.server import LakebedServer, built_binary
 from support.waiting import wait_until
 from support.worker import TEXT_MODEL, Worker
@@ -149,6 +153,99 @@ def test_a_job_is_steered(server: LakebedServer, table: str) -> None:
         db.jobs.submit("nope", input="text", output="vector", model=TEXT_MODEL)
     with pytest.raises(errors.NotFound):
         db.jobs.pause("nope")
+
+
+def test_a_failed_job_can_be_pickled() -> None:
+    status = JobStatus("j", "t", "FAILED", "cars", 1, 2, 3, 4, "no model", {"a": 1})
+    error = pickle.loads(pickle.dumps(lakebed.JobFailed(status)))
+    assert error.status == status
+    assert "no model" in str(error)
+
+
+def flaky(jobs: Jobs, failures: list[errors.LakebedError]) -> Jobs:
+    """Jobs whose `describe` fails a few times before the server is asked."""
+    asked = jobs.describe
+
+    def describe(job_id: str) -> JobStatus:
+        if failures:
+            raise failures.pop(0)
+        return asked(job_id)
+
+    jobs.describe = describe
+    return jobs
+
+
+@pytest.mark.parametrize("is_async", [False, True])
+def test_a_wait_outlives_what_passes(server: LakebedServer, table: str, is_async: bool) -> None:
+    db = lakebed.connect(f"http://{server.http_address}", server.admin_key)
+    db.create_table(table, {"id": [1], "text": ["a"]})
+    job = db.jobs.submit(table, input="text", output="vector", model=TEXT_MODEL)
+    job.cancel()
+    failures = [
+        errors.Busy("full", retry_after_ms=1),
+        errors.DeadlineExceeded("slow"),
+        errors.Unavailable("away", retry_after_ms=1),
+    ]
+    flaky(db.jobs, failures)
+    with pytest.raises(lakebed.JobFailed, match="CANCELLED"):
+        if is_async:
+            asyncio.run(lakebed.AsyncConnection(db).jobs.wait(job.id, 30))
+        else:
+            job.wait(30)
+    assert failures == []
+    flaky(db.jobs, [errors.NotFound("gone")])
+    with pytest.raises(errors.NotFound, match="gone"):
+        job.wait(30)
+
+
+def test_many_waits_leave_threads_for_others(server: LakebedServer, table: str) -> None:
+    """More waits than threads, and calls go on; a wait that is given up asks no more."""
+    db = lakebed.connect(f"http://{server.http_address}", server.admin_key)
+    db.create_table(table, {"id": [1], "text": ["a"]})
+    job = db.jobs.submit(table, input="text", output="vector", model=TEXT_MODEL)
+    looks = []
+    asked = db.jobs.describe
+
+    def describe(job_id: str) -> JobStatus:
+        looks.append(job_id)
+        return asked(job_id)
+
+    db.jobs.describe = describe
+
+    async def go() -> None:
+        async with lakebed.AsyncConnection(db, threads=2) as later:
+            waits = [asyncio.create_task(later.jobs.wait(job.id, 60)) for _ in range(8)]
+            await asyncio.sleep(0.5)
+            assert await asyncio.wait_for(later.table(table).count(), 10) == 1
+            for wait in waits[1:]:
+                wait.cancel()
+            ended = await asyncio.gather(*waits[1:], return_exceptions=True)
+            assert all(isinstance(end, asyncio.CancelledError) for end in ended)
+            # Of eight, one is left.
+            await asyncio.sleep(0.5)
+            before = len(looks)
+            await asyncio.sleep(2)
+            assert 0 < len(looks) - before <= 4
+            await later.jobs.cancel(job.id)
+            with pytest.raises(lakebed.JobFailed, match="CANCELLED"):
+                await waits[0]
+
+    asyncio.run(go())
+
+
+def test_closing_needs_no_thread_of_the_pool(server: LakebedServer) -> None:
+    db = lakebed.connect(f"http://{server.http_address}", server.admin_key)
+    over = threading.Event()
+
+    async def go() -> None:
+        later = lakebed.AsyncConnection(db, threads=1)
+        held = asyncio.ensure_future(later._pool.run(lambda: over.wait(30)))
+        await asyncio.sleep(0)
+        await asyncio.wait_for(later.close(), 10)
+        over.set()
+        assert await held
+
+    asyncio.run(go())
 
 
 def test_an_import(server: LakebedServer, stamps: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,30 @@ def test_the_state_goes_on(table: lakebed.Table) -> None:
     assert given + [batch["id"].tolist() for batch in second] == whole
 
 
+def test_a_state_that_is_loaded_is_the_state(table: lakebed.Table) -> None:
+    """Also in a dataset that has read before, and with the epoch that it names."""
+    from lakebed.torch import IterableTable
+
+    def make() -> IterableTable:
+        return IterableTable(table, columns=["id"], batch_rows=16, seed=3)
+
+    first = make()
+    epochs = [[batch["id"].tolist() for batch in first] for _ in range(3)]
+    begun = make()
+    begun.set_epoch(1)
+    iterator = iter(begun)
+    for _ in range(5):
+        next(iterator)
+    state = begun.state_dict()
+    assert (state["epoch"], state["position"]) == (1, 80)
+    for _ in range(3):
+        next(iterator)
+    begun.load_state_dict(state)
+    assert begun.state_dict() == state
+    assert [batch["id"].tolist() for batch in begun] == epochs[1][5:]
+    assert [batch["id"].tolist() for batch in begun] == epochs[2]
+
+
 def test_a_map_table(table: lakebed.Table) -> None:
     from lakebed.torch import MapTable
 

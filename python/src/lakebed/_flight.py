@@ -38,11 +38,17 @@ _BY_TYPE: list[tuple[type[BaseException], type[LakebedError]]] = [
     (flight.FlightUnavailableError, errors.Unavailable),
     (flight.FlightTimedOutError, errors.DeadlineExceeded),
     (flight.FlightCancelledError, errors.Cancelled),
-    (NotImplementedError, errors.NotBuilt),
-    (KeyError, errors.NotFound),
+    (pa.ArrowNotImplementedError, errors.NotBuilt),
+    (pa.ArrowKeyError, errors.NotFound),
     (pa.ArrowInvalid, errors.InvalidArgument),
 ]
-FAILURES = (flight.FlightError, pa.ArrowException, KeyError, NotImplementedError, OSError)
+# Only what pyarrow raises: a `KeyError` of this package's is a bug, not a missing table. Its
+# `ArrowIOError` is `OSError` itself.
+FAILURES = (flight.FlightError, pa.ArrowException, OSError)
+# Of a change these leave open whether it happened: the server goes on after the call has ended.
+_OPEN = (errors.DeadlineExceeded, errors.Cancelled)
+# These as well where the server did not say them: then the connection broke.
+_OPEN_WHERE_UNTOLD = (errors.Unavailable, errors.Internal)
 
 
 # Whether gRPC runs in this process, and whether it ran in the one that this was forked from.
@@ -80,14 +86,29 @@ class _Recorder(flight.ClientMiddlewareFactory):  # type: ignore[misc]
         return record
 
 
-def translate(error: BaseException, record: "_Record | None") -> LakebedError:
-    """The error of this package behind one of pyarrow's."""
+def translate(
+    error: BaseException, record: "_Record | None", *, changes: bool = False
+) -> LakebedError:
+    """The error of this package behind one of pyarrow's.
+
+    Args:
+        changes: whether the call changes something, so that a lost answer leaves it open whether
+            that happened.
+    """
     message = _PREFIX.sub("", _DEBUG.sub("", str(error)).strip().strip("'\""))
     fallback = next((kind for known, kind in _BY_TYPE if isinstance(error, known)), None)
+    was_sent = "failed to connect" not in message
     if fallback is None:
-        lost = "failed to connect" in message or "Connection reset" in message
+        lost = not was_sent or "Connection reset" in message
         fallback = errors.Unavailable if lost or isinstance(error, OSError) else errors.Internal
-    return errors.from_headers(message, record.headers if record else {}, fallback)
+    headers = record.headers if record else {}
+    found = errors.from_headers(message, headers, fallback)
+    if changes and was_sent:
+        is_told = errors.KIND_HEADER in headers
+        if isinstance(found, _OPEN if is_told else (*_OPEN, *_OPEN_WHERE_UNTOLD)):
+            message = f"the answer to a change was lost: {message}"
+            return errors.CommitUnknown(message, request_id=found.request_id)
+    return found
 
 
 class _Callers:
@@ -189,33 +210,48 @@ class FlightDoor:
         return flight.FlightCallOptions(timeout=timeout_s, headers=headers)
 
     @contextlib.contextmanager
-    def translated(self) -> Iterator[None]:
-        """Raises this package's errors for pyarrow's in the block, which makes one call."""
+    def translated(self, *, changes: bool = False) -> Iterator[None]:
+        """Raises this package's errors for pyarrow's in the block, which makes one call and nothing
+        else: what goes wrong before it is no answer of the server's."""
+        # Rows that are written may come from a read on the same thread, so calls are nested.
+        outer = getattr(_calls, "latest", None)
         _calls.latest = None
         try:
             yield
         except FAILURES as error:
-            raise translate(error, getattr(_calls, "latest", None)) from error
+            raise translate(error, getattr(_calls, "latest", None), changes=changes) from error
+        finally:
+            _calls.latest = outer
 
     def info(self, command: bytes, timeout_s: float | None = None) -> flight.FlightInfo:
         """GetFlightInfo of a command."""
         descriptor = flight.FlightDescriptor.for_command(command)
+        options = self.options(timeout_s or self.target.timeout_s)
+        client = self.client()
         with self.translated():
-            options = self.options(timeout_s or self.target.timeout_s)
-            return self.client().get_flight_info(descriptor, options)
+            return client.get_flight_info(descriptor, options)
 
-    def stream(self, ticket: bytes, timeout_s: float | None = None) -> "Stream":
-        """DoGet of a ticket, which may be a JSON command."""
-        with self.translated():
-            options = self.options(timeout_s or self.target.stream_timeout_s)
-            reader = self.client().do_get(flight.Ticket(ticket), options)
-            return Stream(reader, getattr(_calls, "latest", None))
+    def stream(
+        self, ticket: bytes, timeout_s: float | None = None, *, changes: bool = False
+    ) -> "Stream":
+        """DoGet of a ticket, which may be a JSON command.
+
+        Args:
+            changes: whether the ticket changes something; where its answer is lost the error is
+                `CommitUnknown`.
+        """
+        options = self.options(timeout_s or self.target.stream_timeout_s)
+        client = self.client()
+        with self.translated(changes=changes):
+            reader = client.do_get(flight.Ticket(ticket), options)
+            return Stream(reader, getattr(_calls, "latest", None), changes=changes)
 
     def action(self, name: str, body: bytes, timeout_s: float | None = None) -> list[bytes]:
         """The results of one DoAction."""
+        options = self.options(timeout_s or self.target.timeout_s)
+        client = self.client()
         with self.translated():
-            options = self.options(timeout_s or self.target.timeout_s)
-            results = self.client().do_action(flight.Action(name, body), options)
+            results = client.do_action(flight.Action(name, body), options)
             return [result.body.to_pybytes() for result in results]
 
     def put(
@@ -233,12 +269,13 @@ class FlightDoor:
         it, in `batches` too, leaves nothing written.
         """
         descriptor = flight.FlightDescriptor.for_command(command)
+        options = self.options(timeout_s or self.target.stream_timeout_s)
+        client = self.client()
         own = _Callers(batches())
         answer = None
         try:
             with self.translated():
-                options = self.options(timeout_s or self.target.stream_timeout_s)
-                writer, reader = self.client().do_put(descriptor, schema, options)
+                writer, reader = client.do_put(descriptor, schema, options)
                 with writer:  # its close reports what the server said, also when a write failed
                     rows = 0
                     for batch in own:
@@ -263,15 +300,18 @@ class FlightDoor:
 class Stream:
     """The batches of one DoGet."""
 
-    def __init__(self, reader: flight.FlightStreamReader, record: _Record | None) -> None:
+    def __init__(
+        self, reader: flight.FlightStreamReader, record: _Record | None, *, changes: bool = False
+    ) -> None:
         self._reader = reader
         self._record = record
+        self._changes = changes
 
     def _call(self, step: Callable[[], T]) -> T:
         try:
             return step()
         except FAILURES as error:
-            raise translate(error, self._record) from error
+            raise translate(error, self._record, changes=self._changes) from error
 
     @property
     def schema(self) -> pa.Schema:

@@ -14,10 +14,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lakebed._target import Target, local_admin_key
-from lakebed.errors import CommitUnknown, DeadlineExceeded, Unavailable, from_http
+from lakebed._target import Target, local_admin_key, parse_json
+from lakebed.errors import (
+    KIND_HEADER,
+    CommitUnknown,
+    DeadlineExceeded,
+    InvalidArgument,
+    Unavailable,
+    from_http,
+)
 
 LOOPBACK = {"127.0.0.1", "::1", "localhost"}
+# What a proxy answers whose server broke off or was slow: the request may have arrived.
+LOST_BEHIND_PROXY = {502, 504}
 
 
 @dataclass(frozen=True)
@@ -47,15 +56,33 @@ class HttpDoor:
         return HttpDoor, (self.target,)
 
     def version(self) -> dict[str, Any]:
-        """What `/version` says: `version`, `flight`, `lake_id`. Asked once."""
+        """What `/version` says: `version`, `flight`, `lake_id`. Asked once.
+
+        Raises:
+            InvalidArgument: what answers there is no Lakebed server.
+        """
         if self._version is None:
-            answer: dict[str, Any] = self._send("GET", "/version", None, {}, None, False).json()
-            self._version = answer
+            answer = self._send("GET", "/version", None, {}, None, False)
+            try:
+                said = parse_json(answer.body)
+                if not isinstance(said.get("flight"), str):
+                    raise ValueError("its `/version` does not say where Flight is")
+            except ValueError as error:
+                raise InvalidArgument(f"{self.target.url} is no Lakebed server: {error}") from error
+            self._version = said
         return self._version
 
     def forget_version(self) -> None:
         """The next `version` asks again."""
         self._version = None
+
+    def close(self) -> None:
+        """Ends this thread's connection; those of other threads end with their threads."""
+        kept = getattr(self._local, "kept", None)
+        self._local.kept = None
+        # One that was inherited over a fork is the parent's to end.
+        if kept is not None and kept[0] == os.getpid():
+            kept[1].close()
 
     def key(self) -> str | None:
         """The key to present: the given one, else, for a server on this machine, the one in the
@@ -151,7 +178,10 @@ class HttpDoor:
             found = {name.lower(): value for name, value in response.getheaders()}
             is_empty = empty_is_ok and response.status == 416
             if response.status >= 400 and not is_empty:
-                raise from_http(response.status, found, data)
+                refusal = from_http(response.status, found, data)
+                if changes and response.status in LOST_BEHIND_PROXY and KIND_HEADER not in found:
+                    raise CommitUnknown(refusal.message, request_id=refusal.request_id)
+                raise refusal
             return Answer(response.status, found, data)
 
     def _failure(

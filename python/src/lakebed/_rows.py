@@ -2,14 +2,16 @@
 
 A plan names its endpoints by tickets of a fixed version. A stream that breaks half way is opened
 again at the same ticket, and what was received already is passed over: a ticket gives the same rows
-in the same order.
+in the same order. Those of SQL and of reads in any order give the same rows in another order, so
+they begin anew, which can be done only as long as nobody has seen a row of theirs.
 """
 
+import json
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pyarrow as pa
 
@@ -20,6 +22,8 @@ from lakebed.errors import Unavailable
 if TYPE_CHECKING:
     import pandas
     import polars
+
+T = TypeVar("T")
 
 # Endpoints that are read at one time.
 STREAMS_MAX = 4
@@ -42,8 +46,6 @@ def plan_of(door: FlightDoor, command: bytes) -> Plan:
     metadata = info.app_metadata
     version = None
     if metadata:
-        import json
-
         try:
             version = json.loads(metadata).get("version")
         except (ValueError, AttributeError):
@@ -57,9 +59,13 @@ def plan_of(door: FlightDoor, command: bytes) -> Plan:
 
 
 def resumed(
-    door: FlightDoor, ticket: bytes, attempts: int = ATTEMPTS
+    door: FlightDoor, ticket: bytes, attempts: int = ATTEMPTS, *, keeps_order: bool = True
 ) -> tuple[pa.Schema, Iterator[pa.RecordBatch]]:
     """The schema and batches of a ticket; a connection that is lost is made good by another.
+
+    Args:
+        keeps_order: whether the ticket gives its rows in the same order each time. One that does
+            not cannot be gone on with once a row was given.
 
     Raises:
         LakebedError: the server refused, or stayed away.
@@ -90,7 +96,7 @@ def resumed(
                 return
             except Unavailable as error:
                 failures += 1
-                if failures >= attempts:
+                if failures >= attempts or (received and not keeps_order):
                     raise
                 time.sleep(pause_s(failures - 1, error))
                 stream, _ = retried(opened)
@@ -98,22 +104,43 @@ def resumed(
     return schema, batches()
 
 
+def anew(door: FlightDoor, ticket: bytes, read: Callable[[Stream], T]) -> T:
+    """What `read` makes of a whole ticket; it begins at the first row again where the connection
+    was lost."""
+    return retried(lambda: read(door.stream(ticket)))
+
+
+def _whole(stream: Stream) -> pa.Table:
+    schema = stream.schema
+    return pa.Table.from_batches(stream, schema)
+
+
+def _counted(stream: Stream) -> int:
+    return sum(batch.num_rows for batch in stream)
+
+
 class Rows:
     """The rows of a query. Each method reads them anew, except after a change in SQL, which runs
     once."""
 
-    def __init__(self, door: FlightDoor, command: bytes) -> None:
+    def __init__(self, door: FlightDoor, command: bytes, *, keeps_order: bool = True) -> None:
         self._door = door
         self._command = command
+        self._keeps_order = keeps_order
 
     def plan(self) -> Plan:
         """Asks the server what it would send, and pins the version for an hour."""
         return plan_of(self._door, self._command)
 
     def to_batches(self) -> Iterator[pa.RecordBatch]:
-        """The rows batch by batch, in order, in bounded memory."""
+        """The rows batch by batch, in order, in bounded memory.
+
+        Raises:
+            Unavailable: the connection was lost and could not be made good, or the rows come in no
+                fixed order (SQL, and `any_order` of a scan) and some were given already.
+        """
         for ticket in self.plan().tickets:
-            _, batches = resumed(self._door, ticket)
+            _, batches = resumed(self._door, ticket, keeps_order=self._keeps_order)
             yield from batches
 
     def to_arrow(self) -> pa.Table:
@@ -121,6 +148,8 @@ class Rows:
         plan = self.plan()
 
         def part(ticket: bytes) -> pa.Table:
+            if not self._keeps_order:
+                return anew(self._door, ticket, _whole)
             schema, batches = resumed(self._door, ticket)
             return pa.Table.from_batches(batches, schema)
 
@@ -153,4 +182,4 @@ class Rows:
         plan = self.plan()
         if plan.rows is not None:
             return plan.rows
-        return sum(batch.num_rows for batch in self.to_batches())
+        return sum(anew(self._door, ticket, _counted) for ticket in plan.tickets)

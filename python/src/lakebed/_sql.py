@@ -4,6 +4,7 @@ A handful of length-prefixed fields is less than a second generated package, and
 of what the client needs.
 """
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -12,7 +13,7 @@ from pyarrow import flight
 
 from lakebed._flight import FlightDoor
 from lakebed._rows import Plan, Rows, plan_of
-from lakebed.errors import Internal, InvalidArgument
+from lakebed.errors import Internal, InvalidArgument, LakebedError
 
 _TYPES = "type.googleapis.com/arrow.flight.protocol.sql."
 
@@ -69,7 +70,8 @@ class Statement(Rows):
     """The rows of a statement. Run once, when it was given; read as often as asked."""
 
     def __init__(self, door: FlightDoor, command: bytes, plan: Plan) -> None:
-        super().__init__(door, command)
+        # The engine runs its parts side by side, so a second run may give another order.
+        super().__init__(door, command, keeps_order=False)
         self._plan = plan
 
     def plan(self) -> Plan:
@@ -81,7 +83,8 @@ def run(door: FlightDoor, text: str, parameters: Sequence[Any] | None) -> Rows:
     """Plans a query, or runs a change.
 
     Raises:
-        LakebedError: by kind, with the server's words about the place in the text.
+        LakebedError: by kind, with the server's words about the place in the text;
+            `CommitUnknown` where the answer to a change was lost.
     """
     if parameters is None:
         command = _message("CommandStatementQuery", _field(1, text.encode()))
@@ -94,8 +97,12 @@ def _started(door: FlightDoor, command: bytes) -> Rows:
     if plan.schema is not None:
         return Statement(door, command, plan)
     # A change runs when its ticket is opened, and its answer is one row. Once, whoever reads it.
-    tables = [pa.Table.from_batches(list(door.stream(ticket))) for ticket in plan.tickets]
+    tables = [_changed(door, ticket) for ticket in plan.tickets]
     return _Held(door, command, plan, pa.concat_tables(tables) if tables else pa.table({}))
+
+
+def _changed(door: FlightDoor, ticket: bytes) -> pa.Table:
+    return pa.Table.from_batches(list(door.stream(ticket, changes=True)))
 
 
 class _Held(Statement):
@@ -134,10 +141,12 @@ def _prepared(door: FlightDoor, text: str, parameters: Sequence[Any]) -> Rows:
         rows = _started(door, command)
         return _Held(door, command, rows.plan(), rows.to_arrow())
     finally:
-        door.action(
-            "ClosePreparedStatement",
-            _message("ActionClosePreparedStatementRequest", _field(1, handle)),
-        )
+        # The server forgets it in time by itself, and a change that happened must not look failed.
+        with contextlib.suppress(LakebedError):
+            door.action(
+                "ClosePreparedStatement",
+                _message("ActionClosePreparedStatementRequest", _field(1, handle)),
+            )
 
 
 def _bind(door: FlightDoor, command: bytes, parameters: Sequence[Any]) -> bytes | None:
@@ -145,9 +154,10 @@ def _bind(door: FlightDoor, command: bytes, parameters: Sequence[Any]) -> bytes 
     arrays = [pa.array([value]) for value in parameters]
     batch = pa.RecordBatch.from_arrays(arrays, names=[f"${n + 1}" for n in range(len(arrays))])
     descriptor = flight.FlightDescriptor.for_command(command)
+    options = door.options(door.target.timeout_s)
+    client = door.client()
     with door.translated():
-        options = door.options(door.target.timeout_s)
-        writer, reader = door.client().do_put(descriptor, batch.schema, options)
+        writer, reader = client.do_put(descriptor, batch.schema, options)
         with writer:
             writer.write_batch(batch)
             writer.done_writing()

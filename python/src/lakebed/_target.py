@@ -10,6 +10,7 @@ import ssl
 import urllib.parse
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from lakebed.errors import InvalidArgument
 
@@ -53,9 +54,16 @@ class Target:
         return ssl.create_default_context(cafile=self.ca_file) if self.is_tls else None
 
     def tls_roots(self) -> bytes | None:
-        """Certificates for the Flight door; None means the library's own."""
+        """Certificates for the Flight door; None means the library's own.
+
+        Raises:
+            InvalidArgument: the file cannot be read.
+        """
         file = self.ca_file or os.environ.get("SSL_CERT_FILE")
-        return Path(file).read_bytes() if file else None
+        try:
+            return Path(file).read_bytes() if file else None
+        except OSError as error:
+            raise InvalidArgument(f"certificates `{file}` cannot be read: {error}") from error
 
 
 def target(
@@ -71,7 +79,7 @@ def target(
     `LAKEBED_DATABASE`.
 
     Raises:
-        InvalidArgument: the URL is not one of HTTP.
+        InvalidArgument: the URL is not one of HTTP, or `ca_file` holds no certificates.
     """
     chosen = url or os.environ.get("LAKEBED_URL") or URL_DEFAULT
     parts = urllib.parse.urlsplit(chosen)
@@ -79,6 +87,12 @@ def target(
         raise InvalidArgument(f"url `{chosen}` is not understood; it looks like {URL_DEFAULT}")
     if parts.path not in {"", "/"} or parts.query or parts.username:
         raise InvalidArgument(f"url `{chosen}` has more than scheme, host and port")
+    if ca_file is not None:
+        try:
+            # At once, because each door would find it out in a way of its own.
+            ssl.create_default_context(cafile=ca_file)
+        except OSError as error:
+            raise InvalidArgument(f"ca_file `{ca_file}` cannot be used: {error}") from error
     return Target(
         url=f"{parts.scheme}://{parts.netloc}",
         api_key=api_key or os.environ.get("LAKEBED_API_KEY") or None,
@@ -99,7 +113,7 @@ def local_admin_key(lake_id: str) -> str | None:
     return None
 
 
-def parse_json(body: bytes) -> dict[str, object]:
+def parse_json(body: bytes) -> dict[str, Any]:
     """A JSON object.
 
     Raises:

@@ -4,6 +4,7 @@ Every write has a write id and commits only by its last message. So a generator 
 has written nothing, and a write whose answer was lost is sent again without doubling its rows.
 """
 
+import contextlib
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -59,44 +60,99 @@ class Source:
     is_repeatable: bool
 
 
-def source_of(data: "Rowlike", schema: pa.Schema | None, blobs: Sequence[str]) -> Source:
+def source_of(
+    data: "Rowlike", schema: pa.Schema | None, blobs: Sequence[str], *, is_even: bool = False
+) -> Source:
     """Rows of any shape that this package takes.
 
     Args:
         schema: what the rows have to fit, where it cannot or should not be guessed.
         blobs: columns that are to be stored out of line.
+        is_even: whether rows that are dicts must all have the same names. Otherwise one that lacks
+            a name has null there.
 
     Raises:
-        InvalidArgument: the shape is not known, a value does not fit, or a blob column is missing.
+        InvalidArgument: the shape is not known, a value does not fit, a name is not in the schema,
+            or a blob column is missing.
     """
-    try:
-        table = _table_of(data, schema)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError) as error:
-        raise InvalidArgument(f"the rows do not fit their schema: {error}") from error
-    if table is not None:
-        table = _declare_blobs(table, blobs)
-        return Source(table.schema, lambda: _cut(table), True)
+    with _fitting():
+        table = _table_of(data, schema, is_even)
+        if table is not None:
+            table = _declare_blobs(table, blobs)
+            return Source(table.schema, lambda: _cut(table), True)
     is_text = isinstance(data, (str, bytes))
     if is_text or not isinstance(data, Iterable):
         raise InvalidArgument(f"rows of type {type(data).__name__} are not understood")
     return _stream_source(data, schema, blobs)
 
 
-def _table_of(data: Any, schema: pa.Schema | None) -> pa.Table | None:
+@contextlib.contextmanager
+def _fitting() -> Iterator[None]:
+    """Raises `InvalidArgument` for whatever Arrow says of rows that do not fit in the block."""
+    try:
+        yield
+    # Beside its own kinds Arrow raises these bare ones.
+    except (pa.ArrowException, ValueError, TypeError, KeyError, OverflowError) as error:
+        raise InvalidArgument(f"the rows do not fit their schema: {error}") from error
+
+
+def _table_of(data: Any, schema: pa.Schema | None, is_even: bool) -> pa.Table | None:
     """The data as one table, or None where it is a stream of batches."""
     if isinstance(data, pa.RecordBatch):
         data = pa.Table.from_batches([data])
     elif isinstance(data, Mapping):
+        _refuse_unknown(data, schema)
         return pa.table(dict(data), schema=schema)
-    elif isinstance(data, list) and all(isinstance(row, Mapping) for row in data):
-        return pa.Table.from_pylist([dict(row) for row in data], schema=schema)
-    elif (module := type(data).__module__.partition(".")[0]) == "pandas":
+    elif isinstance(data, (list, tuple)) and all(isinstance(row, Mapping) for row in data):
+        return _table_of_dicts(data, schema, is_even)
+    elif (module := _module_of(data)) == "pandas" and hasattr(data, "columns"):
+        _refuse_unknown(map(str, data.columns), schema)
         return pa.Table.from_pandas(data, schema=schema, preserve_index=False)
-    elif module == "polars":
+    elif module == "polars" and hasattr(data, "to_arrow"):
         data = data.to_arrow()
     if not isinstance(data, pa.Table):
         return None
-    return data if schema is None else data.cast(schema)
+    return data if schema is None else _fitted(data, schema)
+
+
+def _module_of(data: Any) -> str:
+    return type(data).__module__.partition(".")[0]
+
+
+def _table_of_dicts(
+    rows: Sequence[Mapping[str, Any]], schema: pa.Schema | None, is_even: bool
+) -> pa.Table:
+    # Arrow itself looks at the names of the first row alone.
+    names = list(dict.fromkeys(name for row in rows for name in row))
+    _refuse_unknown(names, schema)
+    if is_even:
+        for number, row in enumerate(rows):
+            if len(row) < len(names):
+                lacking = next(name for name in names if name not in row)
+                raise InvalidArgument(
+                    f"row {number} has no `{lacking}`, which others have; the write would set it "
+                    "to null, so write rows of different shapes one after the other"
+                )
+    if schema is not None:
+        return pa.Table.from_pylist([dict(row) for row in rows], schema=schema)
+    return pa.table({name: [row.get(name) for row in rows] for name in names})
+
+
+def _refuse_unknown(names: Iterable[str], schema: pa.Schema | None) -> None:
+    """Arrow drops what a schema does not name without a word."""
+    if schema is None:
+        return
+    unknown = [f"`{name}`" for name in names if name not in schema.names]
+    if unknown:
+        raise InvalidArgument(f"{', '.join(unknown)} is not in the schema of the rows")
+
+
+def _fitted(table: pa.Table, schema: pa.Schema) -> pa.Table:
+    """The table with the columns of a schema, whatever their order was."""
+    names = table.column_names
+    if names != schema.names and sorted(names) == sorted(schema.names):
+        table = table.select(schema.names)
+    return table.cast(schema)
 
 
 def _stream_source(data: Any, schema: pa.Schema | None, blobs: Sequence[str]) -> Source:
@@ -113,12 +169,16 @@ def _stream_source(data: Any, schema: pa.Schema | None, blobs: Sequence[str]) ->
             if not isinstance(first[0], pa.RecordBatch):
                 raise InvalidArgument("an iterable has to give record batches of Arrow")
             schema = first[0].schema
-    declared = _declare_blobs(schema.empty_table(), blobs).schema
+    with _fitting():
+        declared = _declare_blobs(schema.empty_table(), blobs).schema
 
     def again() -> Iterator[pa.RecordBatch]:
         fresh = iter(data) if is_repeatable else _chain(first, batches)
         for batch in fresh:
-            yield from _cut(pa.Table.from_batches([batch]).cast(declared))
+            # Not around the iterator: its errors are the caller's own.
+            with _fitting():
+                table = _fitted(pa.Table.from_batches([batch]), declared)
+            yield from _cut(table)
 
     return Source(declared, again, is_repeatable)
 
@@ -170,7 +230,6 @@ def write(
     source: Source,
     *,
     on: Sequence[str] = (),
-    branch: str | None = None,
     write_id: str | None = None,
 ) -> Receipt:
     """Writes rows and waits until they are durable and visible.
@@ -179,10 +238,11 @@ def write(
     where the rows can be had again. The write id in the error says how to do so by hand.
 
     Raises:
-        LakebedError: by kind; nothing was written unless it is `CommitUnknown` or `Unavailable`.
+        LakebedError: by kind. After `CommitUnknown`, `Unavailable`, `DeadlineExceeded`, `Cancelled`
+            and `Internal` the rows may have been written; after all others nothing was.
     """
     write_id = write_id or f"py-{uuid.uuid4()}"
-    fields = {"table": table, "mode": mode, "branch": branch, "on": list(on) or None}
+    fields = {"table": table, "mode": mode, "on": list(on) or None}
     command = {**without_none(fields), "write_id": write_id, "commit": "explicit"}
     body = encode({"write": command})
     try:

@@ -2,12 +2,13 @@
 
 pyarrow's Flight has no asynchronous interface, and a second gRPC in the process would bring more
 trouble than it saves, so this is threads and says so: as many calls run at one time as the pool has
-threads. A task that is cancelled stops waiting; its call runs to its end.
+threads. A task that is cancelled stops waiting; its call runs to its end. Waiting for a job takes a
+thread only while it asks.
 """
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -17,7 +18,7 @@ from lakebed._rows import Rows
 from lakebed._write import Receipt
 from lakebed.blob import BlobFile
 from lakebed.connection import Connection, connect
-from lakebed.jobs import Job, JobStatus, Records
+from lakebed.jobs import Job, JobStatus, Records, Wait
 from lakebed.table import Table
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ class _Pool:
     def __init__(self, threads: int) -> None:
         self._executor = ThreadPoolExecutor(threads, thread_name_prefix="lakebed")
 
+    def submit(self, call: Callable[[], T]) -> "Future[T]":
+        return self._executor.submit(call)
+
     def run(self, call: Callable[[], T]) -> Awaitable[T]:
-        return asyncio.get_running_loop().run_in_executor(self._executor, call)
+        return asyncio.wrap_future(self.submit(call))
 
     def close(self) -> None:
         self._executor.shutdown(wait=False, cancel_futures=True)
@@ -70,14 +74,19 @@ class AsyncRows:
     async def to_batches(self) -> AsyncIterator[pa.RecordBatch]:
         """The rows batch by batch, in order, in bounded memory."""
         batches: Iterator[pa.RecordBatch] = self._rows.to_batches()
+        read: Future[Any] | None = None
         try:
-            while (batch := await self._pool.run(lambda: next(batches, _END))) is not _END:
+            while True:
+                read = self._pool.submit(lambda: next(batches, _END))
+                if (batch := await asyncio.wrap_future(read)) is _END:
+                    return
                 yield batch
         finally:
-            # A generator: closing it tells the server that nobody reads on.
+            # A generator: closing it tells the server that nobody reads on. A read that was left by
+            # a cancelled task is still inside of it, so it is closed when that is over.
             close = getattr(batches, "close", None)
-            if close is not None:
-                await self._pool.run(close)
+            if read is not None and close is not None:
+                read.add_done_callback(lambda _: close())
 
 
 class AsyncBlobFile:
@@ -195,8 +204,11 @@ class AsyncJobs:
         return await self._pool.run(lambda: self._jobs.errors(job_id, limit))
 
     async def wait(self, job_id: str, timeout_s: float | None = None) -> JobStatus:
-        """See `Jobs.wait`; takes a thread of the pool meanwhile."""
-        return await self._pool.run(lambda: self._jobs.wait(job_id, timeout_s, progress=False))
+        """See `Jobs.wait`; shows no bar."""
+        wait = Wait(self._jobs, job_id, timeout_s)
+        while (ended := await self._pool.run(wait.look)) is None:
+            await asyncio.sleep(wait.pause_s)
+        return ended
 
 
 class AsyncConnection:
@@ -215,7 +227,8 @@ class AsyncConnection:
 
     async def close(self) -> None:
         """Ends the sockets and the threads."""
-        await self._pool.run(self.sync.close)
+        # Not by the pool, whose threads may all be taken by calls that wait.
+        await asyncio.to_thread(self.sync.close)
         self._pool.close()
 
     def table(self, name: str) -> AsyncTable:

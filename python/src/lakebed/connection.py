@@ -8,7 +8,8 @@ import pyarrow as pa
 
 from lakebed import _sql
 from lakebed._flight import FlightDoor
-from lakebed._http import HttpDoor
+from lakebed._http import HttpDoor, quoted
+from lakebed._retry import retried
 from lakebed._rows import Rows
 from lakebed._target import Target, target
 from lakebed._write import source_of, write
@@ -45,8 +46,10 @@ class Connection:
         self.close()
 
     def close(self) -> None:
-        """Ends the sockets of this process; the next call opens others."""
+        """Ends the Flight connection of this process and the HTTP connection of this thread; the
+        next call opens others. Other threads' HTTP connections end with their threads."""
         self._flight.close()
+        self._http.close()
 
     @property
     def target(self) -> Target:
@@ -96,8 +99,8 @@ class Connection:
         names: list[str] = []
         token = ""
         while True:
-            more = f"?page_token={_quoted(token)}" if token else ""
-            answer = self._http.request("GET", f"/v1/table{more}").json()
+            more = f"?page_token={quoted(token)}" if token else ""
+            answer = self._get(f"/v1/table{more}")
             names += answer["tables"]
             token = answer.get("page_token") or ""
             if not token:
@@ -105,8 +108,11 @@ class Connection:
 
     def workers(self) -> list[dict[str, Any]]:
         """The workers that are attached now, as the server describes them."""
-        found: list[dict[str, Any]] = self._http.request("GET", "/v1/workers").json()["workers"]
+        found: list[dict[str, Any]] = self._get("/v1/workers")["workers"]
         return found
+
+    def _get(self, path: str) -> dict[str, Any]:
+        return dict(retried(lambda: self._http.request("GET", path)).json())
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.tables())
@@ -117,6 +123,9 @@ class Connection:
 
         Args:
             parameters: values for the `?` of the statement.
+
+        Raises:
+            CommitUnknown: the answer to a change was lost; look before repeating it.
         """
         return _sql.run(self._flight, query, parameters)
 
@@ -125,12 +134,6 @@ class Connection:
     ) -> dict[str, Any]:
         """Imports files and folders; see `lakebed.import_paths`."""
         return import_paths(paths, table, *options, connection=self)
-
-
-def _quoted(text: str) -> str:
-    from lakebed._http import quoted
-
-    return quoted(text)
 
 
 def connect(
@@ -152,6 +155,9 @@ def connect(
         timeout_s: how long a call may take that does not stream.
         stream_timeout_s: how long a whole read or write may take.
         ca_file: certificates in PEM to trust instead of the system's.
+
+    Raises:
+        InvalidArgument: the URL is not one of HTTP, or `ca_file` holds no certificates.
     """
     return Connection(
         target(

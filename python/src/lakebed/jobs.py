@@ -3,7 +3,7 @@ itself."""
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,7 +12,7 @@ from lakebed._flight import FlightDoor
 from lakebed._http import HttpDoor
 from lakebed._retry import pause_s, retried
 from lakebed._rows import Rows
-from lakebed.errors import DeadlineExceeded, LakebedError, NotFound, Unavailable
+from lakebed.errors import Busy, DeadlineExceeded, LakebedError, NotFound, Unavailable
 
 DONE = "DONE"
 ENDED = {DONE, "FAILED", "CANCELLED", "TIMED_OUT"}
@@ -21,6 +21,9 @@ ERRORS_TABLE = "job_errors"
 # Named here, because `Jobs` has a method `list`.
 Records = list[dict[str, Any]]
 POLL_S_MAX = 2.0
+# A wait goes on after these of one look: the job does not end because nobody sees it.
+PASSING = (Unavailable, Busy, DeadlineExceeded)
+FAILED_LOOKS_MAX = 60
 PAGE = 100
 
 
@@ -61,6 +64,9 @@ class JobFailed(LakebedError):
         why = f": {status.failure}" if status.failure else ""
         super().__init__(f"job {status.job_id} is {status.state}{why}")
         self.status = status
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return JobFailed, (self.status,)
 
 
 class Job:
@@ -127,8 +133,7 @@ class Jobs:
 
         Raises:
             LakebedError: by kind; `NotFound` where table or column is missing, `InvalidArgument`
-            where
-                no worker has the model or the columns do not fit it.
+                where no worker has the model or the columns do not fit it.
         """
         body: dict[str, Any] = {"table": table, "input": input, "output": output, "model": model}
         if where is not None:
@@ -193,7 +198,7 @@ class Jobs:
     def wait(
         self, job_id: str, timeout_s: float | None = None, *, progress: bool | None = None
     ) -> JobStatus:
-        """Waits until a job has ended, over restarts of the server too.
+        """Waits until a job has ended, also while the server is restarted, busy or slow.
 
         Args:
             progress: whether to show a bar on standard error; by default where that is a terminal.
@@ -203,30 +208,12 @@ class Jobs:
             JobFailed: it ended otherwise than by being done.
             DeadlineExceeded: it had not ended in time; it goes on.
         """
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
         bar = _Bar(job_id, sys.stderr.isatty() if progress is None else progress)
-        pause, failures = 0.1, 0
+        wait = Wait(self, job_id, timeout_s, bar.show)
         try:
-            while True:
-                try:
-                    status = self.describe(job_id)
-                    failures = 0
-                except Unavailable:
-                    # A server that restarts comes back; one that is gone meets the deadline.
-                    failures += 1
-                    if deadline is None and failures > 60:
-                        raise
-                    status = None
-                if status is not None:
-                    bar.show(status)
-                    if status.state == DONE:
-                        return status
-                    if status.has_ended:
-                        raise JobFailed(status)
-                if deadline is not None and time.monotonic() + pause > deadline:
-                    raise DeadlineExceeded(f"job {job_id} has not ended after {timeout_s} s")
-                time.sleep(pause if status is not None else pause_s(failures))
-                pause = min(pause * 1.5, POLL_S_MAX)
+            while (ended := wait.look()) is None:
+                time.sleep(wait.pause_s)
+            return ended
         finally:
             bar.close()
 
@@ -236,6 +223,62 @@ class Jobs:
             return dict(answer.json()) if answer.body.strip() else {}
 
         return call() if changes or verb == "describe" else retried(call)
+
+
+class Wait:
+    """A wait for the end of a job, look by look, so that who waits may sleep as they like.
+
+    Attributes:
+        pause_s: how long to sleep before the next look.
+    """
+
+    def __init__(
+        self,
+        jobs: Jobs,
+        job_id: str,
+        timeout_s: float | None,
+        show: Callable[[JobStatus], None] = lambda _: None,
+    ) -> None:
+        self._jobs = jobs
+        self._job_id = job_id
+        self._timeout_s = timeout_s
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        self._show = show
+        self._poll_s = 0.1
+        self._failures = 0
+        self.pause_s = 0.0
+
+    def look(self) -> JobStatus | None:
+        """Asks once; the job's status if it is done, None if it goes on.
+
+        Raises:
+            JobFailed: it ended otherwise than by being done.
+            DeadlineExceeded: it will not have been looked at again in time.
+        """
+        self.pause_s = self._poll_s
+        try:
+            status = self._jobs.describe(self._job_id)
+        except PASSING as error:
+            # A server that restarts comes back; one that is gone meets the deadline.
+            self._failures += 1
+            if self._deadline is None and self._failures > FAILED_LOOKS_MAX:
+                raise
+            self.pause_s = pause_s(self._failures, error)
+        else:
+            self._failures = 0
+            self._show(status)
+            if status.state == DONE:
+                return status
+            if status.has_ended:
+                raise JobFailed(status)
+        if self._deadline is not None:
+            left_s = self._deadline - time.monotonic()
+            if self._poll_s > left_s:
+                message = f"job {self._job_id} has not ended after {self._timeout_s} s"
+                raise DeadlineExceeded(message)
+            self.pause_s = min(self.pause_s, left_s)
+        self._poll_s = min(self._poll_s * 1.5, POLL_S_MAX)
+        return None
 
 
 def _status(answer: dict[str, Any]) -> JobStatus:

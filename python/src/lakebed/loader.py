@@ -32,10 +32,10 @@ class Snapshot:
     connections are opened anew in each process.
 
     Args:
-        columns: names, or expressions in SQL by alias; all columns without it. filter: rows for
-        which this condition in SQL is true. version: a number, a tag's name or a time; the latest
-        at this moment without it. Tag a version
-            that a long run needs, so that it is kept.
+        columns: names, or expressions in SQL by alias; all columns without it.
+        filter: rows for which this condition in SQL is true.
+        version: a number, a tag's name or a time; the latest at this moment without it. Tag a
+            version that a long run needs, so that it is kept.
         blobs: `bytes`, or `descriptor` for where the bytes lie.
     """
 
@@ -111,7 +111,9 @@ class Loader:
         block_rows: rows that are read together. Larger blocks read faster and mix less.
         window_blocks: blocks whose rows are mixed with one another.
         streams: reads that are under way at one time.
-        read_ahead_bytes: how much may be read ahead of who consumes it; one window at least.
+        read_ahead_bytes: how much may be read ahead of who consumes it; one window at least. Where
+            rows are large, about three windows are held: what is consumed, what was read, and what
+            is under way.
     """
 
     def __init__(
@@ -192,23 +194,27 @@ class Loader:
         waiting: deque[tuple[Window, list[Future[pa.Table]]]] = deque()
         row_bytes = 0.0
         pool = ThreadPoolExecutor(self._streams, thread_name_prefix="lakebed-loader")
-        try:
-            while True:
-                # By what rows were found to take; before the first is known, one window.
-                ahead_bytes = sum(_rows_of(window) for window, _ in waiting) * row_bytes
-                while not waiting or (row_bytes and ahead_bytes < self._read_ahead_bytes):
-                    window = next(windows, None)
-                    if window is None:
-                        break
-                    block = self.snapshot.block
-                    reads = [pool.submit(block, start, rows) for start, rows in window.blocks]
-                    waiting.append((window, reads))
-                    ahead_bytes += _rows_of(window) * row_bytes
-                if not waiting:
+
+        def top_up() -> None:
+            # By what rows were found to take; before the first is known, one window.
+            ahead_bytes = sum(_rows_of(window) for window, _ in waiting) * row_bytes
+            while not waiting or (row_bytes and ahead_bytes < self._read_ahead_bytes):
+                window = next(windows, None)
+                if window is None:
                     return
+                block = self.snapshot.block
+                reads = [pool.submit(block, start, rows) for start, rows in window.blocks]
+                waiting.append((window, reads))
+                ahead_bytes += _rows_of(window) * row_bytes
+
+        try:
+            top_up()
+            while waiting:
                 window, reads = waiting.popleft()
                 table = pa.concat_tables([read.result() for read in reads])
                 row_bytes = max(1.0, table.nbytes / max(1, table.num_rows))
+                # Before the rows are given: while they are consumed, the next ones are read.
+                top_up()
                 if not _is_plain(window):
                     table = table.take(pa.array(window.picks))
                 yield table
@@ -237,7 +243,8 @@ class Loader:
         self.epoch, self._position = int(state["epoch"]), int(state["position"])
 
     def _where(self) -> dict[str, int]:
-        if self._position >= self.rows:
+        # A rest that makes no batch is never given, so the epoch is over before it.
+        if self.rows - self._position < (self.batch_rows if self._drop_last else 1):
             return {"epoch": self.epoch + 1, "position": 0}
         return {"epoch": self.epoch, "position": self._position}
 

@@ -1,11 +1,11 @@
 """In which order a training run reads rows: a pure function of seed, epoch and size.
 
 ```text
-  rows      0 ............................................ n     as stored blocks    [  0  ][  1  ][
-  2  ][  3  ][  4  ][  5  ][ 6 ]      read as a whole, because rows that lie
-                                                                 together are cheap to read together
-  windows   [  4      0  ][  6   2  ][  5      1  ][  3  ]       blocks in an order of their own
-  sequence  rows of a window in an order of their own            what is cut among ranks and workers
+  rows      0 ......................................... n   as stored
+  blocks    [  0  ][  1  ][  2  ][  3  ][  4  ][  5  ][ 6 ]   read as a whole, because rows that
+                                                              lie together are cheap to read
+  windows   [  4      0  ][  6   2  ][  5      1  ][  3  ]    blocks in an order of their own
+  sequence  rows of a window in an order of their own         what is cut among ranks and workers
 ```
 
 Nothing is stored: a position in the sequence is a number, so a run that was stopped goes on exactly

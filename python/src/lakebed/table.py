@@ -3,6 +3,7 @@ used."""
 
 import base64
 import datetime
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,7 +45,7 @@ class Table:
 
         Args:
             write_id: a name for this write; sent again under it, it happens once. Made up without
-            one.
+                one.
 
         Raises:
             LakebedError: by kind; its `write_id` sends the write again safely.
@@ -55,7 +56,12 @@ class Table:
         self, data: "Rowlike", on: str | Sequence[str], *, write_id: str | None = None
     ) -> Receipt:
         """Changes the rows whose key exists and adds the others. Columns that are not brought stay
-        as they are."""
+        as they are, so all rows have to bring the same ones.
+
+        Raises:
+            InvalidArgument: one of several dicts lacks a name that others have.
+            LakebedError: by kind; its `write_id` sends the write again safely.
+        """
         keys = [on] if isinstance(on, str) else list(on)
         return self._write("upsert", data, on=keys, write_id=write_id)
 
@@ -75,7 +81,7 @@ class Table:
         schema: pa.Schema | None = None,
         write_id: str | None = None,
     ) -> Receipt:
-        source = source_of(data, schema, blobs)
+        source = source_of(data, schema, blobs, is_even=mode == "upsert")
         return write(self._flight, self.name, mode, source, on=on, write_id=write_id)
 
     def update(
@@ -96,7 +102,7 @@ class Table:
 
         Raises:
             CommitUnknown: the connection was lost after the request was sent; look before repeating
-            it.
+                it.
         """
         literals = {name: sql_literal(value) for name, value in (values or {}).items()}
         updates = {**literals, **(values_sql or {})}
@@ -136,7 +142,8 @@ class Table:
             version: a number, a tag's name, or a time with a zone; the latest without one.
             row_ids: exactly these rows, in this order.
             blobs: `bytes` for the bytes of blob columns; their descriptors without it.
-            any_order: whether rows may come in whatever order is fastest.
+            any_order: whether rows may come in whatever order is fastest. A read batch by batch
+                then cannot go on after a lost connection.
         """
         fields = {
             "table": self.name,
@@ -149,7 +156,8 @@ class Table:
             "blobs": blobs,
             "order": "any" if any_order else None,
         }
-        return Rows(self._flight, encode({"read": without_none(fields)}))
+        command = encode({"read": without_none(fields)})
+        return Rows(self._flight, command, keeps_order=not any_order)
 
     def search(
         self,
@@ -253,7 +261,8 @@ class Table:
             plan = self.scan(columns=[ROW_ID], version=version, limit=0).plan()
             version = plan.version
         elif isinstance(version, str):
-            version = _version_of(self._ask("describe", {"tag": version}))
+            tag = {"tag": version}
+            version = _version_of(retried(lambda: self._ask("describe", tag)))
         given = {"version": version, "predicate": where}
         answer = retried(lambda: self._ask("count_rows", without_none(given)))
         return _version_of(answer), int(answer.json())
@@ -284,14 +293,18 @@ def sql_literal(value: Any) -> str:
     Raises:
         InvalidArgument: there is no literal for it; use `values_sql`.
     """
+    value = _python_value(value)
     if value is None:
         return "NULL"
     if isinstance(value, bool):
         return "TRUE" if value else "FALSE"
-    if isinstance(value, (int, float)):
-        if value != value or value in (float("inf"), float("-inf")):
+    # By the plain type, because classes that derive from it have a `repr` of their own.
+    if isinstance(value, int):
+        return repr(int(value))
+    if isinstance(value, float):
+        if not math.isfinite(value):
             raise InvalidArgument(f"{value} has no literal in SQL")
-        return repr(value)
+        return repr(float(value))
     if isinstance(value, str):
         return "'" + value.replace("'", "''") + "'"
     if isinstance(value, datetime.datetime):
@@ -299,6 +312,16 @@ def sql_literal(value: Any) -> str:
     if isinstance(value, datetime.date):
         return f"DATE '{value.isoformat()}'"
     raise InvalidArgument(f"a value of type {type(value).__name__} has no literal; use values_sql")
+
+
+def _python_value(value: Any) -> Any:
+    """A scalar of numpy or torch as Python has it; anything else as it is."""
+    if not (hasattr(value, "dtype") and hasattr(value, "item")) or getattr(value, "ndim", 0) != 0:
+        return value
+    plain = value.item()
+    # Times in nanoseconds come out as bare numbers.
+    is_bare = getattr(value.dtype, "kind", "") in {"m", "M"} and isinstance(plain, int)
+    return value if is_bare else plain
 
 
 def _numbers(vector: Any) -> list[Any]:

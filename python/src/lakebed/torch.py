@@ -116,7 +116,11 @@ class IterableTable(torch.utils.data.IterableDataset[dict[str, Any]]):  # type: 
         self._state: Mapping[str, Any] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Which epoch the next iteration reads. To be called before it begins, as for samplers."""
+        """Which epoch the next iteration reads. To be called before it begins, as for samplers.
+
+        Worker processes get a copy of this dataset when they begin. So with `persistent_workers`
+        they do not hear of it and count by themselves; without, each epoch is to be named.
+        """
         self._epoch = epoch
         self._loader = self._state = None
 
@@ -136,7 +140,7 @@ class IterableTable(torch.utils.data.IterableDataset[dict[str, Any]]):  # type: 
         self._epoch = self._loader.epoch
 
     def state_dict(self) -> dict[str, Any]:
-        """Where this worker stands; empty before the first batch."""
+        """Where this worker stands, or what was loaded last; empty before the first batch."""
         if self._loader is not None:
             return self._loader.state_dict()
         return dict(self._state or {})
@@ -144,3 +148,7 @@ class IterableTable(torch.utils.data.IterableDataset[dict[str, Any]]):  # type: 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """The next iteration goes on there."""
         self._state = dict(state) or None
+        # Whatever was read before is over.
+        self._loader = None
+        if self._state is not None:
+            self._epoch = int(self._state.get("epoch", self._epoch))
