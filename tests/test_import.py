@@ -1,9 +1,9 @@
 """`lakebed import` of files and folders: a row each, with what their headers say."""
 
+import fcntl
 import hashlib
 import json
 import os
-import re
 import signal
 import time
 from pathlib import Path
@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import cached
 
-from support.cli import Cli
+from support.cli import Cli, ended
 from support.flight import Lake
 from support.media import huge_png, jpeg_with_exif, noise, png, small_files
 from support.server import LakebedServer
@@ -138,7 +138,9 @@ def test_paths_are_as_of_cp(cli: Cli, lake: Lake, folder: Path, table: str) -> N
     names = {"a/x.png", "a/.hidden/y.png", "b/x.png", "c.png"}
     assert rows_of(lake, f"{table}_2").keys() == names
     twice = [str(folder / name) for name in ("a/x.png", "b/x.png")]
-    assert "x.png" in cli.fails(2, "import", *twice, "--table", f"{table}_3")
+    refusal = cli.fails(2, "import", *twice, "--table", f"{table}_3")
+    assert "x.png" in refusal
+    assert "a table of its own" in refusal, "one after the other would replace rows"
 
 
 def test_labels_and_a_blob_column_of_another_name(
@@ -153,6 +155,8 @@ def test_labels_and_a_blob_column_of_another_name(
     assert found == {"train/cat/1.png": ("cat", png()), "train/dog/1.png": ("dog", png())}
     refusal = cli.fails(2, "import", str(folder), "--table", "x", "--blob-column", "path")
     assert "path" in refusal
+    both = ["--labels", "--blob-column", "label"]
+    assert "label" in cli.fails(2, "import", str(folder), "--table", "x", *both)
     # Another import without the label does not fit the table, which it says before it begins.
     refusal = cli.fails(1, "import", str(folder), "--table", table)
     assert "`data`" in refusal
@@ -177,6 +181,20 @@ def test_a_manifest(cli: Cli, lake: Lake, folder: Path, table: str, kind: str) -
     assert rows.keys() == {"a.png", "b.png", "b.txt", "c.png"}, "not the manifest itself"
     assert [rows[f"{n}.png"]["caption"] for n in "abc"] == ["A cat", "from the side file", None]
     assert [rows[f"{n}.png"]["stars"] for n in "abc"] == [3, 4, None]
+
+
+def test_a_manifest_that_is_named_from_elsewhere(
+    cli: Cli, lake: Lake, folder: Path, table: str
+) -> None:
+    """PATH from the root on, the manifest from the working folder on: the files are the same."""
+    (folder / "train").mkdir()
+    (folder / "train" / "a.png").write_bytes(png())
+    manifest = folder / "train" / "metadata.csv"
+    manifest.write_text("file_name,stars\na.png,3\n")
+    named = os.path.relpath(manifest)
+    summary = cli.json("import", str(folder), "--table", table, "--manifest", named)
+    assert (summary["files"], summary["manifest_rows_unused"]) == (1, 0)
+    assert rows_of(lake, table, "stars") == {"train/a.png": {"path": "train/a.png", "stars": 3}}
 
 
 # ---- media ----------------------------------------------------------------------------------
@@ -282,9 +300,7 @@ def test_real_pictures_of_623_megapixels(
 
 def test_files_that_cannot_be_read(cli: Cli, lake: Lake, folder: Path, table: str) -> None:
     """A row says so; it is tried again, and filled in once it can be read."""
-    if os.geteuid() == 0:
-        # Root may read everything, unless that is taken from it.
-        cli.wrapper = ("setpriv", "--bounding-set=-dac_override,-dac_read_search")
+    cli.heeds_modes()
     secret = folder / "secret.png"
     secret.write_bytes(png())
     secret.chmod(0)
@@ -293,10 +309,73 @@ def test_files_that_cannot_be_read(cli: Cli, lake: Lake, folder: Path, table: st
     row = rows_of(lake, table, "data", "sha256", "error")["secret.png"]
     assert (row["data"], row["sha256"]) == (None, None)
     assert "denied" in row["error"]
-    assert cli.json("import", str(folder), "--table", table)["files_unchanged"] == 1
+    again = cli.json("import", str(folder), "--table", table)
+    assert (again["files_unchanged"], again["errors"]) == (1, 1)
     secret.chmod(0o600)
     assert cli.json("import", str(folder), "--table", table)["rows_replaced"] == 1
     assert rows_of(lake, table, "data")["secret.png"]["data"] == png()
+
+
+def test_files_that_cannot_be_read_any_more(cli: Cli, lake: Lake, folder: Path, table: str) -> None:
+    """What the table has of them stays, small ones and large ones, and they are counted."""
+    cli.heeds_modes()
+    (folder / "small.png").write_bytes(png())
+    noise(folder / "large.bin", 17 * MIB)
+    cli.json("import", str(folder), "--table", table)
+    before = rows_of(lake, table)
+    version = cli.json("show", table)["version"]
+    for name in before:
+        (folder / name).chmod(0)
+    summary = cli.json("import", str(folder), "--table", table)
+    counts = [summary[name] for name in ("rows_added", "rows_replaced", "errors")]
+    assert counts == [0, 0, 2]
+    said = cli.run("import", str(folder), "--table", table).stderr
+    assert "small.png" in said
+    assert "large.bin" in said
+    assert rows_of(lake, table) == before
+    assert rows_of(lake, table, "data")["small.png"]["data"] == png()
+    assert cli.json("show", table)["version"] == version
+
+
+def test_files_whose_room_is_not_used(cli: Cli, folder: Path, table: str) -> None:
+    """Files that cannot be read have no bytes to send, and keep room in memory from nobody."""
+    cli.heeds_modes()
+    for at in range(12):
+        with (folder / f"{at}.bin").open("wb") as file:
+            file.truncate(15 * MIB)
+            os.fchmod(file.fileno(), 0)
+    summary = cli.json("import", str(folder), "--table", table)
+    assert (summary["rows_added"], summary["errors"]) == (12, 12)
+
+
+@pytest.mark.timeout(300)
+def test_small_files_and_a_little_larger_ones(
+    cli: Cli, lake: Lake, folder: Path, table: str
+) -> None:
+    """However many files a group has, room for the next one is found."""
+    count, larger = 8_000, 1_400
+    for at in range(count):
+        size = 9 << 10 if at * larger % count < larger else 100
+        (folder / f"{at}").write_bytes(at.to_bytes(4) * (size // 4))
+    summary = cli.json("import", str(folder), "--table", table)
+    assert summary["rows_added"] == count
+    assert lake.read(table, columns=["path"]).num_rows == count
+
+
+def test_two_imports_at_once(cli: Cli, lake: Lake, folder: Path, table: str) -> None:
+    """The second one says so; another table is nobody's concern."""
+    (folder / "a.png").write_bytes(png())
+    cli.json("import", str(folder), "--table", table)
+    (lock,) = (cli.home / ".local/state/lakebed/imports").iterdir()
+    (folder / "b.png").write_bytes(png())
+    with lock.open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        refusal = cli.fails(1, "import", str(folder), "--table", table)
+        assert "another import" in refusal
+        assert table in refusal
+        cli.json("import", str(folder), "--table", f"{table}_2")
+    assert cli.json("import", str(folder), "--table", table)["rows_added"] == 1
+    assert rows_of(lake, table).keys() == {"a.png", "b.png"}
 
 
 # ---- large files, and imports that are cut off ----------------------------------------------
@@ -340,6 +419,9 @@ def test_an_upload_that_was_killed_is_resumed(
     run.communicate()
     (note,) = notes.glob("*")
     first = note.read_text()
+    # The file as a row of another table is another upload.
+    cli.json("import", str(folder), "--table", f"{table}_2")
+    assert [found.read_text() for found in notes.glob("*")] == [first]
     summary = cli.json("import", str(folder), "--table", table)
     assert summary["rows_added"] == 1
     uploads = [n for n in server.files("_lakebed/uploads") if n.endswith("upload.json")]
@@ -401,14 +483,7 @@ def test_memory_and_speed(
 def measured(cli: Cli, *args: str) -> tuple[dict[str, Any], int]:
     """What a verb prints, and the peak of its memory."""
     run = cli.start(*args, "--format", "json")
-    peak = 0
-    while run.poll() is None:
-        # What the kernel reports of a child at its end would count what it was forked from.
-        status = Path(f"/proc/{run.pid}/status").read_text()
-        if (found := re.search(r"VmHWM:\s+(\d+) kB", status)) is not None:
-            peak = int(found.group(1)) * 1024
-        time.sleep(0.01)
-    out, err = run.communicate()
+    out, err, peak = ended(run)
     assert run.returncode == 0, err
     return json.loads(out), peak
 

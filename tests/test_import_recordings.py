@@ -1,8 +1,11 @@
 """`lakebed import --into`: bags and MCAP files as recordings with their topics."""
 
+import bz2
 import hashlib
 import random
 import shutil
+import struct
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -176,6 +179,83 @@ def test_a_recording_that_changed(
     assert cli.json("import", str(bag), "--into", table)["rows_replaced"] == 1
     assert recordings_of(lake, table)["it's.bag"]["messages"] == 518
     assert topics_of(lake, table, "it''s.bag").keys() == {"/tf", "/tf_static"}
+
+
+def test_a_recording_that_cannot_be_read_any_more(
+    cli: Cli, lake: Lake, bags: Path, tmp_path: Path, table: str
+) -> None:
+    """What the tables have of it stays, its topics too."""
+    cli.heeds_modes()
+    bag = tmp_path / "x.bag"
+    shutil.copy(bags / "tf_example.bag", bag)
+    cli.json("import", str(bag), "--into", table)
+    before = recordings_of(lake, table), topics_of(lake, table, "x.bag")
+    bag.chmod(0)
+    summary = cli.json("import", str(bag), "--into", table)
+    assert (summary["rows_replaced"], summary["errors"]) == (0, 1)
+    assert (recordings_of(lake, table), topics_of(lake, table, "x.bag")) == before
+    bag.chmod(0o600)
+    assert cli.json("import", str(bag), "--into", table)["files_unchanged"] == 1
+
+
+def test_a_recording_that_is_still_going_on(
+    cli: Cli, lake: Lake, bags: Path, tmp_path: Path, table: str
+) -> None:
+    """A part of it is not taken for the whole; the next import takes it when it has ended."""
+    bag = tmp_path / "x.bag"
+    shutil.copy(bags / "tf_example.bag", bag)
+    with bag.open("ab") as file:
+        file.write(b"\0" * (24 << 20))
+    over = threading.Event()
+
+    def go_on() -> None:
+        with bag.open("ab", buffering=0) as file:
+            while not over.wait(0.0005):
+                file.write(b"\0")
+
+    writer = threading.Thread(target=go_on)
+    writer.start()
+    try:
+        summary = cli.json("import", str(bag), "--into", table)
+    finally:
+        over.set()
+        writer.join()
+    assert (summary["rows_added"], summary["errors"]) == (1, 1)
+    row = recordings_of(lake, table)["x.bag"]
+    assert (row["sha256"], row["messages"]) == (None, None)
+    assert "written to" in row["error"]
+    assert topics_of(lake, table, "x.bag") == {}
+    assert cli.json("import", str(bag), "--into", table)["rows_replaced"] == 1
+    row = recordings_of(lake, table)["x.bag"]
+    assert row["sha256"] == hashlib.sha256(bag.read_bytes()).hexdigest()
+    assert row["messages"] == 518
+
+
+def bag_record(data: bytes, **fields: bytes) -> bytes:
+    """A record of a ROS 1 bag by hand."""
+    parts = [name.encode() + b"=" + value for name, value in fields.items()]
+    header = b"".join(struct.pack("<I", len(part)) + part for part in parts)
+    return struct.pack("<I", len(header)) + header + struct.pack("<I", len(data)) + data
+
+
+def test_topics_with_endless_names(cli: Cli, lake: Lake, tmp_path: Path, table: str) -> None:
+    """A small bag whose topics would be more than a message takes."""
+    records = []
+    for at in range(8_192):
+        topic = f"/{at}".encode().ljust(4_096, b"n")
+        conn = struct.pack("<I", at)
+        records.append(bag_record(b"", op=b"\x07", conn=conn, topic=topic))
+        records.append(bag_record(b"", op=b"\x02", conn=conn, time=struct.pack("<II", at, 0)))
+    chunk = bz2.compress(b"".join(records))
+    bag = tmp_path / "names.bag"
+    bag.write_bytes(b"#ROSBAG V2.0\n" + bag_record(chunk, op=b"\x05", compression=b"bz2"))
+    assert bag.stat().st_size < 1 << 20
+    summary = cli.json("import", str(bag), "--into", table)
+    assert (summary["rows_added"], summary["errors"]) == (1, 1)
+    row = recordings_of(lake, table)["names.bag"]
+    assert row["messages"] == 8_192
+    assert "left out" in row["error"]
+    assert 1_000 < summary["topics"] == len(topics_of(lake, table, "names.bag")) < 8_192
 
 
 def test_broken_recordings(cli: Cli, lake: Lake, bags: Path, tmp_path: Path, table: str) -> None:

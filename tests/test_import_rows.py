@@ -3,6 +3,7 @@
 import io
 import json
 import tarfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import lance
@@ -14,7 +15,7 @@ import pyarrow.ipc
 import pyarrow.parquet
 import pytest
 
-from support.cli import Cli
+from support.cli import Cli, ended
 from support.flight import Lake
 from support.media import png
 from support.server import LakebedServer
@@ -147,9 +148,74 @@ def test_broken_files(cli: Cli, tmp_path: Path, table: str) -> None:
             path.write_bytes(data)
             refusal = cli.fails(1, "import", str(path), "--table", f"{table}_{kind}_{name}")
             assert path.name in refusal
+    secret = written(tmp_path / "secret.csv", people(3))
+    secret.chmod(0)
+    cli.heeds_modes()
+    assert "denied" in cli.fails(1, "import", str(secret), "--table", f"{table}_secret")
     quote = tmp_path / "quote.csv"
     quote.write_bytes(b'a,b\n1,"' + b"x" * (70 << 20))
     cli.fails(1, "import", str(quote), "--table", f"{table}_quote", "--sample-rows", "1")
+
+
+@pytest.mark.timeout(300)
+def test_rows_of_any_length(cli: Cli, lake: Lake, tmp_path: Path, table: str) -> None:
+    """Short rows and then long ones, with quotes and ends of lines in them."""
+
+    def texts() -> Iterator[str]:
+        yield from (f"short {at}" for at in range(3_000))
+        yield from (f'long {at}, "quoted"\r\n\n' + "x" * 30_000 for at in range(2_600))
+
+    rows = pa.table({"id": range(5_600), "text": list(texts())})
+    path = written(tmp_path / "long.csv", rows)
+    assert path.stat().st_size > 64 << 20
+    assert cli.json("import", str(path), "--table", table)["rows_added"] == 5_600
+    assert lake.read(table).sort_by("id")["text"].to_pylist() == rows["text"].to_pylist()
+
+
+@pytest.mark.timeout(300)
+def test_records_and_columns_without_end(cli: Cli, tmp_path: Path, table: str) -> None:
+    zeros = tmp_path / "zeros.csv"
+    with zeros.open("wb") as file:
+        file.truncate(300 << 20)
+    out, err, peak = ended(cli.start("import", str(zeros), "--table", table))
+    assert (out, "a record has more than" in err) == ("", True), err
+    assert peak < 512 << 20
+    wide = tmp_path / "wide.csv"
+    wide.write_text(",".join(f"c{at}" for at in range(16_385)) + "\n")
+    assert "16384" in cli.fails(1, "import", str(wide), "--table", table)
+    wide = wide.with_suffix(".jsonl")
+    wide.write_text(json.dumps({f"c{at}": at for at in range(16_385)}) + "\n")
+    assert "16384" in cli.fails(1, "import", str(wide), "--table", table)
+
+
+def test_files_of_one_name(cli: Cli, lake: Lake, tmp_path: Path, table: str) -> None:
+    """Rows are stored under no path, so that names do not matter."""
+    paths = [tmp_path / folder / "rows.csv" for folder in "ab"]
+    for at, path in enumerate(paths):
+        path.parent.mkdir()
+        path.write_text(f"id\n{at}\n")
+    assert cli.json("import", *map(str, paths), "--table", table)["rows_added"] == 2
+    assert sorted(lake.read(table)["id"].to_pylist()) == [0, 1]
+
+
+def test_a_byte_order_mark(cli: Cli, lake: Lake, tmp_path: Path, table: str) -> None:
+    for name, text in {"x.csv": "a,b\n1,2\n", "x.jsonl": '{"a":1,"b":2}\n'}.items():
+        (tmp_path / name).write_text(text, encoding="utf-8-sig")
+        cli.json("import", str(tmp_path / name), "--table", table)
+    assert lake.read(table).to_pylist() == [{"a": 1, "b": 2}] * 2
+
+
+def test_lists(cli: Cli, lake: Lake, tmp_path: Path, table: str) -> None:
+    """A batch of lists that is larger than a message is cut, and a row of it is no large one."""
+    kind = pa.list_(pa.int64())
+    values = [list(range(at, at + 5_000)) for at in range(1_500)]
+    rows = pa.table({"id": range(1_500), "values": pa.array(values, kind)})
+    path = tmp_path / "lists.arrow"
+    with pa.ipc.new_file(path, rows.schema) as writer:
+        writer.write_table(rows)
+    assert cli.json("import", str(path), "--table", table)["rows_added"] == 1_500
+    stored = lake.read(table).sort_by("id")
+    assert stored["values"].combine_chunks().equals(rows["values"].combine_chunks())
 
 
 def shard(path: Path, samples: range, extra: dict[str, bytes] | None = None) -> None:
@@ -188,6 +254,14 @@ def test_tar_shards(cli: Cli, lake: Lake, tmp_path: Path, table: str) -> None:
     cut.write_bytes(paths[0].read_bytes()[:-20_000])
     assert "cut.tar" in cli.fails(1, "import", str(cut), "--table", table)
     assert lake.read(table, columns=["key"]).num_rows == 60
+
+
+def test_a_tar_with_an_endless_name(cli: Cli, tmp_path: Path, table: str) -> None:
+    path = tmp_path / "names.tar"
+    with tarfile.open(path, "w", format=tarfile.GNU_FORMAT) as tar:
+        tar.addfile(tarfile.TarInfo("a" * (2 << 20) + ".txt"))
+    refusal = cli.fails(1, "import", str(path), "--table", table)
+    assert "description of a member" in refusal
 
 
 @pytest.mark.timeout(300)

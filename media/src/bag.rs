@@ -9,12 +9,11 @@
 //! The walk goes from record to record and passes over the chunks. Only a chunk that has no index behind
 //! it (a bag that was not closed), or that alone knows a connection, is decoded, while it is read.
 
-use std::collections::HashMap;
 use std::io::{Read, Seek};
 
 use crate::bytes::{Broken, Slice};
-use crate::recording::{RecordingHeader, TOPICS_MAX, Tally, joined, name_of};
-use crate::walker::{Decoded, Walker};
+use crate::recording::{Channels, RecordingHeader, name_of};
+use crate::walker::{COMPRESSION_BYTES_MAX, Decoded, Walker};
 
 const MAGIC: &[u8] = b"#ROSBAG V2.0\n";
 /// Bytes of the header of a record; real ones have less than a kilobyte.
@@ -37,53 +36,30 @@ struct Chunk {
     size: u64,
     compression: Vec<u8>,
     is_indexed: bool,
-    /// Whether it was looked into.
-    is_scanned: bool,
 }
 
 #[derive(Default)]
 struct Bag {
-    connections: HashMap<u32, Connection>,
-    tallies: HashMap<u32, Tally>,
+    connections: Channels<u32, Connection>,
     chunks: Vec<Chunk>,
     is_closed: bool,
-    decoded: u64,
 }
 
 /// Reads a bag. Never fails: what is broken is in [`RecordingHeader::error`].
 pub fn read_bag<R: Read + Seek>(reader: R) -> RecordingHeader {
     let mut bag = Bag::default();
     let error = bag.read(reader).err().map(|broken| broken.to_string());
-    let Bag { mut connections, tallies, .. } = bag;
-    let unknown = tallies.keys().filter(|id| !connections.contains_key(*id)).count();
+    let unknown = bag.connections.unknown();
     let error = error.or_else(|| {
         (unknown > 0).then(|| format!("{unknown} connections have messages and no description"))
     });
-    let mut channels: Vec<_> = Vec::new();
-    for (id, tally) in tallies {
-        let (topic, type_name) = match connections.remove(&id) {
-            Some(connection) => (connection.topic, connection.type_name),
-            None => (format!("connection {id}"), String::new()),
-        };
-        channels.push((topic, type_name, tally));
-    }
-    // A topic without messages is one of the recording.
-    let silent = connections.into_values();
-    channels.extend(silent.map(|found| (found.topic, found.type_name, Tally::default())));
-    joined(channels, error)
+    let names = |found: Connection| (found.topic, found.type_name);
+    bag.connections.described("connection", names, error)
 }
 
 impl Bag {
     fn read<R: Read + Seek>(&mut self, reader: R) -> Result<(), Broken> {
-        let mut walker = Walker::new(reader)?;
-        if walker.left() == 0 {
-            return Err(Broken::format("the file is empty"));
-        }
-        let mut magic = [0; MAGIC.len()];
-        walker.fill(&mut magic, "the first line")?;
-        if magic != MAGIC {
-            return Err(Broken::format("the file is no bag of version 2.0"));
-        }
+        let mut walker = Walker::begin(reader, MAGIC, "bag of version 2.0")?;
         let walked = self.walk(&mut walker);
         let scanned = self.scan(&mut walker);
         walked?;
@@ -109,7 +85,7 @@ impl Bag {
                     let data = walker.take(data_size, CONNECTION_BYTES_MAX, "a connection")?;
                     self.connection(&fields, &data)?;
                 }
-                Some(2) => self.message(&fields),
+                Some(2) => self.message(&fields)?,
                 Some(_) => {}
                 None => {
                     let at = walker.at();
@@ -132,13 +108,13 @@ impl Bag {
             let (claimed, limit) = (CHUNKS_MAX as u64 + 1, CHUNKS_MAX as u64);
             return Err(Broken::Limit { what: "the number of chunks", claimed, limit });
         }
+        let compression = fields.get("compression").unwrap_or_default();
         self.chunks.push(Chunk {
             at: walker.at(),
             // A chunk that is cut is read as far as it is there.
             size: size.min(walker.left()),
-            compression: fields.get("compression").unwrap_or_default().to_vec(),
+            compression: compression[..compression.len().min(COMPRESSION_BYTES_MAX)].to_vec(),
             is_indexed: false,
-            is_scanned: false,
         });
         Ok(())
     }
@@ -158,8 +134,7 @@ impl Bag {
         if let Some(chunk) = self.chunks.last_mut() {
             chunk.is_indexed = true;
         }
-        self.check_room(id)?;
-        let tally = self.tallies.entry(id).or_default();
+        let tally = self.connections.tally(id)?;
         let mut left = count as usize;
         let mut piece = vec![0; ENTRIES.min(left) * ENTRY_BYTES];
         while left > 0 {
@@ -176,68 +151,39 @@ impl Bag {
         Ok(())
     }
 
-    fn check_room(&self, id: u32) -> Result<(), Broken> {
-        let known = self.tallies.len().max(self.connections.len());
-        let is_new = !self.tallies.contains_key(&id) && !self.connections.contains_key(&id);
-        if is_new && known >= TOPICS_MAX {
-            let (claimed, limit) = (known as u64 + 1, TOPICS_MAX as u64);
-            return Err(Broken::Limit { what: "the number of connections", claimed, limit });
-        }
-        Ok(())
-    }
-
     fn connection(&mut self, fields: &Fields<'_>, data: &[u8]) -> Result<(), Broken> {
         let (Some(id), Some(topic)) = (fields.u32("conn"), fields.get("topic")) else {
             return Err(Broken::format("a connection has no id or no topic"));
         };
-        self.check_room(id)?;
         let type_name = Fields(data).get("type").map(name_of).unwrap_or_default();
-        // An id that is described again keeps its first meaning.
-        let connection = Connection { topic: name_of(topic), type_name };
-        self.connections.entry(id).or_insert(connection);
-        Ok(())
+        self.connections.describe(id, Connection { topic: name_of(topic), type_name })
     }
 
-    fn message(&mut self, fields: &Fields<'_>) {
-        if let (Some(id), Some(time)) = (fields.u32("conn"), fields.get("time").and_then(time_ns))
-            && self.check_room(id).is_ok()
-        {
-            self.tallies.entry(id).or_default().add(time);
+    fn message(&mut self, fields: &Fields<'_>) -> Result<(), Broken> {
+        if let (Some(id), Some(time)) = (fields.u32("conn"), fields.get("time").and_then(time_ns)) {
+            self.connections.tally(id)?.add(time);
         }
+        Ok(())
     }
 
     /// Looks into chunks that no index describes, and into others while a connection is unknown.
     fn scan<R: Read + Seek>(&mut self, walker: &mut Walker<R>) -> Result<(), Broken> {
         let mut first = Ok(());
-        let decoded_max = walker.decoded_bytes_max();
-        for at in 0..self.chunks.len() {
-            let is_unknown = self.tallies.keys().any(|id| !self.connections.contains_key(id));
-            let chunk = &mut self.chunks[at];
-            if chunk.is_scanned || (chunk.is_indexed && !is_unknown) {
+        for chunk in std::mem::take(&mut self.chunks) {
+            if chunk.is_indexed && self.connections.unknown() == 0 {
                 continue;
             }
-            chunk.is_scanned = true;
-            let (start, size, is_indexed) = (chunk.at, chunk.size, chunk.is_indexed);
-            let compression = std::mem::take(&mut chunk.compression);
-            let outcome = walker.decoded(start, size, &compression).and_then(|mut decoded| {
-                let outcome = self.scan_chunk(&mut decoded, is_indexed, decoded_max);
-                self.decoded = self.decoded.saturating_add(decoded.bytes());
-                outcome
-            });
+            let outcome = walker
+                .decoded(chunk.at, chunk.size, &chunk.compression)
+                .and_then(|mut decoded| self.scan_chunk(&mut decoded, chunk.is_indexed));
             first = first.and(outcome);
         }
         first
     }
 
-    fn scan_chunk(
-        &mut self,
-        decoded: &mut Decoded<'_>,
-        is_indexed: bool,
-        decoded_max: u64,
-    ) -> Result<(), Broken> {
+    fn scan_chunk(&mut self, decoded: &mut Decoded<'_>, is_indexed: bool) -> Result<(), Broken> {
         let mut size = [0; 4];
         while decoded.fill(&mut size)? {
-            let budget = decoded_max.saturating_sub(self.decoded + decoded.bytes());
             let header_size = u64::from(u32::from_le_bytes(size));
             let Some(header) =
                 decoded.take(header_size, HEADER_BYTES_MAX, "the header of a record")?
@@ -248,10 +194,6 @@ impl Bag {
                 break;
             }
             let data_size = u64::from(u32::from_le_bytes(size));
-            if data_size > budget {
-                let (claimed, limit) = (data_size, decoded_max);
-                return Err(Broken::Limit { what: "a chunk, decoded,", claimed, limit });
-            }
             let fields = Fields(&header);
             match fields.op() {
                 Some(7) => {
@@ -264,9 +206,9 @@ impl Bag {
                 }
                 op => {
                     if op == Some(2) && !is_indexed {
-                        self.message(&fields);
+                        self.message(&fields)?;
                     }
-                    if !decoded.skip(data_size, budget)? {
+                    if !decoded.skip(data_size)? {
                         break;
                     }
                 }

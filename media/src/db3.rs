@@ -1,19 +1,20 @@
-//! ROS 2 bags in SQLite: topics, counts and times by two queries.
+//! ROS 2 bags in SQLite: topics, counts and times by two queries that read
+//! the tables through. What they count is counted here: SQLite would sort all messages in memory.
 //!
 //! The file may be anybody's. It is opened for reading only and as one that nobody changes, so that no
 //! journal beside it is looked for; nothing in its schema may run code; values are limited; and a
 //! deadline ends what takes too long.
 
-use std::collections::HashMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rusqlite::config::DbConfig;
 use rusqlite::limits::Limit;
+use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
 use crate::bytes::Broken;
-use crate::recording::{NAME_BYTES_MAX, RecordingHeader, TOPICS_MAX, Tally, joined};
+use crate::recording::{Channels, NAME_BYTES_MAX, RecordingHeader, name_of};
 
 /// How long the queries on one file may take.
 const TIME_MAX: Duration = Duration::from_secs(600);
@@ -35,15 +36,25 @@ fn read(path: &Path) -> Result<RecordingHeader, Broken> {
     if size == 0 {
         return Err(Broken::format("the file is empty"));
     }
-    query(path).map_err(|error| match error.sqlite_error_code() {
+    let connection = open(path).map_err(broken)?;
+    if !has_tables(&connection).map_err(broken)? {
+        return Err(Broken::format("the file has no tables `topics` and `messages`"));
+    }
+    let mut topics = Channels::default();
+    let error = count(&connection, &mut topics).err().map(|broken| broken.to_string());
+    Ok(topics.described("topic", |names| names, error))
+}
+
+fn broken(error: rusqlite::Error) -> Broken {
+    match error.sqlite_error_code() {
         Some(ErrorCode::OperationInterrupted) => {
             Broken::format(format!("the bag's queries took longer than {} s", TIME_MAX.as_secs()))
         }
         _ => Broken::format(format!("the bag cannot be read: {error}")),
-    })
+    }
 }
 
-fn query(path: &Path) -> rusqlite::Result<RecordingHeader> {
+fn open(path: &Path) -> rusqlite::Result<Connection> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY
         | OpenFlags::SQLITE_OPEN_URI
         | OpenFlags::SQLITE_OPEN_NO_MUTEX;
@@ -59,40 +70,73 @@ fn query(path: &Path) -> rusqlite::Result<RecordingHeader> {
     connection.pragma_update(None, "temp_store", 2)?;
     let end = Instant::now() + TIME_MAX;
     connection.progress_handler(STEPS, Some(move || Instant::now() > end))?;
-    let connection = &mut connection;
+    Ok(connection)
+}
 
-    let limit = i64::try_from(TOPICS_MAX).unwrap_or(i64::MAX);
-    let mut topics: HashMap<i64, (String, String)> = HashMap::new();
+/// Whether both tables are stored ones: a view or a virtual table would run what its file says.
+fn has_tables(connection: &Connection) -> rusqlite::Result<bool> {
+    let found: i64 = connection.query_row(
+        "SELECT count(DISTINCT lower(name)) FROM sqlite_schema \
+         WHERE type = 'table' AND rootpage > 0 AND lower(name) IN ('topics', 'messages')",
+        [],
+        |row| row.get(0),
+    )?;
+    Ok(found == 2)
+}
+
+/// Counts what is there; what was counted before an error stays.
+fn count(
+    connection: &Connection,
+    topics: &mut Channels<TopicId, (String, String)>,
+) -> Result<(), Broken> {
+    // As bytes, because of texts `substr` counts characters.
+    let names = "SELECT id, substr(CAST(name AS BLOB), 1, ?1), substr(CAST(type AS BLOB), 1, ?1) \
+                 FROM topics";
     let name_bytes = i64::try_from(NAME_BYTES_MAX).unwrap_or(i64::MAX);
-    let mut statement = connection.prepare(
-        "SELECT id, substr(CAST(name AS TEXT), 1, ?1), substr(CAST(type AS TEXT), 1, ?1) \
-         FROM topics LIMIT ?2",
-    )?;
-    let mut rows = statement.query([name_bytes, limit])?;
-    while let Some(row) = rows.next()? {
-        let name: Option<String> = row.get(1)?;
-        let type_name: Option<String> = row.get(2)?;
-        topics.insert(row.get(0)?, (name.unwrap_or_default(), type_name.unwrap_or_default()));
+    let mut statement = connection.prepare(names).map_err(broken)?;
+    let mut rows = statement.query([name_bytes]).map_err(broken)?;
+    while let Some(row) = rows.next().map_err(broken)? {
+        let cell = |at: usize| row.get_ref(at).map_err(broken);
+        let name = |value: ValueRef<'_>| match value {
+            ValueRef::Blob(bytes) | ValueRef::Text(bytes) => name_of(bytes),
+            ValueRef::Null | ValueRef::Integer(_) | ValueRef::Real(_) => String::new(),
+        };
+        topics.describe(TopicId::of(cell(0)?), (name(cell(1)?), name(cell(2)?)))?;
     }
-    let mut channels = Vec::new();
-    let mut statement = connection.prepare(
-        "SELECT topic_id, count(*), min(timestamp), max(timestamp) FROM messages \
-         GROUP BY topic_id LIMIT ?1",
-    )?;
-    let mut rows = statement.query([limit])?;
-    while let Some(row) = rows.next()? {
-        let (id, messages): (i64, i64) = (row.get(0)?, row.get(1)?);
-        let (start, end): (i64, i64) = (row.get(2)?, row.get(3)?);
-        let (topic, type_name) =
-            topics.remove(&id).unwrap_or_else(|| (format!("topic {id}"), String::new()));
-        let mut tally = Tally::default();
-        let time = |time: i64| u64::try_from(time).unwrap_or(0);
-        tally.add_many(u64::try_from(messages).unwrap_or(0), time(start), time(end));
-        channels.push((topic, type_name, tally));
+    let messages = "SELECT topic_id, timestamp FROM messages";
+    let mut statement = connection.prepare(messages).map_err(broken)?;
+    let mut rows = statement.query([]).map_err(broken)?;
+    while let Some(row) = rows.next().map_err(broken)? {
+        let cell = |at: usize| row.get_ref(at).map_err(broken);
+        let tally = topics.tally(TopicId::of(cell(0)?))?;
+        match cell(1)? {
+            ValueRef::Integer(time) => tally.add(u64::try_from(time).unwrap_or(0)),
+            _ => tally.add_untimed(),
+        }
     }
-    let silent = topics.into_values();
-    channels.extend(silent.map(|(topic, type_name)| (topic, type_name, Tally::default())));
-    Ok(joined(channels, None))
+    Ok(())
+}
+
+/// The id of a topic; SQLite lets a file have anything in its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+struct TopicId(Option<i64>);
+
+impl TopicId {
+    fn of(value: ValueRef<'_>) -> Self {
+        TopicId(match value {
+            ValueRef::Integer(id) => Some(id),
+            _ => None,
+        })
+    }
+}
+
+impl std::fmt::Display for TopicId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.0 {
+            Some(id) => id.fmt(f),
+            None => f.write_str("without id"),
+        }
+    }
 }
 
 /// The file as SQLite's URI; `immutable` keeps it from looking for journals beside the file.

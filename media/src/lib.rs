@@ -40,4 +40,4 @@ pub use db3::read_db3;
 pub use kind::{HEAD_BYTES, media_type};
 pub use mcap::read_mcap;
 pub use probe::{MediaHeader, probe};
-pub use recording::{RecordingFormat, RecordingHeader, TOPICS_MAX, Topic, recording_format};
+pub use recording::{RecordingFormat, RecordingHeader, Topic, recording_format};

@@ -14,8 +14,8 @@ use std::collections::HashMap;
 use std::io::{Read, Seek};
 
 use crate::bytes::{Broken, Slice};
-use crate::recording::{RecordingHeader, Tally, joined, name_of};
-use crate::walker::{Decoded, Walker};
+use crate::recording::{Channels, RecordingHeader, name_of};
+use crate::walker::{COMPRESSION_BYTES_MAX, Decoded, Walker};
 
 /// The first and the last bytes of a file.
 pub(crate) const MAGIC: &[u8] = b"\x89MCAP0\r\n";
@@ -53,47 +53,28 @@ struct Chunk {
 #[derive(Default)]
 struct Mcap {
     schemas: HashMap<u16, String>,
-    channels: HashMap<u16, Channel>,
-    tallies: HashMap<u16, Tally>,
+    channels: Channels<u16, Channel>,
     chunks: Vec<Chunk>,
     is_closed: bool,
-    decoded: u64,
 }
 
 /// Reads an MCAP file. Never fails: what is broken is in [`RecordingHeader::error`].
 pub fn read_mcap<R: Read + Seek>(reader: R) -> RecordingHeader {
     let mut mcap = Mcap::default();
     let error = mcap.read(reader).err().map(|broken| broken.to_string());
-    let Mcap { mut channels, schemas, tallies, .. } = mcap;
-    let unknown = tallies.keys().filter(|id| !channels.contains_key(*id)).count();
+    let Mcap { channels, schemas, .. } = mcap;
+    let unknown = channels.unknown();
     let error = error.or_else(|| {
         (unknown > 0).then(|| format!("{unknown} channels have messages and no description"))
     });
     let type_of = |schema: u16| schemas.get(&schema).cloned().unwrap_or_default();
-    let mut found: Vec<_> = Vec::new();
-    for (id, tally) in tallies {
-        let (topic, type_name) = match channels.remove(&id) {
-            Some(channel) => (channel.topic, type_of(channel.schema)),
-            None => (format!("channel {id}"), String::new()),
-        };
-        found.push((topic, type_name, tally));
-    }
-    let silent = channels.into_values();
-    found.extend(silent.map(|channel| (channel.topic, type_of(channel.schema), Tally::default())));
-    joined(found, error)
+    let names = |channel: Channel| (channel.topic, type_of(channel.schema));
+    channels.described("channel", names, error)
 }
 
 impl Mcap {
     fn read<R: Read + Seek>(&mut self, reader: R) -> Result<(), Broken> {
-        let mut walker = Walker::new(reader)?;
-        if walker.left() == 0 {
-            return Err(Broken::format("the file is empty"));
-        }
-        let mut magic = [0; MAGIC.len()];
-        walker.fill(&mut magic, "the magic")?;
-        if magic != MAGIC {
-            return Err(Broken::format("the file is no MCAP"));
-        }
+        let mut walker = Walker::begin(reader, MAGIC, "MCAP")?;
         let walked = self.walk(&mut walker);
         let scanned = self.scan(&mut walker);
         walked?;
@@ -116,12 +97,12 @@ impl Mcap {
                     self.schema(&walker.take(size, RECORD_BYTES_MAX, "a schema")?);
                 }
                 kind::CHANNEL => {
-                    self.channel(&walker.take(size, RECORD_BYTES_MAX, "a channel")?);
+                    self.channel(&walker.take(size, RECORD_BYTES_MAX, "a channel")?)?;
                 }
                 kind::MESSAGE => {
                     let fields =
                         walker.take(size.min(MESSAGE_BYTES), MESSAGE_BYTES, "a message")?;
-                    self.message(&fields);
+                    self.message(&fields)?;
                 }
                 kind::CHUNK => self.chunk(walker, size)?,
                 kind::MESSAGE_INDEX => self.index(walker, size)?,
@@ -133,27 +114,29 @@ impl Mcap {
         Ok(())
     }
 
-    fn schema(&mut self, content: &[u8]) -> Option<()> {
+    fn schema(&mut self, content: &[u8]) {
         let mut at = Slice(content);
-        let id = at.u16_le()?;
-        let name = name_of(at.prefixed()?);
-        self.schemas.entry(id).or_insert(name);
-        Some(())
+        if let (Some(id), Some(name)) = (at.u16_le(), at.prefixed()) {
+            self.schemas.entry(id).or_insert_with(|| name_of(name));
+        }
     }
 
-    fn channel(&mut self, content: &[u8]) -> Option<()> {
+    fn channel(&mut self, content: &[u8]) -> Result<(), Broken> {
         let mut at = Slice(content);
-        let (id, schema) = (at.u16_le()?, at.u16_le()?);
-        let topic = name_of(at.prefixed()?);
-        self.channels.entry(id).or_insert(Channel { topic, schema });
-        Some(())
+        match (at.u16_le(), at.u16_le(), at.prefixed()) {
+            (Some(id), Some(schema), Some(topic)) => {
+                self.channels.describe(id, Channel { topic: name_of(topic), schema })
+            }
+            _ => Ok(()),
+        }
     }
 
-    fn message(&mut self, fields: &[u8]) -> Option<()> {
+    fn message(&mut self, fields: &[u8]) -> Result<(), Broken> {
         let mut at = Slice(fields);
-        let (id, _sequence, time) = (at.u16_le()?, at.u32_le()?, at.u64_le()?);
-        self.tallies.entry(id).or_default().add(time);
-        Some(())
+        if let (Some(id), Some(_sequence), Some(time)) = (at.u16_le(), at.u32_le(), at.u64_le()) {
+            self.channels.tally(id)?.add(time);
+        }
+        Ok(())
     }
 
     fn chunk<R: Read + Seek>(&mut self, walker: &mut Walker<R>, size: u64) -> Result<(), Broken> {
@@ -165,7 +148,11 @@ impl Mcap {
         let mut fields = [0; 32];
         walker.fill(&mut fields, "a chunk")?;
         let name_size = Slice(&fields[28..]).u32_le().unwrap_or(u32::MAX);
-        let compression = walker.take(name_size.into(), 1_024, "the compression of a chunk")?;
+        let compression = walker.take(
+            name_size.into(),
+            COMPRESSION_BYTES_MAX as u64,
+            "the compression of a chunk",
+        )?;
         let mut records = [0; 8];
         walker.fill(&mut records, "a chunk")?;
         let records = u64::from_le_bytes(records);
@@ -196,7 +183,7 @@ impl Mcap {
             chunk.is_indexed = true;
         }
         let mut left = bytes / ENTRY_BYTES;
-        let tally = self.tallies.entry(id).or_default();
+        let tally = self.channels.tally(id)?;
         while left > 0 {
             let entries = left.min(ENTRIES);
             let piece = walker.take(entries * ENTRY_BYTES, ENTRIES * ENTRY_BYTES, "an index")?;
@@ -213,37 +200,22 @@ impl Mcap {
     /// Looks into chunks that no index describes, and into others while a channel is unknown.
     fn scan<R: Read + Seek>(&mut self, walker: &mut Walker<R>) -> Result<(), Broken> {
         let mut first = Ok(());
-        let decoded_max = walker.decoded_bytes_max();
         for chunk in std::mem::take(&mut self.chunks) {
-            let is_unknown = self.tallies.keys().any(|id| !self.channels.contains_key(id));
-            if chunk.is_indexed && !is_unknown {
+            if chunk.is_indexed && self.channels.unknown() == 0 {
                 continue;
             }
-            let outcome =
-                walker.decoded(chunk.at, chunk.size, &chunk.compression).and_then(|mut decoded| {
-                    let outcome = self.scan_chunk(&mut decoded, chunk.is_indexed, decoded_max);
-                    self.decoded = self.decoded.saturating_add(decoded.bytes());
-                    outcome
-                });
+            let outcome = walker
+                .decoded(chunk.at, chunk.size, &chunk.compression)
+                .and_then(|mut decoded| self.scan_chunk(&mut decoded, chunk.is_indexed));
             first = first.and(outcome);
         }
         first
     }
 
-    fn scan_chunk(
-        &mut self,
-        decoded: &mut Decoded<'_>,
-        is_indexed: bool,
-        decoded_max: u64,
-    ) -> Result<(), Broken> {
+    fn scan_chunk(&mut self, decoded: &mut Decoded<'_>, is_indexed: bool) -> Result<(), Broken> {
         let mut head = [0; 9];
         while decoded.fill(&mut head)? {
             let size = Slice(&head[1..]).u64_le().unwrap_or(u64::MAX);
-            let budget = decoded_max.saturating_sub(self.decoded + decoded.bytes());
-            if size > budget {
-                let (claimed, limit) = (size, decoded_max);
-                return Err(Broken::Limit { what: "a chunk, decoded,", claimed, limit });
-            }
             let taken = match head[0] {
                 kind::SCHEMA | kind::CHANNEL => size,
                 kind::MESSAGE if !is_indexed => size.min(MESSAGE_BYTES),
@@ -252,11 +224,11 @@ impl Mcap {
             let Some(content) = decoded.take(taken, RECORD_BYTES_MAX, "a record")? else { break };
             match head[0] {
                 kind::SCHEMA => self.schema(&content),
-                kind::CHANNEL => self.channel(&content),
-                kind::MESSAGE if !is_indexed => self.message(&content),
-                _ => None,
-            };
-            if !decoded.skip(size - taken, budget)? {
+                kind::CHANNEL => self.channel(&content)?,
+                kind::MESSAGE if !is_indexed => self.message(&content)?,
+                _ => {}
+            }
+            if !decoded.skip(size - taken)? {
                 break;
             }
         }

@@ -19,6 +19,8 @@ use crate::probe::MediaHeader;
 
 /// Boxes whose headers are read in one file; a fragment has about six.
 const BOXES_MAX: u32 = 500_000;
+/// Tracks of one file; each fragment looks for its own among them.
+const TRACKS_MAX: usize = 1_024;
 /// How deep boxes may lie in one another.
 const DEPTH_MAX: usize = 8;
 /// Bytes of one box that are read; the rest of a table is not looked at.
@@ -128,6 +130,10 @@ impl Movie {
                     self.has_movie = true;
                 }
                 if &name == b"trak" {
+                    if self.tracks.len() == TRACKS_MAX {
+                        let (claimed, limit) = (TRACKS_MAX as u64 + 1, TRACKS_MAX as u64);
+                        return Err(Broken::Limit { what: "the number of tracks", claimed, limit });
+                    }
                     self.tracks.push(Track::default());
                 }
                 if depth == DEPTH_MAX {

@@ -9,7 +9,7 @@ use crate::{Budget, audio, avi, image, mkv, mp4};
 
 /// Bytes that one file's header may take, over all reads: pictures and sounds whose header is larger
 /// are read as if they ended there.
-const HEADER_BYTES_MAX: u64 = 32 << 20;
+const HEADER_BYTES_MAX: u64 = 8 << 20;
 /// Bytes of a text that is kept of a file, such as a codec's name.
 const TEXT_BYTES_MAX: usize = 64;
 

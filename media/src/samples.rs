@@ -43,7 +43,7 @@ pub(crate) fn mp4(samples: u32) -> Vec<u8> {
     [mp4_box(b"ftyp", b"isom\0\0\0\0isom"), mp4_box(b"moov", &moov)].concat()
 }
 
-fn bag_record(fields: &[(&str, &[u8])], data: &[u8]) -> Vec<u8> {
+pub(crate) fn bag_record(fields: &[(&str, &[u8])], data: &[u8]) -> Vec<u8> {
     let mut header = Vec::new();
     for (name, value) in fields {
         header.extend((name.len() as u32 + 1 + value.len() as u32).to_le_bytes());
@@ -88,14 +88,14 @@ pub(crate) fn bag(is_closed: bool) -> Vec<u8> {
     bytes
 }
 
-fn mcap_record(kind: u8, content: &[u8]) -> Vec<u8> {
+pub(crate) fn mcap_record(kind: u8, content: &[u8]) -> Vec<u8> {
     let mut bytes = vec![kind];
     bytes.extend((content.len() as u64).to_le_bytes());
     bytes.extend(content);
     bytes
 }
 
-fn prefixed(text: &str) -> Vec<u8> {
+pub(crate) fn prefixed(text: &str) -> Vec<u8> {
     [&(text.len() as u32).to_le_bytes(), text.as_bytes()].concat()
 }
 

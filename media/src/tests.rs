@@ -2,7 +2,7 @@
 
 use std::io::Cursor;
 
-use crate::samples::{self, bag, mp4, mp4_box, png};
+use crate::samples::{self, bag, bag_record, mcap_record, mp4, mp4_box, png, prefixed};
 use crate::{MediaHeader, RecordingHeader, media_type, probe, read_bag, read_db3, read_mcap};
 
 fn of(name: &str, bytes: &[u8]) -> MediaHeader {
@@ -158,6 +158,92 @@ fn a_bag_in_sqlite_is_counted() {
     assert_eq!((header.start_ns, header.end_ns), (Some(5), Some(9)));
     let names: Vec<_> = header.topics.iter().map(|t| (t.topic.as_str(), t.messages)).collect();
     assert_eq!(names, [("/a", 2), ("/silent", 0), ("topic 3", 1)]);
+}
+
+#[test]
+fn a_bag_in_sqlite_that_lies_is_counted_or_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let of = |name: &str, sql: &str| {
+        let file = folder.path().join(name);
+        let db = rusqlite::Connection::open(&file).unwrap();
+        db.execute_batch(sql).unwrap();
+        drop(db);
+        read_db3(&file)
+    };
+    let tables = "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT);
+         CREATE TABLE messages(topic_id INTEGER, timestamp INTEGER);";
+    let odd = of(
+        "odd.db3",
+        &format!(
+            "{tables} INSERT INTO topics VALUES (1, '/a', 'p/T'), (2, '{}', 'p/T');
+             INSERT INTO messages VALUES (1, 5), (NULL, 7), (1, NULL), ('x', 9);",
+            "é".repeat(1_000)
+        ),
+    );
+    assert_eq!((odd.messages, odd.error.as_deref()), (4, None));
+    let names: Vec<_> = odd.topics.iter().map(|t| (t.topic.as_str(), t.messages)).collect();
+    assert_eq!((names[0], names[1]), (("/a", 2), ("topic without id", 2)));
+    assert_eq!(names[2].0.len(), 512, "bytes, not characters");
+    let view = "CREATE TABLE topics(id INTEGER PRIMARY KEY, name TEXT, type TEXT);
+         CREATE VIEW messages AS WITH RECURSIVE n(x) AS (SELECT 1 UNION ALL SELECT x + 1 FROM n
+         LIMIT 1000) SELECT x AS topic_id, x AS timestamp FROM n;";
+    assert!(of("view.db3", view).error.unwrap().contains("no tables"));
+}
+
+#[test]
+fn chunks_that_are_bombs_are_left() {
+    let zeros = vec![0; 80 << 20];
+    let small = zstd::encode_all(&zeros[..], 1).unwrap();
+    let header = read_mcap(Cursor::new(samples::mcap("zstd", |_| small.clone())));
+    assert!(header.error.unwrap().contains("decoded"), "records of no bytes count too");
+    let mut encoder = bzip2::write::BzEncoder::new(Vec::new(), bzip2::Compression::fast());
+    std::io::Write::write_all(&mut encoder, &zeros).unwrap();
+    let small = encoder.finish().unwrap();
+    let mut bytes = b"#ROSBAG V2.0\n".to_vec();
+    bytes.extend(bag_record(&[("op", &[5]), ("compression", b"bz2")], &small));
+    assert!(read_bag(Cursor::new(bytes)).error.unwrap().contains("decoded"));
+}
+
+#[test]
+fn topics_of_a_recording_are_bounded() {
+    let mut bytes = b"\x89MCAP0\r\n".to_vec();
+    for id in 0..8_192u16 {
+        let name = format!("/{id:04}{}", "n".repeat(4_000));
+        let channel = [&id.to_le_bytes()[..], &[0; 2], &prefixed(&name), &prefixed(""), &[0; 4]];
+        bytes.extend(mcap_record(4, &channel.concat()));
+        let message = [&id.to_le_bytes()[..], &[0; 4], &7u64.to_le_bytes(), &[0; 8]];
+        bytes.extend(mcap_record(5, &message.concat()));
+    }
+    bytes.extend(mcap_record(2, &[0; 20]));
+    let header = read_mcap(Cursor::new(bytes));
+    assert_eq!(header.messages, 8_192, "all are counted");
+    let names: usize = header.topics.iter().map(|t| t.topic.len() + t.type_name.len()).sum();
+    assert!(names > 1 << 20 && names <= 2 << 20, "{names}");
+    assert!(header.error.unwrap().contains("left out"));
+}
+
+#[test]
+fn many_chunks_and_many_channels_are_not_multiplied() {
+    let mut bytes = b"\x89MCAP0\r\n".to_vec();
+    let chunk = [&[0; 28][..], &prefixed(""), &[0; 8]].concat();
+    for id in 0..60_000u16 {
+        let channel = [&id.to_le_bytes()[..], &[0; 2], &prefixed("/t"), &prefixed(""), &[0; 4]];
+        bytes.extend(mcap_record(4, &channel.concat()));
+        bytes.extend(mcap_record(6, &chunk));
+        bytes.extend(mcap_record(7, &[&id.to_le_bytes()[..], &[0; 4]].concat()));
+    }
+    bytes.extend(mcap_record(2, &[0; 20]));
+    let start = std::time::Instant::now();
+    let header = read_mcap(Cursor::new(bytes));
+    assert_eq!((header.topics.len(), header.error), (1, None));
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+}
+
+#[test]
+fn a_film_of_too_many_tracks_is_an_error() {
+    let traks = mp4_box(b"trak", b"").repeat(1_025);
+    let film = [mp4_box(b"ftyp", b"isom\0\0\0\0isom"), mp4_box(b"moov", &traks)].concat();
+    assert!(error("x.mp4", &film).contains("tracks"));
 }
 
 /// A small generator, so that a failure is the same the next time.

@@ -10,6 +10,8 @@ const BUFFER_BYTES: usize = 64 << 10;
 const DECODED_BYTES_MIN: u64 = 64 << 20;
 /// How many times the size of its file may be decoded; more is a decompression bomb.
 const DECODED_FACTOR: u64 = 256;
+/// Bytes of the name of a compression: it is kept for each chunk.
+pub(crate) const COMPRESSION_BYTES_MAX: usize = 64;
 /// The largest window of zstd, as a power of two: it is memory that the file asks for.
 const ZSTD_WINDOW_LOG_MAX: u32 = 26;
 
@@ -18,13 +20,33 @@ pub(crate) struct Walker<R> {
     reader: BufReader<R>,
     at: u64,
     end: u64,
+    /// Bytes of chunks that were decoded.
+    decoded: u64,
 }
 
 impl<R: Read + Seek> Walker<R> {
     pub(crate) fn new(mut reader: R) -> io::Result<Self> {
         let end = size_of(&mut reader)?;
         reader.seek(SeekFrom::Start(0))?;
-        Ok(Walker { reader: BufReader::with_capacity(BUFFER_BYTES, reader), at: 0, end })
+        Ok(Walker {
+            reader: BufReader::with_capacity(BUFFER_BYTES, reader),
+            at: 0,
+            end,
+            decoded: 0,
+        })
+    }
+
+    /// Behind the magic of a file, which says what kind it is of.
+    pub(crate) fn begin(reader: R, magic: &[u8], kind: &str) -> Result<Self, Broken> {
+        let mut walker = Walker::new(reader)?;
+        if walker.left() == 0 {
+            return Err(Broken::format("the file is empty"));
+        }
+        let found = walker.take(magic.len() as u64, magic.len() as u64, "the magic")?;
+        match found == magic {
+            true => Ok(walker),
+            false => Err(Broken::format(format!("the file is no {kind}"))),
+        }
     }
 
     pub(crate) fn at(&self) -> u64 {
@@ -89,12 +111,8 @@ impl<R: Read + Seek> Walker<R> {
         Ok(())
     }
 
-    /// What all chunks of this file together may have when decoded.
-    pub(crate) fn decoded_bytes_max(&self) -> u64 {
-        self.end.saturating_mul(DECODED_FACTOR).max(DECODED_BYTES_MIN)
-    }
-
-    /// The bytes of a chunk of `size` bytes at `at`, decoded while they are read.
+    /// The bytes of a chunk of `size` bytes at `at`, decoded while they are read. What all chunks of a
+    /// file may have together is limited.
     pub(crate) fn decoded(
         &mut self,
         at: u64,
@@ -117,27 +135,35 @@ impl<R: Read + Seek> Walker<R> {
                 return Err(Broken::format(format!("a chunk is compressed by `{name}`")));
             }
         };
-        Ok(Decoded { inner: BufReader::new(inner), read: 0 })
+        let limit = self.end.saturating_mul(DECODED_FACTOR).max(DECODED_BYTES_MIN);
+        Ok(Decoded { inner: BufReader::new(inner), read: &mut self.decoded, limit })
     }
 }
 
 /// The decoded bytes of one chunk.
 pub(crate) struct Decoded<'a> {
     inner: BufReader<Box<dyn Read + 'a>>,
-    read: u64,
+    /// Bytes of all chunks so far.
+    read: &'a mut u64,
+    limit: u64,
 }
 
 impl Decoded<'_> {
-    /// How many bytes were decoded so far.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.read
+    /// Refuses to decode more than all chunks may have.
+    fn check(&self, size: u64) -> Result<(), Broken> {
+        let (claimed, limit) = (self.read.saturating_add(size), self.limit);
+        match claimed <= limit {
+            true => Ok(()),
+            false => Err(Broken::Limit { what: "a chunk, decoded,", claimed, limit }),
+        }
     }
 
     /// Fills the buffer; false at the end of the chunk.
     pub(crate) fn fill(&mut self, buffer: &mut [u8]) -> Result<bool, Broken> {
+        self.check(buffer.len() as u64)?;
         match self.inner.read_exact(buffer) {
             Ok(()) => {
-                self.read += buffer.len() as u64;
+                *self.read += buffer.len() as u64;
                 Ok(true)
             }
             Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => Ok(false),
@@ -155,20 +181,21 @@ impl Decoded<'_> {
         if size > limit {
             return Err(Broken::Limit { what, claimed: size, limit });
         }
+        self.check(size)?;
         let mut bytes = Vec::new();
         let read = self.inner.by_ref().take(size).read_to_end(&mut bytes);
         read.map_err(|error| Broken::format(format!("a chunk is damaged: {error}")))?;
-        self.read += bytes.len() as u64;
+        *self.read += bytes.len() as u64;
         Ok((bytes.len() as u64 == size).then_some(bytes))
     }
 
-    /// Passes over bytes, of which at most `limit` are decoded; false at the end of the chunk.
-    pub(crate) fn skip(&mut self, size: u64, limit: u64) -> Result<bool, Broken> {
-        let wanted = size.min(limit);
-        let passed = io::copy(&mut self.inner.by_ref().take(wanted), &mut io::sink());
+    /// Passes over bytes; false at the end of the chunk.
+    pub(crate) fn skip(&mut self, size: u64) -> Result<bool, Broken> {
+        self.check(size)?;
+        let passed = io::copy(&mut self.inner.by_ref().take(size), &mut io::sink());
         let passed =
             passed.map_err(|error| Broken::format(format!("a chunk is damaged: {error}")))?;
-        self.read += passed;
+        *self.read += passed;
         Ok(passed == size)
     }
 }

@@ -49,6 +49,12 @@ pub(super) struct FileRow {
 }
 
 impl FileRow {
+    /// Bytes that travel in the batch, but for the columns of fixed width and those of a manifest.
+    pub(super) fn bytes(&self) -> u64 {
+        let caption = self.caption.as_ref().map_or(0, String::len);
+        self.data.bytes() + (2 * self.path.len() + caption) as u64
+    }
+
     /// Why the file, or its header, could not be read.
     pub(super) fn error(&self) -> Option<&str> {
         self.header.error.as_deref()

@@ -42,12 +42,16 @@ use crate::flight_client::FlightClient;
 /// Files up to this size travel in the batch; the server keeps them in the table's own files. Larger
 /// ones are uploaded, because nothing here may hold them whole.
 pub(super) const INLINE_BYTES_MAX: u64 = 16 << 20;
-/// Bytes of files that may be in memory at one time, in units of [`UNIT_BYTES`].
-const BUDGET_BYTES: u64 = 72 << 20;
-const UNIT_BYTES: u64 = 8 << 10;
+/// Bytes of files that may be in memory at one time, in units of [`UNIT_BYTES`]. A file takes at least
+/// one of them.
+const BUDGET_UNITS: usize = units_of(72 << 20);
+const UNIT_BYTES: u64 = 2 << 10;
 /// What one write commits.
-const GROUP_BYTES: u64 = 24 << 20;
+const GROUP_UNITS: usize = units_of(24 << 20);
 const GROUP_ROWS: usize = 8_192;
+// What is held for a group is given back when it is written. A group that is not full, and the file that
+// fills it, must therefore fit: with less the file would wait for the group, and the group for the file.
+const _: () = assert!(GROUP_UNITS + units_of(INLINE_BYTES_MAX) < BUDGET_UNITS);
 /// What one message holds.
 const BATCH_BYTES: u64 = 8 << 20;
 /// Writes and uploads under way at one time.
@@ -77,8 +81,10 @@ struct Job {
 }
 
 enum Outcome {
-    /// It is in the table already; its bytes, where it is none of the large ones.
-    Same(u64),
+    /// It is in the table already.
+    Same,
+    /// It cannot be read, and what the table has of it stays; its path, and why.
+    Kept(String, String),
     /// A row to write, and whether one with its path is there.
     Row(Box<FileRow>, bool),
     /// It has to be uploaded first.
@@ -129,8 +135,7 @@ impl FileImport {
         };
         let import = Arc::new(self);
         let known = Arc::new(known);
-        let units = usize::try_from(BUDGET_BYTES / UNIT_BYTES).unwrap_or(1);
-        let budget = Arc::new(Semaphore::new(units));
+        let budget = Arc::new(Semaphore::new(BUDGET_UNITS));
         let threads = std::thread::available_parallelism().map_or(2, usize::from).clamp(2, 8);
         let (jobs, queue) = sync_channel::<Job>(threads * 4);
         let (results, mut done) = mpsc::channel::<Done>(threads * 4);
@@ -229,7 +234,7 @@ impl FileImport {
                             true => 0,
                             false => found.size,
                         };
-                        let units = u32::try_from(bytes / UNIT_BYTES + 1).unwrap_or(u32::MAX);
+                        let units = u32::try_from(units_of(bytes)).unwrap_or(u32::MAX);
                         let acquired = Arc::clone(&budget).acquire_many_owned(units);
                         let Ok(permit) = runtime.block_on(acquired) else { return false };
                         let job = Job { sequence: walked.files, found, permit };
@@ -294,9 +299,9 @@ impl FileImport {
                 // Its row may be about the same bytes, which are then not worth sending.
                 match upload::digest(&found.file) {
                     Ok((size, digest))
-                        if known.state(&row.path, signed(size), Some(&digest)) == State::Same =>
+                        if known.state(&row.path, signed(size), &digest) == State::Same =>
                     {
-                        return Outcome::Same(0);
+                        return Outcome::Same;
                     }
                     Ok(_) => {}
                     Err(error) => return unread(known, row, &error),
@@ -307,9 +312,9 @@ impl FileImport {
         self.progress.add_bytes(bytes.len() as u64);
         row.size = bytes.len() as u64;
         let digest = super::hex(&Sha256::digest(&bytes));
-        let state = known.state(&row.path, signed(row.size), Some(&digest));
+        let state = known.state(&row.path, signed(row.size), &digest);
         if state == State::Same {
-            return Outcome::Same(row.size);
+            return Outcome::Same;
         }
         row.sha256 = Some(digest);
         row.header = probe(Cursor::new(&bytes), &name);
@@ -334,7 +339,7 @@ impl FileImport {
             let mut bytes = 0;
             let mut end = start;
             while end < rows.len() && (end == start || bytes < BATCH_BYTES) {
-                bytes += rows[end].data.bytes();
+                bytes += rows[end].bytes();
                 end += 1;
             }
             let rows = &rows[start..end];
@@ -361,8 +366,8 @@ struct Sender {
     version: u64,
     /// Rows to add, and rows to put in place of others.
     groups: [Group; 2],
-    /// Files since the last group ended, and their bytes.
-    span: (usize, u64),
+    /// Files since the last group ended, and their part of the budget.
+    span: (usize, usize),
     writes: JoinSet<Result<Written, Exit>>,
     uploads: JoinSet<Result<Sent, Exit>>,
     write_room: Arc<Semaphore>,
@@ -416,15 +421,12 @@ impl Sender {
     async fn take(&mut self, done: Done) -> Result<(), Exit> {
         let Done { outcome, permit, .. } = done;
         self.span.0 += 1;
+        self.span.1 += permit.num_permits();
         match outcome {
-            Outcome::Same(bytes) => {
-                self.span.1 += bytes;
-                self.summary.files_unchanged += 1;
-                self.import.progress.add_done(1);
-            }
+            Outcome::Same => self.unchanged(),
+            Outcome::Kept(path, error) => self.kept(&path, &error),
             Outcome::Row(row, is_known) => {
                 self.note_error(&row);
-                self.span.1 += row.data.bytes();
                 let group = &mut self.groups[usize::from(is_known)];
                 group.rows.push(*row);
                 group.permits.push(permit);
@@ -432,11 +434,12 @@ impl Sender {
             Outcome::Large(row, file, is_known) => {
                 let room = Arc::clone(&self.upload_room).acquire_owned().await.map_err(closed)?;
                 let uploader = self.import.uploader.clone();
+                let table = self.import.table.clone();
                 self.uploads.spawn(async move {
                     let _held = (room, permit);
                     let mut row = *row;
                     let mut note = None;
-                    match uploader.send(&file).await {
+                    match uploader.send(&table, &file).await {
                         Ok(Uploaded { id, size, sha256, note: noted }) => {
                             row.size = size;
                             row.sha256 = Some(sha256);
@@ -444,7 +447,7 @@ impl Sender {
                             note = noted;
                         }
                         Err(Failure::File(error)) => {
-                            row.header.error = Some(format!("the file cannot be read: {error}"));
+                            row.header.error = Some(unreadable(&error));
                         }
                         Err(Failure::Server(message)) => {
                             return Err(Exit::failed(format!(
@@ -457,7 +460,7 @@ impl Sender {
                 });
             }
         }
-        if self.span.0 >= GROUP_ROWS || self.span.1 >= GROUP_BYTES {
+        if self.span.0 >= GROUP_ROWS || self.span.1 >= GROUP_UNITS {
             self.flush().await?;
         }
         Ok(())
@@ -473,6 +476,18 @@ impl Sender {
         Ok(())
     }
 
+    fn unchanged(&mut self) {
+        self.summary.files_unchanged += 1;
+        self.import.progress.add_done(1);
+    }
+
+    /// Counts a file that cannot be read now; its row may be of a day when it could.
+    fn kept(&mut self, path: &str, error: &str) {
+        self.summary.errors += 1;
+        self.import.progress.wrong(path, error);
+        self.unchanged();
+    }
+
     fn note_error(&mut self, row: &FileRow) {
         if let Some(error) = row.error() {
             self.summary.errors += 1;
@@ -486,6 +501,10 @@ impl Sender {
     ) -> Result<(), Exit> {
         let Sent { row, is_known, note } =
             uploaded.map_err(|_| Exit::failed("an upload ended by itself"))??;
+        if let (true, None, Some(error)) = (is_known, &row.sha256, row.error()) {
+            self.kept(&row.path, error);
+            return Ok(());
+        }
         self.note_error(&row);
         // A large file is a write of its own: when it is done depends on the others.
         let notes = note.into_iter().collect();
@@ -572,11 +591,21 @@ fn write_id(mode: WriteMode, rows: &[FileRow]) -> String {
 }
 
 fn unread(known: &Known, mut row: FileRow, error: &io::Error) -> Outcome {
-    row.header.error = Some(format!("the file cannot be read: {error}"));
-    match known.state(&row.path, signed(row.size), None) {
-        State::Same => Outcome::Same(0),
-        state => Outcome::Row(Box::new(row), state == State::Changed),
+    let error = unreadable(error);
+    if known.has(&row.path) {
+        return Outcome::Kept(row.path, error);
     }
+    row.header.error = Some(error);
+    Outcome::Row(Box::new(row), false)
+}
+
+fn unreadable(error: &io::Error) -> String {
+    format!("the file cannot be read: {error}")
+}
+
+/// The part of the budget that bytes take.
+const fn units_of(bytes: u64) -> usize {
+    (bytes / UNIT_BYTES) as usize + 1
 }
 
 /// The bytes of a file, or nothing where it is a large one.

@@ -125,20 +125,27 @@ impl Known {
 
     /// Whether any row has this path.
     pub(super) fn has(&self, path: &str) -> bool {
-        self.state(path, 0, None) != State::New
+        self.of(path).next().is_some()
     }
 
-    /// Whether a file with this path, size and digest is there. A file that could not be read has no
-    /// digest.
-    pub(super) fn state(&self, path: &str, size: i64, sha256: Option<&str>) -> State {
+    /// The hashes of the contents of rows with this path.
+    fn of(&self, path: &str) -> impl Iterator<Item = u64> {
         let path = path_hash(path);
         let first = self.rows.partition_point(|(known, _)| *known < path);
-        let mut same = self.rows[first..].iter().take_while(|(known, _)| *known == path).peekable();
-        if same.peek().is_none() {
+        self.rows[first..]
+            .iter()
+            .take_while(move |(known, _)| *known == path)
+            .map(|(_, content)| *content)
+    }
+
+    /// Whether a file with this path, size and digest is there.
+    pub(super) fn state(&self, path: &str, size: i64, sha256: &str) -> State {
+        let mut rows = self.of(path).peekable();
+        if rows.peek().is_none() {
             return State::New;
         }
-        let content = content_hash(size, sha256);
-        match same.any(|(_, known)| *known == content) {
+        let content = content_hash(size, Some(sha256));
+        match rows.any(|known| known == content) {
             true => State::Same,
             false => State::Changed,
         }
@@ -149,6 +156,7 @@ fn path_hash(path: &str) -> u64 {
     xxh3_64(path.as_bytes())
 }
 
+/// A row of a file that could not be read has no digest, and is like no file that could.
 fn content_hash(size: i64, sha256: Option<&str>) -> u64 {
     xxh3_64(format!("{size} {}", sha256.unwrap_or("unread")).as_bytes())
 }
@@ -164,11 +172,10 @@ mod tests {
             known.rows.push((path_hash(path), content_hash(size, digest)));
         }
         known.rows.sort_unstable();
-        assert_eq!(known.state("a", 1, Some("x")), State::Same);
-        assert_eq!(known.state("a", 2, Some("x")), State::Changed);
-        assert_eq!(known.state("b", 2, None), State::Same);
-        assert_eq!(known.state("b", 2, Some("x")), State::Changed);
-        assert_eq!(known.state("d", 1, Some("x")), State::New);
+        assert_eq!(known.state("a", 1, "x"), State::Same);
+        assert_eq!(known.state("a", 2, "x"), State::Changed);
+        assert_eq!(known.state("b", 2, "x"), State::Changed);
+        assert_eq!(known.state("d", 1, "x"), State::New);
         assert!(known.has("c") && !known.has("d"));
     }
 }

@@ -8,6 +8,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::{fs, io};
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, ArrayRef, RecordBatch, UInt64Array};
@@ -27,6 +28,7 @@ const KEYS: [&str; 2] = ["path", "file_name"];
 /// A manifest that was read.
 #[derive(Debug)]
 pub(super) struct Manifest {
+    /// Where it lies, from the root on and without links: PATHs may be written otherwise than it is.
     file: PathBuf,
     rows: HashMap<String, usize>,
     captions: Option<ArrayRef>,
@@ -63,7 +65,7 @@ impl Manifest {
         let all = concat_batches(&source.schema, &batches).map_err(|error| error.to_string())?;
         let own = file_schema(blob_column, &[]);
         let mut manifest = Manifest {
-            file: file.to_owned(),
+            file: whole(file).map_err(|error| error.to_string())?,
             rows: keys(&all)?,
             captions: None,
             more: Vec::new(),
@@ -90,6 +92,7 @@ impl Manifest {
     /// The row of a file, by the path under which it is stored or its place beside the manifest.
     pub(super) fn find(&self, path: &str, file: &Path) -> Option<usize> {
         let beside = || {
+            let file = whole(file).ok()?;
             let below = file.strip_prefix(self.file.parent()?).ok()?;
             self.rows.get(below.to_str()?)
         };
@@ -100,7 +103,7 @@ impl Manifest {
 
     /// Whether this is the manifest, which is not a file of the data set.
     pub(super) fn is_at(&self, file: &Path) -> bool {
-        self.file == file
+        file.file_name() == self.file.file_name() && whole(file).is_ok_and(|file| file == self.file)
     }
 
     /// Rows that no file was found for.
@@ -132,6 +135,16 @@ impl Manifest {
             .map(|(field, column)| take(column, &rows, None).map(|column| (field.clone(), column)));
         taken.collect()
     }
+}
+
+/// A file in its folder, from the root on and without links.
+fn whole(file: &Path) -> io::Result<PathBuf> {
+    let folder = match file.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    };
+    // A file that is a link itself keeps its own name.
+    Ok(fs::canonicalize(folder)?.join(file.file_name().unwrap_or_default()))
 }
 
 fn keys(all: &RecordBatch) -> Result<HashMap<String, usize>, String> {

@@ -15,6 +15,7 @@ mod columns;
 mod files;
 mod known;
 mod manifest;
+mod notes;
 mod recordings;
 mod report;
 mod rows;
@@ -31,6 +32,7 @@ use http::Method;
 use self::columns::file_schema;
 use self::files::FileImport;
 use self::manifest::Manifest;
+use self::notes::Notes;
 use self::recordings::{NAMESPACE_DEFAULT, RecordingImport};
 use self::report::{Progress, Summary};
 use self::rows::{Options, RowFormat, RowImport};
@@ -117,12 +119,16 @@ impl Import {
             }
         };
         let formats = self.formats(&inputs, into.is_some())?;
+        if formats.is_none() {
+            walk::distinct(&inputs)?;
+        }
         let manifest = self.manifest(formats.is_some())?;
         let flight = FlightClient::connect(client).await?;
         let version = client.send(Method::GET, "/version", None).await?;
-        let lake = version["lake_id"].as_str().unwrap_or_default().to_owned();
+        let lake = version["lake_id"].as_str().unwrap_or_default();
         let client = Arc::new(Client::new(client.settings().clone())?);
-        let uploader = Uploader::new(Arc::clone(&client), lake, progress.clone());
+        let notes = Notes::new(lake, client.settings().database.as_deref());
+        let uploader = Uploader::new(Arc::clone(&client), notes.clone(), progress.clone());
         let mut summary = Summary::default();
         if let Some(namespace) = &into {
             let import = RecordingImport {
@@ -133,9 +139,15 @@ impl Import {
                 inputs: inputs.clone(),
                 progress: progress.clone(),
             };
+            let _lock = notes.lock(&import.table("recordings"))?;
             import.run(&mut summary).await?;
         }
         let Some(table) = self.table.clone() else { return Ok(summary) };
+        // Files of rows are kept from being added twice by their write ids.
+        let _lock = match formats {
+            Some(_) => None,
+            None => Some(notes.lock(&table)?),
+        };
         let shown = known::show(&client, &table).await?;
         let progress = progress.clone();
         let second = match formats {
@@ -213,6 +225,9 @@ impl Import {
             return Err(Exit::usage(format!(
                 "--blob-column `{blob}` is the name of another column of the import"
             )));
+        }
+        if self.labels && blob == "label" {
+            return Err(Exit::usage("--blob-column `label` is the column that --labels makes"));
         }
         if has_rows && (self.manifest.is_some() || self.labels) {
             return Err(Exit::usage("--manifest and --labels are for files, not for rows"));

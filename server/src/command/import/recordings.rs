@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -13,7 +14,7 @@ use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use bytes::Bytes;
 use http::Method;
 use lakebed_media::{
-    RecordingFormat, RecordingHeader, read_bag, read_db3, read_mcap, recording_format,
+    RecordingFormat, RecordingHeader, Topic, read_bag, read_db3, read_mcap, recording_format,
 };
 use lakebed_proto::command::{CommitRule, WriteCommand, WriteMode};
 use serde_json::json;
@@ -34,6 +35,10 @@ pub(super) const NAMESPACE_DEFAULT: &str = "recordings";
 /// What one write commits.
 const GROUP_BYTES: u64 = 32 << 20;
 const GROUP_ROWS: usize = 64;
+/// Bytes of topics that one write commits, about: beyond this there is another one.
+const TOPICS_BYTES: usize = 16 << 20;
+/// Topics in one message. Each may have a path and names of some kilobytes.
+const TOPICS_A_MESSAGE: usize = 1_024;
 /// Bytes of a file that tell its container.
 const HEAD_BYTES: u64 = 16;
 /// Recordings of one import.
@@ -90,6 +95,16 @@ struct Row {
     note: Option<PathBuf>,
 }
 
+/// What became of a recording.
+enum Looked {
+    /// It is in the table already.
+    Same,
+    /// It cannot be read, and what the tables have of it stays; its path, and why.
+    Kept(String, String),
+    /// A row to write.
+    Row(Box<Row>),
+}
+
 impl RecordingImport {
     /// Imports every recording below the inputs.
     ///
@@ -125,21 +140,28 @@ impl RecordingImport {
             }
             span.0 += 1;
             span.1 += if found.size <= INLINE_BYTES_MAX { found.size } else { 0 };
-            let Some(row) = self.look_at(&known, found, format).await? else {
-                summary.files_unchanged += 1;
-                self.progress.add_done(1);
-                continue;
+            let row = match self.look_at(&known, found, format).await? {
+                Looked::Row(row) => row,
+                unchanged => {
+                    if let Looked::Kept(path, error) = unchanged {
+                        summary.errors += 1;
+                        self.progress.wrong(&path, &error);
+                    }
+                    summary.files_unchanged += 1;
+                    self.progress.add_done(1);
+                    continue;
+                }
             };
             if let Some(error) = &row.header.error {
                 summary.errors += 1;
                 self.progress.wrong(&row.path, error);
             }
-            group.push(row);
+            group.push(*row);
         }
         self.write(group, version, summary).await
     }
 
-    fn table(&self, name: &str) -> String {
+    pub(super) fn table(&self, name: &str) -> String {
         format!("{}${name}", self.namespace)
     }
 
@@ -180,13 +202,13 @@ impl RecordingImport {
         }
     }
 
-    /// A row for a recording; nothing when it is in the table already.
+    /// Reads a recording, and sends its bytes where they are many.
     async fn look_at(
         &self,
         known: &Known,
         found: Found,
         format: RecordingFormat,
-    ) -> Result<Option<Row>, Exit> {
+    ) -> Result<Looked, Exit> {
         let Found { file, path, size } = found;
         let is_known = known.has(&path);
         let mut row = Row {
@@ -199,11 +221,13 @@ impl RecordingImport {
             is_known,
             note: None,
         };
-        let state = |row: &Row| {
+        let is_same = |row: &Row| {
             let size = i64::try_from(row.size).unwrap_or(i64::MAX);
-            known.state(&row.path, size, row.sha256.as_deref())
+            let digest = row.sha256.as_deref();
+            digest.is_some_and(|digest| known.state(&row.path, size, digest) == State::Same)
         };
         let source = file.clone();
+        let before = stamp(&file);
         let (header, sent) = if size <= INLINE_BYTES_MAX {
             let read = blocking(move || {
                 let mut bytes = Vec::new();
@@ -216,8 +240,8 @@ impl RecordingImport {
                     self.progress.add_bytes(bytes.len() as u64);
                     row.size = bytes.len() as u64;
                     row.sha256 = Some(digest);
-                    if state(&row) == State::Same {
-                        return Ok(None);
+                    if is_same(&row) {
+                        return Ok(Looked::Same);
                     }
                     row.data = Cell::Bytes(Bytes::from(bytes));
                     (Ok(header), Ok(()))
@@ -229,14 +253,15 @@ impl RecordingImport {
                 let hashed = file.clone();
                 if let Ok((size, digest)) = blocking(move || upload::digest(&hashed)).await {
                     (row.size, row.sha256) = (size, Some(digest));
-                    if state(&row) == State::Same {
-                        return Ok(None);
+                    if is_same(&row) {
+                        return Ok(Looked::Same);
                     }
                 }
             }
+            let recordings = self.table("recordings");
             let (header, uploaded) = tokio::join!(
                 blocking(move || header_of(&source, format)),
-                self.uploader.send(&file)
+                self.uploader.send(&recordings, &file)
             );
             let sent = match uploaded {
                 Ok(uploaded) => {
@@ -252,18 +277,27 @@ impl RecordingImport {
             };
             (header, sent)
         };
-        match (header, sent) {
+        // A recording that is still going on: half of it must not stand for the whole.
+        let unmoved = match (before, stamp(&file)) {
+            (Ok(before), Ok(after)) if before == after => Ok(()),
+            (Ok(_), Ok(_)) => Err(io::Error::other("it was written to meanwhile")),
+            (Err(error), _) | (_, Err(error)) => Err(error),
+        };
+        match (header, sent.and(unmoved)) {
             (Ok(header), Ok(())) => row.header = header,
             (Err(error), _) | (_, Err(error)) => {
-                row.header.error = Some(format!("the file cannot be read: {error}"));
-                row.sha256 = None;
-                row.data = Cell::Null;
-                if state(&row) == State::Same {
-                    return Ok(None);
+                let error = format!("the file cannot be read: {error}");
+                if let Cell::Upload(id) = &row.data {
+                    self.uploader.discard(id, row.note.as_deref()).await;
                 }
+                if is_known {
+                    return Ok(Looked::Kept(row.path, error));
+                }
+                row.header.error = Some(error);
+                (row.sha256, row.data, row.note) = (None, Cell::Null, None);
             }
         }
-        Ok(Some(row))
+        Ok(Looked::Row(Box::new(row)))
     }
 
     async fn write(&self, rows: Vec<Row>, version: u64, summary: &mut Summary) -> Result<(), Exit> {
@@ -277,12 +311,22 @@ impl RecordingImport {
             let predicate = format!("recording_id = '{}'", row.path.replace('\'', "''"));
             self.client.send(Method::POST, &path, Some(json!({ "predicate": predicate }))).await?;
         }
-        let batch = topics_batch(&rows).map_err(|error| Exit::failed(error.to_string()))?;
-        if batch.num_rows() > 0 {
-            let on = ["recording_id", "topic", "type"];
-            let command = command(&topics, WriteMode::Upsert, &on, None);
-            self.put(command, batch, version).await?;
-            summary.topics += rows.iter().map(|row| row.header.topics.len() as u64).sum::<u64>();
+        let mut left = rows.as_slice();
+        while !left.is_empty() {
+            let mut bytes = 0;
+            let fits = |row: &&Row| {
+                bytes += row.topics_bytes();
+                bytes <= TOPICS_BYTES
+            };
+            let (run, rest) = left.split_at(left.iter().take_while(fits).count().max(1));
+            left = rest;
+            let batch = topics_batch(run).map_err(|error| Exit::failed(error.to_string()))?;
+            summary.topics += batch.num_rows() as u64;
+            if batch.num_rows() > 0 {
+                let on = ["recording_id", "topic", "type"];
+                let command = command(&topics, WriteMode::Upsert, &on, None);
+                self.put(command, batch, TOPICS_A_MESSAGE, version).await?;
+            }
         }
         let (changed, new): (Vec<Row>, Vec<Row>) = rows.into_iter().partition(|row| row.is_known);
         for (rows, mode) in [(new, WriteMode::Append), (changed, WriteMode::Upsert)] {
@@ -293,7 +337,8 @@ impl RecordingImport {
             let id = write_id(mode, &rows);
             let command = command(&self.table("recordings"), mode, on, Some(id));
             let batch = recordings_batch(&rows).map_err(|error| Exit::failed(error.to_string()))?;
-            self.put(command, batch, version).await?;
+            // Each row may have as many bytes as travel in a message at all.
+            self.put(command, batch, 1, version).await?;
             let count = rows.len() as u64;
             match mode == WriteMode::Upsert {
                 true => summary.rows_replaced += count,
@@ -306,11 +351,16 @@ impl RecordingImport {
         Ok(())
     }
 
-    async fn put(&self, command: WriteCommand, batch: RecordBatch, seen: u64) -> Result<(), Exit> {
+    /// Writes rows, `step` of them in each message.
+    async fn put(
+        &self,
+        command: WriteCommand,
+        batch: RecordBatch,
+        step: usize,
+        seen: u64,
+    ) -> Result<(), Exit> {
         let schema = batch.schema();
-        // A row a message: each may have as many bytes as travel in a batch at all.
         let rows = || -> Batches {
-            let step = if batch.num_columns() > 8 { 1 } else { 8_192 };
             let batch = batch.clone();
             let starts = (0..batch.num_rows()).step_by(step);
             let cut =
@@ -323,6 +373,20 @@ impl RecordingImport {
         };
         Ok(())
     }
+}
+
+impl Row {
+    /// About the bytes of its topics as rows, each of which has its path.
+    fn topics_bytes(&self) -> usize {
+        let names = |topic: &Topic| topic.topic.len() + topic.type_name.len();
+        self.header.topics.iter().map(|topic| self.path.len() + names(topic) + 64).sum()
+    }
+}
+
+/// What changes when a file is written to.
+fn stamp(file: &Path) -> io::Result<(u64, i64, i64)> {
+    let metadata = std::fs::metadata(file)?;
+    Ok((metadata.len(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
 fn command(table: &str, mode: WriteMode, on: &[&str], write_id: Option<String>) -> WriteCommand {

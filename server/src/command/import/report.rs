@@ -69,7 +69,9 @@ impl Progress {
             return;
         }
         let line = match shown == SHOWN_MAX {
-            true => "… and more, in the column `error`".to_owned(),
+            true => {
+                "… and more; the column `error` says what is wrong with what was read".to_owned()
+            }
             false => format!("{}: {error}", path.escape_debug()),
         };
         self.bar.suspend(|| eprintln!("{line}"));
@@ -94,7 +96,7 @@ pub(super) struct Summary {
     pub(super) rows_replaced: u64,
     /// Files that were there already.
     pub(super) files_unchanged: u64,
-    /// Rows that say that something about their file is wrong.
+    /// Files with which something is wrong, or that could not be read.
     pub(super) errors: u64,
     /// Bytes of the files whose rows were written.
     pub(super) bytes: u64,

@@ -10,7 +10,6 @@
 
 use std::fs::File;
 use std::io::{self, Read as _};
-use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -23,8 +22,8 @@ use hyper::body::Frame;
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
-use xxhash_rust::xxh3::xxh3_64;
 
+use super::notes::Notes;
 use super::report::Progress;
 use crate::client::{Client, Refusal};
 
@@ -72,25 +71,19 @@ impl From<Refusal> for Failure {
 #[derive(Clone)]
 pub(super) struct Uploader {
     client: Arc<Client>,
-    /// Where ids are noted; nowhere when the user has no home.
-    notes: Option<PathBuf>,
-    lake: String,
+    /// Where ids are noted.
+    notes: Notes,
     progress: Progress,
 }
 
 impl Uploader {
-    pub(super) fn new(client: Arc<Client>, lake: String, progress: Progress) -> Self {
-        let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
-        let state = from("XDG_STATE_HOME")
-            .map(PathBuf::from)
-            .or_else(|| from("HOME").map(|home| PathBuf::from(home).join(".local/state")));
-        let notes = state.map(|state| state.join("lakebed/uploads"));
-        Uploader { client, notes, lake, progress }
+    pub(super) fn new(client: Arc<Client>, notes: Notes, progress: Progress) -> Self {
+        Uploader { client, notes, progress }
     }
 
-    /// Sends a file.
-    pub(super) async fn send(&self, file: &Path) -> Result<Uploaded, Failure> {
-        let note = self.note_of(file).map_err(Failure::File)?;
+    /// Sends a file for a row of a table.
+    pub(super) async fn send(&self, table: &str, file: &Path) -> Result<Uploaded, Failure> {
+        let note = self.notes.upload(table, file).map_err(Failure::File)?;
         let mut pause = PAUSE_FIRST;
         let mut tries = 1;
         loop {
@@ -105,23 +98,6 @@ impl Uploader {
                 Ok(uploaded) => return Ok(uploaded),
             }
         }
-    }
-
-    /// The file that notes the id: one for each lake, file, size and time of change.
-    fn note_of(&self, file: &Path) -> io::Result<Option<PathBuf>> {
-        let Some(notes) = &self.notes else { return Ok(None) };
-        let metadata = std::fs::metadata(file)?;
-        let whole = std::fs::canonicalize(file)?;
-        let database = self.client.settings().database.as_deref().unwrap_or_default();
-        let key = format!(
-            "{} {database} {} {} {}.{}",
-            self.lake,
-            whole.display(),
-            metadata.len(),
-            metadata.mtime(),
-            metadata.mtime_nsec()
-        );
-        Ok(Some(notes.join(format!("{:016x}", xxh3_64(key.as_bytes())))))
     }
 
     async fn try_send(&self, file: &Path, note: Option<&Path>) -> Result<Uploaded, Attempt> {
@@ -144,13 +120,18 @@ impl Uploader {
             Ok(_) => Ok(Uploaded { id, size, sha256, note: note.map(Path::to_owned) }),
             Err(refusal) if refusal.status == Some(StatusCode::BAD_REQUEST) => {
                 // The file changed between the passes: what lies at the server is of no use.
-                forget(note);
-                let path = format!("/v1/uploads/{id}");
-                let _ = self.client.ask(Method::DELETE, &path, None, ANSWER_TIME_MAX).await;
+                self.discard(&id, note).await;
                 Err(Attempt::Again(refusal.message))
             }
             Err(refusal) => Err(refusal.into()),
         }
+    }
+
+    /// Takes an upload back that no row will refer to. What stays expires.
+    pub(super) async fn discard(&self, id: &str, note: Option<&Path>) {
+        forget(note);
+        let path = format!("/v1/uploads/{id}");
+        let _ = self.client.ask(Method::DELETE, &path, None, ANSWER_TIME_MAX).await;
     }
 
     /// The upload to go on with, and how much of it is there.
@@ -189,7 +170,6 @@ impl Uploader {
             let mut file = File::open(&source)?;
             let mut hasher = Sha256::new();
             let mut at: u64 = 0;
-            let mut is_wanted = true;
             let mut buffer = vec![0; PIECE_BYTES];
             loop {
                 let size = fill(&mut file, &mut buffer)?;
@@ -198,12 +178,11 @@ impl Uploader {
                 }
                 hasher.update(&buffer[..size]);
                 let end = at + size as u64;
-                if is_wanted && end > offset {
+                if end > offset {
                     let begin = usize::try_from(offset.saturating_sub(at)).unwrap_or(0);
                     let piece = Bytes::copy_from_slice(&buffer[begin..size]);
                     // A connection that is gone ends the sending; the digest has no use then either.
-                    is_wanted = sender.blocking_send(Ok(piece)).is_ok();
-                    if !is_wanted {
+                    if sender.blocking_send(Ok(piece)).is_err() {
                         return Err(io::Error::other("the connection broke"));
                     }
                 }

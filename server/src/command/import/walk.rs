@@ -57,11 +57,9 @@ pub(super) enum Met {
 /// The PATHs with the beginning of the paths below them.
 ///
 /// # Errors
-/// Wrong usage for a PATH that does not exist, is neither file nor folder, or would be stored under the
-/// same path as another.
+/// Wrong usage for a PATH that does not exist, or is neither file nor folder.
 pub(super) fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, Exit> {
     let mut inputs = Vec::new();
-    let mut taken: HashMap<String, &Path> = HashMap::new();
     for path in paths {
         let shown = path.display();
         let metadata =
@@ -70,13 +68,6 @@ pub(super) fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, Exit> {
             return Err(Exit::usage(format!("`{shown}` is neither a file nor a folder")));
         }
         let name = name_of(path)?;
-        if let Some(other) = taken.insert(name.clone(), path) {
-            return Err(Exit::usage(format!(
-                "`{}` and `{shown}` would both be stored as `{name}`; import the folder above them, \
-                 or one after the other",
-                other.display()
-            )));
-        }
         let prefix = match (metadata.is_dir(), paths.len()) {
             (true, 1) => String::new(),
             (true, _) => format!("{name}/"),
@@ -85,6 +76,26 @@ pub(super) fn inputs(paths: &[PathBuf]) -> Result<Vec<Input>, Exit> {
         inputs.push(Input { path: path.clone(), prefix, is_folder: metadata.is_dir() });
     }
     Ok(inputs)
+}
+
+/// Refuses PATHs whose files would be stored under one path. Rows are stored under none.
+///
+/// # Errors
+/// Wrong usage for two PATHs of one name.
+pub(super) fn distinct(inputs: &[Input]) -> Result<(), Exit> {
+    let mut taken: HashMap<&str, &Path> = HashMap::new();
+    for input in inputs {
+        if let Some(other) = taken.insert(&input.prefix, &input.path) {
+            return Err(Exit::usage(format!(
+                "`{}` and `{}` would both be stored as `{}`; import the folder above them, or each \
+                 into a table of its own",
+                other.display(),
+                input.path.display(),
+                input.prefix
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// The last name of a path, also of `.` and `..`.
@@ -196,7 +207,8 @@ mod tests {
         std::os::unix::fs::symlink("x.png", root.path().join("a/link.png")).unwrap();
         let of = |names: &[&str]| {
             let given: Vec<PathBuf> = names.iter().map(|name| root.path().join(name)).collect();
-            inputs(&given).map(|inputs| paths(&inputs))
+            let inputs = inputs(&given)?;
+            distinct(&inputs).map(|()| paths(&inputs))
         };
         assert_eq!(of(&["a"]).unwrap(), [".hidden/y.png", "x.png"]);
         assert_eq!(of(&["a/."]).unwrap(), [".hidden/y.png", "x.png"]);
@@ -206,6 +218,7 @@ mod tests {
             ["a/.hidden/y.png", "a/x.png", "b/x.png", "c.png"]
         );
         assert!(of(&["a/x.png", "b/x.png"]).is_err(), "one path for two files");
+        assert!(of(&["a", "b/../a"]).is_err(), "one path for two folders");
         assert!(of(&["nothing"]).is_err());
         assert_eq!(text(b"a\xffb"), "a\\xffb");
     }

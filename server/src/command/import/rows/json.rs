@@ -1,5 +1,6 @@
 //! JSON lines: an object a line. The types of the columns are told from the first rows.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::Path;
@@ -12,7 +13,7 @@ use arrow_schema::Schema;
 use serde::de::{IgnoredAny, MapAccess, Visitor};
 use serde::{Deserialize, Deserializer};
 
-use super::{BATCH_BYTES, BATCH_ROWS, RowSource, head, text};
+use super::{BATCH_BYTES, BYTE_ORDER_MARK, RowSource, batch_rows, head, text};
 
 /// Bytes of one line.
 const LINE_BYTES_MAX: u64 = 16 << 20;
@@ -20,6 +21,7 @@ const BUFFER_BYTES: usize = 256 << 10;
 
 pub(super) fn open(path: &Path, sample: Option<usize>) -> Result<RowSource, String> {
     let first = head(path, 4_096)?;
+    let first = first.strip_prefix(BYTE_ORDER_MARK).unwrap_or(&first);
     let first = first.iter().find(|byte| !byte.is_ascii_whitespace());
     match first {
         None => return Err("the file is empty".to_owned()),
@@ -31,30 +33,40 @@ pub(super) fn open(path: &Path, sample: Option<usize>) -> Result<RowSource, Stri
         }
         Some(_) => return Err("the file does not begin with an object of JSON".to_owned()),
     }
-    let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(text)?);
-    let bounded = BufReader::with_capacity(BUFFER_BYTES, Lines { file, line: 0 });
+    let bounded = BufReader::with_capacity(BUFFER_BYTES, Lines { file: begin(path)?, line: 0 });
     let (schema, _) = infer_json_schema(bounded, sample).map_err(text)?;
     let schema = Arc::new(in_order(schema, path)?);
+    let rows = batch_rows(schema.fields().len());
     let decoder = ReaderBuilder::new(Arc::clone(&schema))
-        .with_batch_size(BATCH_ROWS)
+        .with_batch_size(rows)
         // A field that the first rows did not have must not be lost.
         .with_strict_mode(true)
         .build_decoder()
         .map_err(text)?;
-    let file = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(text)?);
-    let batches = Batches { file, decoder, line: Vec::new(), lines: 0, is_over: false };
+    let batches =
+        Batches { file: begin(path)?, decoder, rows, line: Vec::new(), lines: 0, is_over: false };
     Ok(RowSource { schema, batches: Box::new(batches) })
+}
+
+/// The file behind the byte order mark that some writers put before a text.
+fn begin(path: &Path) -> Result<BufReader<File>, String> {
+    let mut file = BufReader::with_capacity(BUFFER_BYTES, File::open(path).map_err(text)?);
+    if file.fill_buf().map_err(text)?.starts_with(BYTE_ORDER_MARK) {
+        file.consume(BYTE_ORDER_MARK.len());
+    }
+    Ok(file)
 }
 
 /// The columns as the first object has them; those that only later ones have stand behind.
 fn in_order(schema: Schema, path: &Path) -> Result<Schema, String> {
     let mut line = Vec::new();
-    let file = BufReader::new(File::open(path).map_err(text)?);
-    file.take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(text)?;
+    begin(path)?.take(LINE_BYTES_MAX).read_until(b'\n', &mut line).map_err(text)?;
     let Ok(Names(names)) = serde_json::from_slice(&line) else { return Ok(schema) };
-    let place = |name: &str| names.iter().position(|known| known == name).unwrap_or(names.len());
+    let places: HashMap<&str, usize> =
+        names.iter().enumerate().map(|(place, name)| (name.as_str(), place)).collect();
+    let place = |name: &str| places.get(name).copied().unwrap_or(names.len());
     let mut fields: Vec<_> = schema.fields().iter().cloned().collect();
-    fields.sort_by_key(|field| (place(field.name()), field.name().clone()));
+    fields.sort_by_cached_key(|field| (place(field.name()), field.name().clone()));
     Ok(Schema::new(fields))
 }
 
@@ -109,6 +121,8 @@ fn too_long() -> String {
 struct Batches {
     file: BufReader<File>,
     decoder: Decoder,
+    /// Rows of one batch.
+    rows: usize,
     line: Vec<u8>,
     lines: u64,
     is_over: bool,
@@ -117,7 +131,7 @@ struct Batches {
 impl Batches {
     fn batch(&mut self) -> Result<Option<RecordBatch>, String> {
         let mut bytes = 0;
-        while bytes < BATCH_BYTES && self.decoder.len() < BATCH_ROWS {
+        while bytes < BATCH_BYTES && self.decoder.len() < self.rows {
             self.line.clear();
             let limit = LINE_BYTES_MAX + 1;
             let read = self.file.by_ref().take(limit).read_until(b'\n', &mut self.line);

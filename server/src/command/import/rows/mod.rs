@@ -21,9 +21,10 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ::arrow_array::{Array as _, ArrayRef, RecordBatch};
+use ::arrow_array::cast::AsArray as _;
+use ::arrow_array::{Array, ArrayRef, OffsetSizeTrait, RecordBatch};
 use arrow_cast::cast;
-use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use arrow_schema::{ArrowError, DataType, Field, Schema, SchemaRef};
 use lakebed_proto::command::{CommitRule, WriteCommand, WriteMode};
 use tokio::sync::mpsc;
 
@@ -39,6 +40,12 @@ const BATCH_BYTES: usize = 8 << 20;
 /// A row beyond this fits no message.
 const ROW_BYTES_MAX: usize = 48 << 20;
 const BATCH_ROWS: usize = 8_192;
+/// Columns of a file: readers and writers hold something for each.
+const COLUMNS_MAX: usize = 16_384;
+/// Cells of one batch: decoders take memory for all of them before they read a row.
+const BATCH_CELLS: usize = 1 << 20;
+/// What some writers put before a text.
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
 /// Batches between the reader and the connection.
 const BATCHES_AHEAD: usize = 2;
 
@@ -100,6 +107,10 @@ pub(super) fn open(path: &Path, format: RowFormat, options: &Options) -> Result<
         RowFormat::Tar => tar::open(path, options.shards.as_deref()),
         RowFormat::Lance => lance::open(path),
     }?;
+    let columns = source.schema.fields().len();
+    if columns > COLUMNS_MAX {
+        return Err(format!("the file has {columns} columns; at most {COLUMNS_MAX} are read"));
+    }
     plain(source, options.blob_column.as_deref())
 }
 
@@ -141,6 +152,11 @@ fn plain(source: RowSource, blob: Option<&str>) -> Result<RowSource, String> {
     Ok(RowSource { schema, batches: Box::new(batches) })
 }
 
+/// Rows that are read at a time, of so many columns.
+fn batch_rows(columns: usize) -> usize {
+    (BATCH_CELLS / columns.max(1)).clamp(1, BATCH_ROWS)
+}
+
 /// Cuts a batch so that each part fits a message.
 fn cut(batch: RecordBatch, parts: &mut Vec<RecordBatch>) -> Result<(), String> {
     let bytes = bytes_of(&batch)?;
@@ -162,11 +178,44 @@ fn cut(batch: RecordBatch, parts: &mut Vec<RecordBatch>) -> Result<(), String> {
 }
 
 fn bytes_of(batch: &RecordBatch) -> Result<usize, String> {
-    batch
-        .columns()
-        .iter()
-        .map(|column| column.to_data().get_slice_memory_size().map_err(text))
-        .sum()
+    batch.columns().iter().map(|column| slice_bytes(column).map_err(text)).sum()
+}
+
+/// The bytes that travel with these rows. Arrow itself counts all that lies behind the offsets of lists,
+/// also what belongs to rows of other slices.
+fn slice_bytes(column: &dyn Array) -> Result<usize, ArrowError> {
+    let rows = column.len();
+    let below = match column.data_type() {
+        DataType::List(_) => {
+            let list = column.as_list::<i32>();
+            slice_bytes(&between(list.values(), list.value_offsets()))? + rows * size_of::<i32>()
+        }
+        DataType::LargeList(_) => {
+            let list = column.as_list::<i64>();
+            slice_bytes(&between(list.values(), list.value_offsets()))? + rows * size_of::<i64>()
+        }
+        DataType::Map(..) => {
+            let map = column.as_map();
+            let entries: ArrayRef = Arc::new(map.entries().clone());
+            slice_bytes(&between(&entries, map.value_offsets()))? + rows * size_of::<i32>()
+        }
+        DataType::FixedSizeList(..) => slice_bytes(column.as_fixed_size_list().values())?,
+        DataType::Struct(_) => {
+            let parts = column.as_struct().columns().iter();
+            parts.map(|part| slice_bytes(part)).sum::<Result<usize, ArrowError>>()?
+        }
+        _ => return column.to_data().get_slice_memory_size(),
+    };
+    let nulls = if column.nulls().is_some() { rows.div_ceil(8) } else { 0 };
+    Ok(below + nulls)
+}
+
+/// The values that offsets refer to.
+fn between<O: OffsetSizeTrait>(values: &ArrayRef, offsets: &[O]) -> ArrayRef {
+    match offsets {
+        [first, .., last] => values.slice(first.as_usize(), last.as_usize() - first.as_usize()),
+        _ => values.slice(0, 0),
+    }
 }
 
 fn text(error: impl std::fmt::Display) -> String {
@@ -224,7 +273,7 @@ impl RowImport {
                 .map_err(|exit| at(exit.into_message()))?,
             _ => blocking(move || digest(&hashed).map_err(text))
                 .await
-                .map_err(|_| at("the file cannot be read".to_owned()))?,
+                .map_err(|exit| at(format!("the file cannot be read: {}", exit.into_message())))?,
         };
         self.progress.add_bytes(size);
         let (opened, options) = (path.to_owned(), self.options.clone());
@@ -326,4 +375,54 @@ fn head(path: &Path, bytes: u64) -> Result<Vec<u8>, String> {
     let file = std::fs::File::open(path).map_err(text)?;
     file.take(bytes).read_to_end(&mut head).map_err(text)?;
     Ok(head)
+}
+
+#[cfg(test)]
+mod tests {
+    use ::arrow_array::builder::{Int64Builder, ListBuilder, MapBuilder, StringBuilder};
+    use ::arrow_array::{Int64Array, StructArray};
+
+    use super::*;
+
+    /// Rows of eight KiB of numbers.
+    fn lists(rows: usize) -> ArrayRef {
+        let mut lists = ListBuilder::new(Int64Builder::new());
+        for row in 0..rows {
+            lists.values().append_slice(&[row as i64; 1_024]);
+            lists.append(true);
+        }
+        Arc::new(lists.finish())
+    }
+
+    #[test]
+    fn rows_of_lists_are_cut_like_others() {
+        let rows = 4_096;
+        let list = lists(rows);
+        let mut maps = MapBuilder::new(None, StringBuilder::new(), Int64Builder::new());
+        for row in 0..rows {
+            maps.keys().append_value("k".repeat(4_096));
+            maps.values().append_value(row as i64);
+            maps.append(true).unwrap();
+        }
+        let field = Arc::new(Field::new("in", list.data_type().clone(), true));
+        let part: ArrayRef = Arc::new(StructArray::from(vec![(field, Arc::clone(&list))]));
+        let columns: [(&str, ArrayRef); 3] =
+            [("list", list), ("struct", part), ("map", Arc::new(maps.finish()))];
+        let batch = RecordBatch::try_from_iter(columns).unwrap();
+        let mut parts = Vec::new();
+        cut(batch.clone(), &mut parts).unwrap();
+        // Twenty KiB a row.
+        assert_eq!(parts.len(), 16);
+        assert!(parts.iter().all(|part| bytes_of(part).unwrap() <= BATCH_BYTES));
+        assert_eq!(parts.iter().map(RecordBatch::num_rows).sum::<usize>(), rows);
+    }
+
+    #[test]
+    fn bytes_are_those_of_the_slice() {
+        let list = lists(10);
+        let whole = slice_bytes(&list).unwrap();
+        assert_eq!(slice_bytes(&list.slice(3, 1)).unwrap() * 10, whole);
+        assert_eq!(slice_bytes(&list.slice(3, 0)).unwrap(), 0);
+        assert_eq!(slice_bytes(&Int64Array::from(vec![1, 2, 3])).unwrap(), 24);
+    }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
-use super::{BATCH_BYTES, BATCH_ROWS, RowSource, text};
+use super::{BATCH_BYTES, RowSource, batch_rows, text};
 
 pub(super) fn open(path: &Path) -> Result<RowSource, String> {
     let file = File::open(path).map_err(text)?;
@@ -22,7 +22,7 @@ pub(super) fn open(path: &Path) -> Result<RowSource, String> {
         .max()
         .and_then(|bytes| usize::try_from(bytes).ok())
         .unwrap_or(0);
-    let rows = (BATCH_BYTES / row_bytes.max(1)).clamp(1, BATCH_ROWS);
+    let rows = (BATCH_BYTES / row_bytes.max(1)).clamp(1, batch_rows(schema.fields().len()));
     let batches = builder.with_batch_size(rows).build().map_err(text)?;
     Ok(RowSource { schema, batches: Box::new(batches.map(|batch| batch.map_err(text))) })
 }

@@ -12,6 +12,7 @@
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -27,6 +28,8 @@ use super::{BATCH_BYTES, BATCH_ROWS, ROW_BYTES_MAX, RowSource, text};
 const COLUMNS_MAX: usize = 256;
 const NUMBER_BYTES_MAX: u64 = 32;
 const NAME_BYTES_MAX: usize = 4 << 10;
+/// Bytes of what stands before a member and describes it, such as a long name: it is held whole.
+const EXTENSION_BYTES_MAX: u64 = 1 << 20;
 
 /// What a column of a data set holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +50,7 @@ pub(super) fn members(shards: &[PathBuf]) -> Result<Members, String> {
     let mut members = Members::default();
     for shard in shards {
         let wrong = |error: String| format!("`{}`: {error}", shard.display());
+        check_extensions(shard).map_err(wrong)?;
         let file = File::open(shard).map_err(|error| wrong(text(error)))?;
         let mut archive = Archive::new(file);
         let entries = archive.entries_with_seek().map_err(|error| wrong(text(error)))?;
@@ -73,6 +77,27 @@ pub(super) fn members(shards: &[PathBuf]) -> Result<Members, String> {
         true => Err("the tar has no member of the form `name.ext`".to_owned()),
         false => Ok(members),
     }
+}
+
+/// Refuses descriptions that the reader would hold whole, of whatever size they are.
+fn check_extensions(shard: &Path) -> Result<(), String> {
+    let mut archive = Archive::new(File::open(shard).map_err(text)?);
+    for entry in archive.entries_with_seek().map_err(text)?.raw(true) {
+        let entry = entry.map_err(text)?;
+        let kind = entry.header().entry_type();
+        let is_extension = kind.is_gnu_longname()
+            || kind.is_gnu_longlink()
+            || kind.is_pax_local_extensions()
+            || kind.is_pax_global_extensions();
+        if is_extension && entry.size() > EXTENSION_BYTES_MAX {
+            return Err(format!(
+                "the name or description of a member has {} bytes; at most {EXTENSION_BYTES_MAX} \
+                 are read",
+                entry.size()
+            ));
+        }
+    }
+    Ok(())
 }
 
 impl Members {
@@ -137,7 +162,11 @@ pub(super) fn open(path: &Path, members: Option<&Members>) -> Result<RowSource, 
     // The archive lends its members one after the other, so it has a thread of its own.
     std::thread::spawn(move || {
         let mut shard = Shard { members, samples: Vec::new(), bytes: 0 };
-        if let Err(error) = shard.read(&path, &mut |batch| sender.send(Ok(batch)).is_ok()) {
+        let mut give = |batch| sender.send(Ok(batch)).is_ok();
+        // Without a word the samples so far would pass for all of them.
+        let read = catch_unwind(AssertUnwindSafe(|| shard.read(&path, &mut give)))
+            .unwrap_or_else(|_| Err("the tar made its reader fail".to_owned()));
+        if let Err(error) = read {
             let _ = sender.send(Err(error));
         }
     });
