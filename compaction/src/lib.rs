@@ -1,7 +1,11 @@
-//! Deletes what nobody needs any more, and never anything else.
+//! Keeps tables in shape: joins small fragments, and deletes what nobody needs any more.
 //!
-//! Its first piece: uploads whose time ran out and folders of dropped tables whose last reader is gone.
+//! What to rewrite is decided by a pure policy; what may be deleted has a reason and a minimum age.
 
+mod compactor;
+mod policy;
 mod sweep;
 
+pub use compactor::{Budget, Pass, compact};
+pub use policy::{Reason, Rewrite, Targets, plan};
 pub use sweep::{Swept, sweep};

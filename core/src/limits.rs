@@ -65,6 +65,11 @@ pub struct Limits {
     pub write_id_bytes_max: usize,
     /// Milliseconds for which a ticket keeps its version, renewed by use.
     pub ticket_ttl_ms: i64,
+    /// Milliseconds between two passes of maintenance.
+    pub maintenance_interval_ms: u64,
+    /// Bytes that compaction reads of one table in a pass of maintenance; with 0 it runs only when it is
+    /// asked for.
+    pub compaction_bytes_max: u64,
     /// How long a worker may be silent before its tasks go to others, in milliseconds.
     pub task_lease_ms: i64,
     /// Milliseconds a read may go without progress before it is ended.
@@ -109,6 +114,8 @@ impl Default for Limits {
             sql_parameters_bytes_max: 64 * MIB,
             write_id_bytes_max: 256,
             ticket_ttl_ms: 3_600_000,
+            maintenance_interval_ms: 60_000,
+            compaction_bytes_max: 1 << 30,
             task_lease_ms: 20_000,
             read_stall_ms_max: 600_000,
             write_stall_ms_max: 600_000,

@@ -80,6 +80,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/show", get(table::show::show_table)),
         ("/v1/table/{id}/drop", to_the_end(post(table::drop_table::drop_table))),
         ("/v1/table/{id}/rename", to_the_end(post(table::rename::rename_table))),
+        ("/v1/table/{id}/compact", to_the_end(post(table::compact::compact))),
         ("/v1/table/{id}/restore", to_the_end(post(table::restore::restore))),
         ("/v1/table/{id}/delete", to_the_end(post(table::delete::delete_rows))),
         ("/v1/table/{id}/create", to_the_end(post(table::create::create_table))),

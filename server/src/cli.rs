@@ -51,6 +51,8 @@ enum Verb {
     /// Look at models.
     #[command(subcommand)]
     Models(ModelsVerb),
+    /// Join small fragments of a table.
+    Compact(command::compact::Compact),
     /// Examine a lake, offline, and say what was found.
     Doctor(command::doctor::Doctor),
     /// Rewrite the paths of a lake that was moved or copied, offline.
@@ -268,6 +270,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Tag(TagVerb::Delete(verb)) => run_client(verb, &environment),
         Verb::Sql(verb) => run_client(verb, &environment),
         Verb::Search(verb) => run_client(verb, &environment),
+        Verb::Compact(verb) => run_client(verb, &environment),
         Verb::Index(IndexVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Index(IndexVerb::List(verb)) => run_client(verb, &environment),
         Verb::Jobs(verb) => match verb {

@@ -18,6 +18,7 @@ mod authenticate;
 mod blob;
 mod column_jobs;
 mod columns;
+mod compact;
 mod delete_rows;
 mod gate;
 mod indexes;
@@ -52,6 +53,7 @@ pub use blob::Blob;
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use indexes::CreateIndex;
 pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey};
+pub use lakebed_compaction::{Pass as CompactionPass, Reason as CompactionReason};
 pub use lakebed_jobs::{
     AttemptId, Job, JobId, JobState, ModelInfo, ModelInput, Progress, QueryInput, SubmitJob,
     WorkerServer, WorkerView,

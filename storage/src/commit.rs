@@ -37,7 +37,7 @@ pub(crate) const TRIES_MAX: u32 = 10;
 const GROUP_MAX: usize = 256;
 /// How far a version's time is put after the one before it where the clock is behind: little enough
 /// that it is never ahead of a clock that is right.
-const TIME_STEP_NANOS: u128 = 1_000;
+pub(crate) const TIME_STEP_NANOS: u128 = 1_000;
 /// A transaction's copy inside the manifest stays below this many bytes of write ids.
 const GROUP_PROPERTY_BYTES_MAX: usize = 64 << 10;
 

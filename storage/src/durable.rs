@@ -242,6 +242,26 @@ pub(crate) async fn sync_transaction(
         .map_err(|error| Error::internal("sync task failed").with_source(error))?
 }
 
+/// The same for the files of new fragments and indexes.
+///
+/// # Errors
+/// `Unavailable` when a file cannot be synced.
+pub(crate) async fn sync_new(
+    fragments: &[Fragment],
+    indices: &[IndexMetadata],
+    folder: &Path,
+    root: &Path,
+) -> Result<()> {
+    let mut paths = Paths { folder, files: BTreeSet::new(), trees: BTreeSet::new() };
+    paths.fragments(fragments);
+    paths.indices(indices);
+    let Paths { files, trees, .. } = paths;
+    let (folder, root) = (folder.to_path_buf(), root.to_path_buf());
+    tokio::task::spawn_blocking(move || sync_paths(&folder, &root, files, trees))
+        .await
+        .map_err(|error| Error::internal("sync task failed").with_source(error))?
+}
+
 fn sync_paths(
     folder: &Path,
     root: &Path,

@@ -306,6 +306,12 @@ impl Lake {
             .clone()
     }
 
+    /// The tables that this process has worked with, whatever their database.
+    pub fn open_tables(&self) -> Vec<Arc<Table>> {
+        let tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        tables.values().cloned().collect()
+    }
+
     /// Gives a table another name; its folder stays.
     ///
     /// # Errors
@@ -406,9 +412,7 @@ impl Lake {
     /// Writes what is only in memory and can be rebuilt slowly: the write ids since their checkpoints.
     #[boxed]
     pub async fn flush(&self) {
-        let tables: Vec<Arc<Table>> =
-            self.tables.lock().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
-        for table in tables {
+        for table in self.open_tables() {
             table.flush().await;
         }
     }

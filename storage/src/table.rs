@@ -101,6 +101,16 @@ impl Table {
         Err(Error::new(ErrorKind::Conflict, message).about(Subject::Version))
     }
 
+    /// The newest version of a branch that this process knows, without asking the store where the branch
+    /// is open.
+    ///
+    /// # Errors
+    /// `NotFound` naming the nearest branches.
+    #[boxed]
+    pub async fn newest_known_version(&self, branch: Option<&str>) -> Result<u64> {
+        Ok(self.branch(branch).await?.current().await.version().version)
+    }
+
     /// The branch of that name; main without one.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! One file for each verb of the command line.
 
+pub(crate) mod compact;
 pub(crate) mod completion;
 pub(crate) mod doctor;
 pub(crate) mod import;

@@ -124,6 +124,11 @@ limits! {
     write_id_bytes_max: usize, 1, 64 * KIB, "Bytes of a write id.";
     ticket_ttl_ms: i64, 1_000, 30 * DAY_MS,
         "How long a ticket keeps its version, renewed by use.";
+    maintenance_interval_ms: u64, 100, 30 * DAY_MS,
+        "Time between two passes of maintenance.";
+    compaction_bytes_max: u64, 0, 1_024 * TIB,
+        "Bytes that compaction reads of one table in a pass of maintenance; with 0 it runs only when it \
+         is asked for.";
     task_lease_ms: i64, 500, 3_600_000,
         "How long a worker may be silent before its tasks go to others.";
     read_stall_ms_max: u64, 1, 30 * DAY_MS,

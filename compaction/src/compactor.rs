@@ -1,0 +1,73 @@
+//! Carries out what the policy plans, one rewrite after the other.
+
+use std::sync::Arc;
+
+use lakebed_core::Result;
+use lakebed_storage::{At, Table};
+
+use crate::policy::{Rewrite, Targets, plan};
+
+/// What a pass over one branch did.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Pass {
+    /// What was planned, in the order of the fragments.
+    pub planned: Vec<Rewrite>,
+    /// Rewrites that were done.
+    pub done: usize,
+    /// Rewrites that were given up because their rows changed meanwhile; a later pass plans anew.
+    pub lost: usize,
+    /// Rewrites that the budget left for a later pass.
+    pub left: usize,
+    /// Fragments that are gone.
+    pub removed: usize,
+    /// Fragments that took their place.
+    pub added: usize,
+    /// The newest version after it.
+    pub version: u64,
+}
+
+/// What a pass may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Budget {
+    /// Bytes that it reads; the first rewrite is always done.
+    pub bytes_max: u64,
+    /// Whether it only says what it would do.
+    pub is_dry_run: bool,
+}
+
+/// Plans and rewrites on the newest version of a branch.
+///
+/// # Errors
+/// `NotFound` for an unknown branch, `Unavailable` when the store does not answer. What was rewritten
+/// before stays.
+pub async fn compact(
+    table: &Arc<Table>,
+    branch: Option<&str>,
+    targets: &Targets,
+    budget: Budget,
+) -> Result<Pass> {
+    let layout = table.snapshot(branch, &At::Latest).await?.layout().await?;
+    let planned = plan(&layout, targets);
+    let mut pass = Pass { version: layout.version, planned, ..Pass::default() };
+    if budget.is_dry_run {
+        return Ok(pass);
+    }
+    let mut bytes = 0_u64;
+    for rewrite in &pass.planned {
+        bytes = bytes.saturating_add(rewrite.bytes);
+        if bytes > budget.bytes_max && pass.done + pass.lost > 0 {
+            pass.left += 1;
+            continue;
+        }
+        match table.rewrite_fragments(branch, &rewrite.fragments).await? {
+            Some(compacted) => {
+                pass.done += 1;
+                pass.removed += compacted.removed;
+                pass.added += compacted.added;
+                pass.version = compacted.version;
+            }
+            None => pass.lost += 1,
+        }
+    }
+    Ok(pass)
+}

@@ -1,0 +1,324 @@
+//! Compaction: small fragments beside each other become one, and deleted rows leave their files.
+//!
+//! ```text
+//!   fragment_stats ─► (who decides is not here) ─► rewrite: new files from old, no lock held
+//!                                                         │ synced
+//!                         mutation lock ─► lance's commit ◄┘ ─► version
+//! ```
+//!
+//! Rows keep their ids, and readers of older versions their files. What was written beside the rewrite
+//! stays: appends pass it by, and where rows of a rewritten fragment were changed meanwhile, the rewrite
+//! is given up and its files are deleted. The lock is held for the commit alone, and for moving the
+//! entries of B-trees.
+
+use std::collections::{HashMap, HashSet};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use async_recursion::async_recursion as boxed;
+use futures::future::BoxFuture;
+use futures::{FutureExt as _, TryStreamExt as _};
+use lakebed_core::{Error, ErrorKind, Result};
+use lance::Dataset;
+use lance::dataset::index::DatasetIndexRemapperOptions;
+use lance::dataset::optimize::{
+    CompactionOptions, CompactionTask, RewriteResult, TaskData, commit_compaction,
+};
+use lance::index::DatasetIndexExt as _;
+use lance_io::object_store::ObjectStore;
+use lance_table::format::{IndexMetadata, Manifest};
+use lance_table::io::commit::{
+    CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
+};
+use lance_table::system_index::is_system_index;
+use uuid::Uuid;
+
+use crate::commit::{TIME_STEP_NANOS, sync_versions};
+use crate::durable::{DurableCommitHandler, sync_new};
+use crate::lance_error::{from_lance, from_object_store};
+use crate::scan::{BATCH_BYTES, ScanSpec};
+use crate::snapshot::{At, Snapshot};
+use crate::table::{Branch, Table};
+use crate::write::discard;
+
+/// Rows that are rewritten at a time, in tables without blobs.
+const BATCH_ROWS_MAX: u64 = 8_192;
+/// The same with blobs, each of which is held whole and may have 16 MiB.
+const BLOB_BATCH_ROWS: usize = 16;
+/// What lance reads ahead while it rewrites.
+const READ_AHEAD_BYTES: u64 = 64 << 20;
+
+/// One fragment of a version, as who plans a compaction sees it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FragmentStats {
+    /// Its number; fragments are adjacent in the order of these.
+    pub id: u32,
+    /// Rows, without deleted ones.
+    pub rows: u64,
+    /// Rows that are deleted and still take space.
+    pub deleted_rows: u64,
+    /// Bytes of its data files and of the blobs that lie beside them.
+    pub bytes: u64,
+    /// The indexes that cover it, by their place in the version: only fragments that are covered alike
+    /// can be joined.
+    pub indexes: Vec<usize>,
+}
+
+/// What a compaction plans from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LayoutStats {
+    /// The version.
+    pub version: u64,
+    /// Its fragments in their order.
+    pub fragments: Vec<FragmentStats>,
+    /// Whether the table has columns of blobs, whose bytes lie beside its data files.
+    pub has_blobs: bool,
+}
+
+/// What a rewrite did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compacted {
+    /// The version with it.
+    pub version: u64,
+    /// Fragments that are gone from that version.
+    pub removed: usize,
+    /// Fragments that took their place.
+    pub added: usize,
+}
+
+impl Snapshot {
+    /// The fragments of the version and what they take.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    #[boxed]
+    pub async fn layout(&self) -> Result<LayoutStats> {
+        let has_blobs = self.dataset.schema().fields.iter().any(|field| field.is_blob());
+        let beside = match has_blobs {
+            true => self.bytes_by_stem().await?,
+            false => HashMap::new(),
+        };
+        let indices = self.dataset.load_indices().await.map_err(from_lance)?;
+        let covered: Vec<_> = indices
+            .iter()
+            .filter(|index| !is_system_index(index))
+            .filter_map(|index| index.fragment_bitmap.as_ref())
+            .collect();
+        let mut fragments = Vec::new();
+        for fragment in self.dataset.fragments().iter() {
+            let id = u32::try_from(fragment.id)
+                .map_err(|_| Error::internal("a fragment's number is beyond 32 bits"))?;
+            let physical = fragment.physical_rows.unwrap_or(0) as u64;
+            let deletions = fragment.deletion_file.as_ref();
+            let deleted = deletions.and_then(|file| file.num_deleted_rows).unwrap_or(0) as u64;
+            let mut bytes = 0_u64;
+            for file in &fragment.files {
+                let known = file.file_size_bytes.get().map_or(0, u64::from);
+                let stem = file.path.trim_end_matches(".lance");
+                bytes = bytes
+                    .saturating_add(known)
+                    .saturating_add(beside.get(stem).copied().unwrap_or(0));
+            }
+            let covering = covered.iter().enumerate().filter(|(_, bitmap)| bitmap.contains(id));
+            fragments.push(FragmentStats {
+                id,
+                rows: physical.saturating_sub(deleted),
+                deleted_rows: deleted,
+                bytes,
+                indexes: covering.map(|(at, _)| at).collect(),
+            });
+        }
+        Ok(LayoutStats { version: self.version(), fragments, has_blobs })
+    }
+
+    /// Bytes of the blobs beside data files, by the data file's name without its ending.
+    async fn bytes_by_stem(&self) -> Result<HashMap<String, u64>> {
+        let root = &self.table().shared.root;
+        let base = &self.dataset.branch_location().path;
+        let data = base.clone().join("data");
+        let depth = data.parts().count();
+        let mut listing = root.store().list(Some(&data));
+        let mut bytes: HashMap<String, u64> = HashMap::new();
+        let failed = |error| from_object_store(error, "listing of a table's data");
+        while let Some(object) = listing.try_next().await.map_err(failed)? {
+            let parts: Vec<_> = object.location.parts().skip(depth).collect();
+            if let [stem, _, ..] = parts.as_slice() {
+                *bytes.entry(stem.as_ref().to_owned()).or_default() += object.size;
+            }
+        }
+        Ok(bytes)
+    }
+}
+
+impl Table {
+    /// Rewrites fragments of the newest version of a branch, which lie beside each other, as one or as
+    /// few as fit. Nothing when one of them is not there any more, or when their rows were changed while
+    /// they were rewritten.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer; nothing is changed then.
+    pub fn rewrite_fragments<'a>(
+        self: &'a Arc<Self>,
+        branch: Option<&'a str>,
+        fragments: &'a [u32],
+    ) -> BoxFuture<'a, Result<Option<Compacted>>> {
+        async move {
+            let snapshot = self.snapshot(branch, &At::Latest).await?;
+            let branch = self.branch(branch).await?;
+            let _pin = branch.hold().await?;
+            let all = snapshot.dataset.fragments();
+            let wanted: Vec<_> = fragments
+                .iter()
+                .filter_map(|id| all.iter().find(|fragment| fragment.id == u64::from(*id)))
+                .cloned()
+                .collect();
+            if wanted.len() < fragments.len() || wanted.is_empty() {
+                return Ok(None);
+            }
+            let has_blobs = snapshot.dataset.schema().fields.iter().any(|field| field.is_blob());
+            let batch_rows = match has_blobs {
+                true => BLOB_BATCH_ROWS,
+                false => {
+                    let spec = ScanSpec::default();
+                    let rows = snapshot.rows_of(&spec, BATCH_BYTES, BATCH_ROWS_MAX).await?;
+                    usize::try_from(rows).unwrap_or(BLOB_BATCH_ROWS)
+                }
+            };
+            let options = CompactionOptions {
+                batch_size: Some(batch_rows),
+                io_buffer_size: Some(READ_AHEAD_BYTES),
+                num_threads: Some(1),
+                ..CompactionOptions::default()
+            };
+            let task = CompactionTask {
+                task: TaskData { fragments: wanted },
+                read_version: snapshot.version(),
+                options: options.clone(),
+            };
+            let rewritten = Box::pin(task.execute(&snapshot.dataset)).await.map_err(from_lance)?;
+            let removed = rewritten.original_fragments.len();
+            let added = rewritten.new_fragments.len();
+            let written = rewritten.new_fragments.clone();
+            match branch.commit_rewrite(rewritten, &options).await {
+                Ok(version) => Ok(Some(Compacted { version, removed, added })),
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    let base = &snapshot.dataset.branch_location().path;
+                    discard(&self.shared, base, &written).await?;
+                    Ok(None)
+                }
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+}
+
+impl Branch {
+    /// Commits a rewrite by lance's own way, which also moves what indexes say of the rows. Appends go on
+    /// beside it.
+    async fn commit_rewrite(
+        self: &Arc<Self>,
+        rewritten: RewriteResult,
+        options: &CompactionOptions,
+    ) -> Result<u64> {
+        let folder = self.shared.root.folder_of(&self.current().await.branch_location().path)?;
+        let root = self.shared.root.local().map(PathBuf::from);
+        if let (Some(folder), Some(root)) = (&folder, &root) {
+            sync_new(&rewritten.new_fragments, &[], folder, root).await?;
+        }
+        let (branch, options) = (Arc::clone(self), options.clone());
+        // A task of its own, so that a caller that goes away cannot cut the commit in half.
+        tokio::spawn(async move {
+            let _mutation = branch.mutation.lock().await;
+            let latest = branch.latest().await?;
+            let indices = latest.load_indices().await.map_err(from_lance)?;
+            let not_before = latest.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
+            let handler = RewriteCommitHandler {
+                not_before_nanos: Mutex::new(not_before),
+                known_indices: indices.iter().map(|index| index.uuid).collect(),
+                folder,
+                root,
+            };
+            let mut dataset = branch.open_with(Arc::new(handler)).await?;
+            let remapper = Arc::new(DatasetIndexRemapperOptions::default());
+            let outcome =
+                Box::pin(commit_compaction(&mut dataset, vec![rewritten], remapper, &options))
+                    .await;
+            // Also after a failure: lance reserves numbers for fragments by a version of its own.
+            let newest = Arc::new(branch.open_latest().await?);
+            branch.publish(Arc::clone(&newest)).await;
+            outcome.map_err(from_lance)?;
+            sync_versions(&branch.shared, &newest.branch_location().path).await?;
+            Ok(newest.version().version)
+        })
+        .await
+        .map_err(|error| Error::internal("the commit task failed").with_source(error))?
+    }
+
+    /// The newest version, which commits through `handler`.
+    async fn open_with(&self, handler: Arc<dyn CommitHandler>) -> Result<Dataset> {
+        let mut builder =
+            self.shared.root.dataset(&self.entry.location).with_commit_handler(handler);
+        if let Some(branch) = &self.name {
+            builder = builder.with_branch(branch, None);
+        }
+        builder.load().await.map_err(from_lance)
+    }
+}
+
+/// Commits as all commits of the lake do, where lance builds the transaction: what it wrote for indexes
+/// is synced first, and times rise.
+#[derive(Debug)]
+struct RewriteCommitHandler {
+    not_before_nanos: Mutex<u128>,
+    known_indices: HashSet<Uuid>,
+    folder: Option<PathBuf>,
+    root: Option<PathBuf>,
+}
+
+#[async_trait::async_trait]
+impl CommitHandler for RewriteCommitHandler {
+    fn is_version_not_found_definitive(&self) -> bool {
+        DurableCommitHandler::default().is_version_not_found_definitive()
+    }
+
+    fn propagate_commit_error_after_success(&self) -> bool {
+        DurableCommitHandler::default().propagate_commit_error_after_success()
+    }
+
+    async fn commit(
+        &self,
+        manifest: &mut Manifest,
+        indices: Option<Vec<IndexMetadata>>,
+        base_path: &object_store::path::Path,
+        object_store: &ObjectStore,
+        manifest_writer: ManifestWriter,
+        naming_scheme: ManifestNamingScheme,
+        transaction: Option<lance_table::format::Transaction>,
+    ) -> std::result::Result<ManifestLocation, CommitError> {
+        if let (Some(folder), Some(root)) = (&self.folder, &self.root) {
+            let all = indices.iter().flatten();
+            let new = all.filter(|index| !self.known_indices.contains(&index.uuid));
+            let new: Vec<IndexMetadata> = new.cloned().collect();
+            sync_new(&[], &new, folder, root)
+                .await
+                .map_err(|error| CommitError::OtherError(lance::Error::io(error.report())))?;
+        }
+        let not_before_nanos =
+            *self.not_before_nanos.lock().unwrap_or_else(PoisonError::into_inner);
+        let committed = DurableCommitHandler { not_before_nanos }
+            .commit(
+                manifest,
+                indices,
+                base_path,
+                object_store,
+                manifest_writer,
+                naming_scheme,
+                transaction,
+            )
+            .await?;
+        *self.not_before_nanos.lock().unwrap_or_else(PoisonError::into_inner) =
+            manifest.timestamp_nanos.saturating_add(TIME_STEP_NANOS);
+        Ok(committed)
+    }
+}
