@@ -59,7 +59,7 @@ pub async fn compact(
             pass.left += 1;
             continue;
         }
-        match table.rewrite_fragments(branch, &rewrite.fragments).await? {
+        match table.rewrite_fragments(branch, &rewrite.fragments, rewrite.bytes).await? {
             Some(compacted) => {
                 pass.done += 1;
                 pass.removed += compacted.removed;

@@ -26,11 +26,12 @@ use lance::dataset::optimize::{
 };
 use lance::index::DatasetIndexExt as _;
 use lance_io::object_store::ObjectStore;
-use lance_table::format::{IndexMetadata, Manifest};
+use lance_table::format::{Fragment, IndexMetadata, Manifest};
 use lance_table::io::commit::{
     CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
 use lance_table::system_index::is_system_index;
+use tokio::sync::OwnedMutexGuard;
 use uuid::Uuid;
 
 use crate::commit::{TIME_STEP_NANOS, sync_versions};
@@ -45,6 +46,8 @@ use crate::write::discard;
 const BATCH_ROWS_MAX: u64 = 8_192;
 /// The same with blobs, each of which is held whole and may have 16 MiB.
 const BLOB_BATCH_ROWS: usize = 16;
+/// What is small enough to be rewritten while no row of the branch can be changed: a second or less.
+const LOCKED_BYTES_MAX: u64 = 64 << 20;
 /// What lance reads ahead while it rewrites.
 const READ_AHEAD_BYTES: u64 = 64 << 20;
 
@@ -153,7 +156,8 @@ impl Snapshot {
 impl Table {
     /// Rewrites fragments of the newest version of a branch, which lie beside each other, as one or as
     /// few as fit. Nothing when one of them is not there any more, or when their rows were changed while
-    /// they were rewritten.
+    /// they were rewritten. Up to [`LOCKED_BYTES_MAX`] are then written a second time, while no row is
+    /// changed.
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer; nothing is changed then.
@@ -161,98 +165,119 @@ impl Table {
         self: &'a Arc<Self>,
         branch: Option<&'a str>,
         fragments: &'a [u32],
+        bytes: u64,
     ) -> BoxFuture<'a, Result<Option<Compacted>>> {
         async move {
+            let handle = self.branch(branch).await?;
+            let _pin = handle.hold().await?;
             let snapshot = self.snapshot(branch, &At::Latest).await?;
-            let branch = self.branch(branch).await?;
-            let _pin = branch.hold().await?;
-            let all = snapshot.dataset.fragments();
-            let wanted: Vec<_> = fragments
-                .iter()
-                .filter_map(|id| all.iter().find(|fragment| fragment.id == u64::from(*id)))
-                .cloned()
-                .collect();
-            if wanted.len() < fragments.len() || wanted.is_empty() {
-                return Ok(None);
+            let Some(first) = rewrite(&snapshot, fragments).await? else { return Ok(None) };
+            let mutation = Arc::clone(&handle.mutation).lock_owned().await;
+            match handle.commit_rewrite(first, mutation).await? {
+                None if bytes <= LOCKED_BYTES_MAX => {}
+                outcome => return Ok(outcome),
             }
-            let has_blobs = snapshot.dataset.schema().fields.iter().any(|field| field.is_blob());
-            let batch_rows = match has_blobs {
-                true => BLOB_BATCH_ROWS,
-                false => {
-                    let spec = ScanSpec::default();
-                    let rows = snapshot.rows_of(&spec, BATCH_BYTES, BATCH_ROWS_MAX).await?;
-                    usize::try_from(rows).unwrap_or(BLOB_BATCH_ROWS)
-                }
-            };
-            let options = CompactionOptions {
-                batch_size: Some(batch_rows),
-                io_buffer_size: Some(READ_AHEAD_BYTES),
-                num_threads: Some(1),
-                ..CompactionOptions::default()
-            };
-            let task = CompactionTask {
-                task: TaskData { fragments: wanted },
-                read_version: snapshot.version(),
-                options: options.clone(),
-            };
-            let rewritten = Box::pin(task.execute(&snapshot.dataset)).await.map_err(from_lance)?;
-            let removed = rewritten.original_fragments.len();
-            let added = rewritten.new_fragments.len();
-            let written = rewritten.new_fragments.clone();
-            match branch.commit_rewrite(rewritten, &options).await {
-                Ok(version) => Ok(Some(Compacted { version, removed, added })),
-                Err(error) if error.kind() == ErrorKind::Conflict => {
-                    let base = &snapshot.dataset.branch_location().path;
-                    discard(&self.shared, base, &written).await?;
-                    Ok(None)
-                }
-                Err(error) => Err(error),
+            let mutation = Arc::clone(&handle.mutation).lock_owned().await;
+            let snapshot = self.snapshot(branch, &At::Latest).await?;
+            match rewrite(&snapshot, fragments).await? {
+                Some(again) => handle.commit_rewrite(again, mutation).await,
+                None => Ok(None),
             }
         }
         .boxed()
     }
 }
 
+/// New files for fragments of a version, where it has them all.
+async fn rewrite(snapshot: &Snapshot, fragments: &[u32]) -> Result<Option<RewriteResult>> {
+    let all = snapshot.dataset.fragments();
+    let wanted: Vec<_> = fragments
+        .iter()
+        .filter_map(|id| all.iter().find(|fragment| fragment.id == u64::from(*id)))
+        .cloned()
+        .collect();
+    if wanted.len() < fragments.len() || wanted.is_empty() {
+        return Ok(None);
+    }
+    let has_blobs = snapshot.dataset.schema().fields.iter().any(|field| field.is_blob());
+    let batch_rows = match has_blobs {
+        true => BLOB_BATCH_ROWS,
+        false => {
+            let rows = snapshot.rows_of(&ScanSpec::default(), BATCH_BYTES, BATCH_ROWS_MAX).await?;
+            usize::try_from(rows).unwrap_or(BLOB_BATCH_ROWS)
+        }
+    };
+    let options = CompactionOptions {
+        batch_size: Some(batch_rows),
+        io_buffer_size: Some(READ_AHEAD_BYTES),
+        ..CompactionOptions::default()
+    };
+    let task = TaskData { fragments: wanted };
+    let task = CompactionTask { task, read_version: snapshot.version(), options };
+    let rewritten = Box::pin(task.execute(&snapshot.dataset)).await.map_err(from_lance)?;
+    Ok(Some(rewritten))
+}
+
 impl Branch {
     /// Commits a rewrite by lance's own way, which also moves what indexes say of the rows. Appends go on
-    /// beside it.
+    /// beside it. Nothing when its fragments were changed; its files are deleted then.
     async fn commit_rewrite(
         self: &Arc<Self>,
         rewritten: RewriteResult,
-        options: &CompactionOptions,
-    ) -> Result<u64> {
-        let folder = self.shared.root.folder_of(&self.current().await.branch_location().path)?;
-        let root = self.shared.root.local().map(PathBuf::from);
-        if let (Some(folder), Some(root)) = (&folder, &root) {
-            sync_new(&rewritten.new_fragments, &[], folder, root).await?;
-        }
-        let (branch, options) = (Arc::clone(self), options.clone());
+        mutation: OwnedMutexGuard<()>,
+    ) -> Result<Option<Compacted>> {
+        let branch = Arc::clone(self);
         // A task of its own, so that a caller that goes away cannot cut the commit in half.
         tokio::spawn(async move {
-            let _mutation = branch.mutation.lock().await;
-            let latest = branch.latest().await?;
-            let indices = latest.load_indices().await.map_err(from_lance)?;
-            let not_before = latest.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
-            let handler = RewriteCommitHandler {
-                not_before_nanos: Mutex::new(not_before),
-                known_indices: indices.iter().map(|index| index.uuid).collect(),
-                folder,
-                root,
-            };
-            let mut dataset = branch.open_with(Arc::new(handler)).await?;
-            let remapper = Arc::new(DatasetIndexRemapperOptions::default());
-            let outcome =
-                Box::pin(commit_compaction(&mut dataset, vec![rewritten], remapper, &options))
-                    .await;
-            // Also after a failure: lance reserves numbers for fragments by a version of its own.
-            let newest = Arc::new(branch.open_latest().await?);
-            branch.publish(Arc::clone(&newest)).await;
-            outcome.map_err(from_lance)?;
-            sync_versions(&branch.shared, &newest.branch_location().path).await?;
-            Ok(newest.version().version)
+            let _mutation = mutation;
+            branch.commit_rewrite_alone(rewritten).await
         })
         .await
         .map_err(|error| Error::internal("the commit task failed").with_source(error))?
+    }
+
+    async fn commit_rewrite_alone(&self, rewritten: RewriteResult) -> Result<Option<Compacted>> {
+        let latest = self.latest().await?;
+        let base = latest.branch_location().path.clone();
+        let (old, new) = (rewritten.original_fragments.clone(), rewritten.new_fragments.clone());
+        let is_there = |fragment: &Fragment| latest.fragments().iter().any(|now| now == fragment);
+        if !old.iter().all(is_there) {
+            discard(&self.shared, &base, &new).await?;
+            return Ok(None);
+        }
+        let folder = self.shared.root.folder_of(&base)?;
+        let root = self.shared.root.local().map(PathBuf::from);
+        if let (Some(folder), Some(root)) = (&folder, &root) {
+            sync_new(&new, &[], folder, root).await?;
+        }
+        let indices = latest.load_indices().await.map_err(from_lance)?;
+        let not_before = latest.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
+        let handler = RewriteCommitHandler {
+            not_before_nanos: Mutex::new(not_before),
+            known_indices: indices.iter().map(|index| index.uuid).collect(),
+            folder,
+            root,
+        };
+        let mut dataset = self.open_with(Arc::new(handler)).await?;
+        let remapper = Arc::new(DatasetIndexRemapperOptions::default());
+        let options = CompactionOptions::default();
+        let committed = commit_compaction(&mut dataset, vec![rewritten], remapper, &options);
+        let outcome = Box::pin(committed).await.map_err(from_lance);
+        // Also after a failure: lance reserves numbers for fragments by a version of its own.
+        let newest = Arc::new(self.open_latest().await?);
+        self.publish(Arc::clone(&newest)).await;
+        match outcome {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::Conflict => {
+                // Another server or tool was first.
+                discard(&self.shared, &base, &new).await?;
+                return Ok(None);
+            }
+            Err(error) => return Err(error),
+        }
+        sync_versions(&self.shared, &base).await?;
+        let version = newest.version().version;
+        Ok(Some(Compacted { version, removed: old.len(), added: new.len() }))
     }
 
     /// The newest version, which commits through `handler`.

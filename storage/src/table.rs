@@ -47,7 +47,7 @@ pub(crate) struct Branch {
     /// Held while a manifest is written.
     pub(crate) committing: Arc<Mutex<()>>,
     /// Held from reading the newest version to committing on it, by everything but appends.
-    pub(crate) mutation: Mutex<()>,
+    pub(crate) mutation: Arc<Mutex<()>>,
     write_ids: OnceCell<Arc<WriteIds>>,
 }
 
@@ -137,7 +137,7 @@ impl Table {
             queue: Mutex::default(),
             upserts: Mutex::default(),
             committing: Arc::default(),
-            mutation: Mutex::default(),
+            mutation: Arc::default(),
             write_ids: OnceCell::new(),
         });
         branches.insert(branch.name.clone(), branch.clone());
