@@ -51,9 +51,10 @@ bench: setup ## Ratios against named peers; writes bench/results/latest.{json,pn
 	cargo build --locked --release -p lakebed
 	LAKEBED_BIN=$(CARGO_TARGET_DIR)/release/lakebed PYTHONPATH=tests $(PYTHON) -m bench
 
+soak: export LAKEBED_SOAK := 1
 soak: test-rust ## The long forms of the tests: 50 kills, full sizes
 	@scripts/setup.sh soak
-	LAKEBED_BIN=$(BINARY) LAKEBED_SOAK=1 $(PYTHON) -m pytest tests $(PYTEST_ARGS)
+	LAKEBED_BIN=$(BINARY) $(PYTHON) -m pytest tests $(PYTEST_ARGS)
 
 # Variables of this file are taken out of the environment: the server refuses LAKEBED_ variables that
 # it does not know.

@@ -10,6 +10,8 @@
 //! - With blobs, once they weigh half of a whole one together, and what weighs half is never touched
 //!   again: a blob is written again once in its life at most. Deleted rows alone never start a rewrite.
 
+use std::collections::HashSet;
+
 use lakebed_storage::{FragmentStats, LayoutStats};
 
 /// What fragments should be like.
@@ -67,7 +69,7 @@ pub fn plan(layout: &LayoutStats, targets: &Targets) -> Vec<Rewrite> {
         }
     }
     if !layout.has_blobs {
-        let planned: Vec<u32> =
+        let planned: HashSet<u32> =
             rewrites.iter().flat_map(|rewrite| rewrite.fragments.clone()).collect();
         let holed = layout.fragments.iter().filter(|fragment| {
             !planned.contains(&fragment.id) && deleted_share(fragment) > targets.deleted_share_max
