@@ -16,6 +16,7 @@ use async_recursion::async_recursion as boxed;
 use std::collections::{HashMap, HashSet};
 use std::fs::{File, OpenOptions};
 use std::io::Read as _;
+use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
@@ -25,6 +26,7 @@ use futures::{StreamExt, TryStreamExt};
 use lakebed_core::{Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
+use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use tokio::task::JoinHandle;
@@ -610,18 +612,21 @@ fn check_same(finished: &Finished, wanted: &Finished) -> Result<()> {
 }
 
 /// The part of an upload on a local lake. One piece is written while the next one arrives, and what was
-/// written is synced as it grows, so that little is left to do at the end. The piece of a request that was
-/// dropped may still be written after it: that two clients mixed their bytes shows in the digest.
+/// written is synced beside that as it grows, so that little is left to do at the end. The piece of a
+/// request that was dropped may still be written after it: that two clients mixed their bytes shows in
+/// the digest.
 struct GrowingPart {
     file: Arc<File>,
     folder: PathBuf,
     buffer: BytesMut,
     /// Where the next piece goes.
     at: u64,
-    unsynced: u64,
+    /// Up to where it is synced, or is being synced.
+    synced: u64,
     /// The digest of what was handed to the disk, where it is kept; it is out while a piece is written.
     digest: Option<Sha256>,
     writing: Option<JoinHandle<std::io::Result<Option<Sha256>>>>,
+    syncing: Option<JoinHandle<std::io::Result<()>>>,
 }
 
 impl GrowingPart {
@@ -638,7 +643,8 @@ impl GrowingPart {
         .await?;
         let file = Arc::new(file);
         let buffer = BytesMut::new();
-        Ok(GrowingPart { file, folder, buffer, at, unsynced: 0, digest, writing: None })
+        let (writing, syncing) = (None, None);
+        Ok(GrowingPart { file, folder, buffer, at, synced: at, digest, writing, syncing })
     }
 
     fn size(&self) -> u64 {
@@ -656,26 +662,44 @@ impl GrowingPart {
     /// Begins to write what was gathered, once the piece before is written.
     async fn put(&mut self) -> Result<()> {
         self.wait().await?;
+        if self.at - self.synced >= PART_BYTES {
+            self.sync_so_far().await?;
+        }
         let piece = self.buffer.split().freeze();
         let at = self.at;
         self.at += piece.len() as u64;
-        self.unsynced += piece.len() as u64;
-        let is_due = self.unsynced >= PART_BYTES;
-        if is_due {
-            self.unsynced = 0;
-        }
         let (file, mut digest) = (Arc::clone(&self.file), self.digest.take());
         self.writing = Some(tokio::task::spawn_blocking(move || {
             if let Some(digest) = &mut digest {
                 digest.update(&piece);
             }
             file.write_all_at(&piece, at)?;
-            if is_due {
-                file.sync_data()?;
-            }
             Ok(digest)
         }));
         Ok(())
+    }
+
+    /// Begins to sync what is written, once that before it is synced.
+    async fn sync_so_far(&mut self) -> Result<()> {
+        self.wait_for_sync().await?;
+        let (file, from, to) = (Arc::clone(&self.file), self.synced, self.at);
+        self.synced = to;
+        self.syncing = Some(tokio::task::spawn_blocking(move || {
+            file.sync_data()?;
+            // Large blobs would push everything else out of the page cache, and memory that is used
+            // again is written faster than memory that is new. It is advice: nothing hangs on it.
+            let _ = fadvise(&file, from, NonZeroU64::new(to - from), Advice::DontNeed);
+            Ok(())
+        }));
+        Ok(())
+    }
+
+    async fn wait_for_sync(&mut self) -> Result<()> {
+        let Some(syncing) = self.syncing.take() else { return Ok(()) };
+        syncing
+            .await
+            .map_err(|error| Error::internal("a task of an upload failed").with_source(error))?
+            .map_err(|error| crate::lance_error::from_io(error, "sync of an upload"))
     }
 
     async fn wait(&mut self) -> Result<()> {
@@ -693,6 +717,7 @@ impl GrowingPart {
             self.put().await?;
         }
         self.wait().await?;
+        self.wait_for_sync().await?;
         let (file, folder) = (self.file, self.folder);
         blocking(move || {
             file.sync_all()?;
