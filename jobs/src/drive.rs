@@ -602,16 +602,9 @@ impl ColumnJobs {
         if let Err(error) = &outcome {
             tracing::info!(job_id, error = %error.report(), "a job ended without its result");
         }
-        if let Err(error) = self.delete_folder(job_id).await {
+        if let Err(error) = self.system.delete_below(&folder_of(job_id)).await {
             tracing::info!(job_id, error = %error.report(), "a job's ledger stays behind");
         }
-    }
-
-    async fn delete_folder(&self, job_id: &str) -> Result<()> {
-        for object in self.system.list(&folder_of(job_id)).await? {
-            self.system.delete(&object.path).await?;
-        }
-        Ok(())
     }
 }
 

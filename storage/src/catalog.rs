@@ -387,7 +387,7 @@ mod tests {
 
     #[tokio::test]
     async fn two_servers_see_one_history() {
-        let store = SystemStore::new(Arc::new(InMemory::new()), Path::from("_lakebed"));
+        let store = SystemStore::new(Arc::new(InMemory::new()), Path::from("_lakebed"), None);
         let one = Catalog::new(store.clone(), Some(Duration::ZERO));
         let two = Catalog::new(store, Some(Duration::ZERO));
         let first = Entry { uid: "u-a".into(), ..entry("default/a.lance") };
@@ -419,7 +419,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_newer_format_is_refused_and_left_alone() {
-        let store = SystemStore::new(Arc::new(InMemory::new()), Path::from("_lakebed"));
+        let store = SystemStore::new(Arc::new(InMemory::new()), Path::from("_lakebed"), None);
         let path = "catalog/default/00000000000000000001.json";
         let bytes = Bytes::from_static(br#"{"format":9,"tables":{},"novel":1}"#);
         store.put(path, bytes.clone()).await.unwrap();

@@ -426,7 +426,8 @@ pub(crate) fn open_root(options: &LakeOptions) -> Result<(Root, SystemStore)> {
         options.index_cache_bytes,
         options.metadata_cache_bytes,
     )?;
-    let system = SystemStore::new(root.store().clone(), root.path(SYSTEM_FOLDER));
+    let folder = root.local().map(|local| local.join(SYSTEM_FOLDER));
+    let system = SystemStore::new(root.store().clone(), root.path(SYSTEM_FOLDER), folder);
     Ok((root, system))
 }
 

@@ -4,6 +4,7 @@
 //! its folder synced; a put to S3 is atomic by itself.
 
 use async_recursion::async_recursion as boxed;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -12,7 +13,7 @@ use lakebed_core::{Error, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 
-use crate::lance_error::from_object_store;
+use crate::lance_error::{from_io, from_object_store};
 
 /// One object of a listing.
 #[derive(Debug, Clone)]
@@ -30,11 +31,13 @@ pub struct SystemObject {
 pub struct SystemStore {
     store: Arc<dyn ObjectStore>,
     prefix: Path,
+    /// Where it lies, on a local lake.
+    folder: Option<PathBuf>,
 }
 
 impl SystemStore {
-    pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path) -> Self {
-        SystemStore { store, prefix }
+    pub(crate) fn new(store: Arc<dyn ObjectStore>, prefix: Path, folder: Option<PathBuf>) -> Self {
+        SystemStore { store, prefix, folder }
     }
 
     fn full(&self, path: &str) -> Result<Path> {
@@ -122,6 +125,32 @@ impl SystemStore {
         match self.store.delete(&self.full(path)?).await {
             Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
             Err(error) => Err(from_object_store(error, &format!("deletion of `{path}`"))),
+        }
+    }
+
+    /// Deletes everything below a folder, also what a put left half done when its process was killed,
+    /// which no listing shows. A folder that is missing is fine.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    #[boxed]
+    pub async fn delete_below(&self, path: &str) -> Result<()> {
+        let Some(folder) = &self.folder else {
+            for object in self.list(path).await? {
+                self.delete(&object.path).await?;
+            }
+            return Ok(());
+        };
+        // By its parts, so that no path leads out of the system's folder.
+        let inside = Path::parse(path).map_err(|error| {
+            Error::invalid(format!("`{path}` is no system path")).with_source(error)
+        })?;
+        let folder = inside.parts().fold(folder.clone(), |folder, part| folder.join(part.as_ref()));
+        match tokio::fs::remove_dir_all(folder).await {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                Err(from_io(error, "delete a folder of the system"))
+            }
+            _ => Ok(()),
         }
     }
 }

@@ -242,13 +242,15 @@ class LakebedServer:
         return Path(self.data).joinpath(*database.split("/"), *namespaces, f"{name}.lance")
 
     def files(self, below: str = "") -> dict[str, int]:
-        """Every file of the lake with its size, by its path below the root."""
+        """Every file of the lake with its size, by its path below the root. What goes meanwhile is
+        left out."""
         root = Path(self.data)
-        return {
-            path.relative_to(root).as_posix(): path.stat().st_size
-            for path in sorted((root / below).rglob("*"))
-            if path.is_file()
-        }
+        found: dict[str, int] = {}
+        for folder, _, names in os.walk(root / below):
+            for path in (Path(folder) / name for name in names):
+                with contextlib.suppress(FileNotFoundError):
+                    found[path.relative_to(root).as_posix()] = path.stat().st_size
+        return dict(sorted(found.items()))
 
     def stored_bytes(self) -> int:
         """What the lake's files take together; a file with several names counts once."""
