@@ -221,7 +221,7 @@ mod tests {
         let mut rows: Vec<u64> = Vec::new();
         let mut written = 0;
         for _ in 0..1_000 {
-            rows.push(1);
+            rows.extend([1]);
             while let Some(rewrite) = plan(&layout(&rows), &TARGETS).into_iter().next() {
                 let ids = &rewrite.fragments;
                 let (first, last) = (ids[0] as usize, *ids.last().unwrap() as usize);
