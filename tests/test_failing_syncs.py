@@ -5,6 +5,7 @@ happened once.
 """
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,12 @@ from support.server import LakebedServer
 Make = Callable[..., LakebedServer]
 
 
-def started_with_failing(make_server: Make, folder: str) -> LakebedServer:
+def started_with_failing(make_server: Make, folder: str, delay_ms: int = 0) -> LakebedServer:
     """A server with a table `t` of 10 rows, on a lake one of whose folders cannot be synced."""
     server = make_server().start()
     server.lake().create("t", numbered(10))
     assert server.terminate() == 0
-    server.wrapper = failing_syncs(Path(server.data) / folder)
+    server.wrapper = failing_syncs(Path(server.data) / folder, delay_ms=delay_ms)
     server.start()
     server.expect_log("sync|storage|store|failed|Input/output|audit|maintenance")
     return server
@@ -66,6 +67,30 @@ def test_a_write_whose_sync_fails(make_server: Make, folder: str, mode: str) -> 
     assert lake.count("t") == after
     assert lake.read("t", version=1).equals(numbered(10))
     assert write(lake) == receipt
+    lance.dataset(str(server.table_path("t"))).validate()
+
+
+def test_upserts_of_one_commit_whose_sync_fails(make_server: Make) -> None:
+    """All of them are told so, none is merged a second time, and each can be sent again."""
+    clients = 16
+    server = started_with_failing(make_server, "default/t.lance/_versions", delay_ms=500)
+    lakes = [server.lake() for _ in range(clients)]
+
+    def upsert(lake: Lake, i: int) -> dict[str, Any]:
+        return lake.write("t", numbered(2, start=8 + i), "upsert", on=["id"], write_id=f"w-{i}")
+
+    def refused(i: int) -> None:
+        check_refused(lakes[i], lambda: upsert(lakes[i], i))
+
+    with ThreadPoolExecutor(clients) as pool:
+        list(pool.map(refused, range(clients)))
+    lake = healed(server)
+    versions = lance.dataset(str(server.table_path("t"))).latest_version
+    assert versions <= clients // 2, "as many commits were tried as there were groups"
+    receipts = [upsert(lake, i) for i in range(clients)]
+    assert all(receipt["rows"] == 2 for receipt in receipts)
+    assert lake.read("t").sort_by("id").equals(numbered(8 + clients + 1))
+    assert [upsert(lake, i) for i in range(clients)] == receipts
     lance.dataset(str(server.table_path("t"))).validate()
 
 

@@ -7,8 +7,9 @@
 //! - Without blobs, once there are enough of them, or once they weigh half of a whole one together. The
 //!   heaviest never weighs more than twice all others of its group together, so a row is written again
 //!   only when its fragment grows by a half: a logarithmic number of times in its life.
-//! - With blobs, once they weigh half of a whole one together, and what weighs half is never touched
-//!   again: a blob is written again once in its life at most. Deleted rows alone never start a rewrite.
+//! - With blobs, once they weigh half of a whole one together, and what weighs a quarter is never touched
+//!   again, whatever is deleted from it: a blob is written again once in its life at most. Fragments with
+//!   deleted rows are left alone, because what is made of them could weigh too little.
 
 use std::collections::HashSet;
 
@@ -57,8 +58,11 @@ pub struct Rewrite {
 
 /// The share of a group's weight that one of its fragments may have.
 const HEAVIEST_SHARE_MAX: f64 = 2.0 / 3.0;
-/// What a whole fragment weighs at least, so that it is left alone with blobs.
+/// What a group weighs that is worth joining, however few they are.
 const HALF: f64 = 0.5;
+/// What weighs so much is left alone in a table with blobs: half of what a group weighs that is joined
+/// there, because what is made of it may be smaller than the group.
+const WHOLE_WITH_BLOBS: f64 = 0.25;
 
 /// The rewrites that a version's layout asks for, in its order.
 pub fn plan(layout: &LayoutStats, targets: &Targets) -> Vec<Rewrite> {
@@ -72,7 +76,9 @@ pub fn plan(layout: &LayoutStats, targets: &Targets) -> Vec<Rewrite> {
         let planned: HashSet<u32> =
             rewrites.iter().flat_map(|rewrite| rewrite.fragments.clone()).collect();
         let holed = layout.fragments.iter().filter(|fragment| {
-            !planned.contains(&fragment.id) && deleted_share(fragment) > targets.deleted_share_max
+            !planned.contains(&fragment.id)
+                && fragment.bytes < u64::MAX
+                && deleted_share(fragment) > targets.deleted_share_max
         });
         rewrites.extend(holed.map(|fragment| rewrite(&[fragment], Reason::Deleted)));
         rewrites.sort_by_key(|rewrite| rewrite.fragments.first().copied());
@@ -93,17 +99,18 @@ fn weight_of(group: &[&FragmentStats], targets: &Targets) -> f64 {
 }
 
 fn deleted_share(fragment: &FragmentStats) -> f64 {
-    let physical = fragment.rows + fragment.deleted_rows;
+    let physical = fragment.rows.saturating_add(fragment.deleted_rows);
     fragment.deleted_rows as f64 / physical.max(1) as f64
 }
 
 /// Light fragments beside each other that indexes cover alike.
 fn runs<'a>(layout: &'a LayoutStats, targets: &Targets) -> Vec<Vec<&'a FragmentStats>> {
-    let whole = if layout.has_blobs { HALF } else { 1.0 };
+    let whole = if layout.has_blobs { WHOLE_WITH_BLOBS } else { 1.0 };
     let mut runs: Vec<Vec<&FragmentStats>> = vec![Vec::new()];
     for fragment in &layout.fragments {
         let last = runs.last().and_then(|run| run.last());
-        let is_light = weight(fragment, targets) < whole;
+        let is_light =
+            weight(fragment, targets) < whole && !(layout.has_blobs && fragment.deleted_rows > 0);
         if !is_light || last.is_some_and(|last| last.indexes != fragment.indexes) {
             runs.push(Vec::new());
         }
@@ -273,7 +280,18 @@ mod tests {
         assert_eq!(rewrite.fragments.len(), 60);
         layout.fragments.truncate(30);
         assert!(plan(&layout, &TARGETS).is_empty(), "45 % are not worth it yet");
-        layout.fragments[0].bytes = 60_000;
-        assert!(plan(&layout, &TARGETS).is_empty(), "what weighs half is whole");
+        layout.fragments[0].bytes = 25_000;
+        assert!(plan(&layout, &TARGETS).is_empty(), "what weighs a quarter is whole");
+        layout.fragments[0].rows = 1;
+        layout.fragments[0].deleted_rows = 9;
+        assert!(plan(&layout, &TARGETS).is_empty(), "whatever is deleted from it");
+    }
+
+    #[test]
+    fn fragments_of_unknown_size_are_left_alone() {
+        let mut layout = layout(&[10; 9]);
+        layout.fragments[4].bytes = u64::MAX;
+        layout.fragments[4].deleted_rows = 10;
+        assert_eq!(planned(&layout), [vec![0, 1, 2, 3], vec![5, 6, 7, 8]]);
     }
 }

@@ -21,6 +21,8 @@ impl Service {
     ) -> Result<Pass> {
         self.permit(ctx, Role::Write, "compact", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
+        let _request = self.admission.admit_request().await?;
+        let _compacting = self.compacting.lock().await;
         let budget = Budget { bytes_max: u64::MAX, is_dry_run };
         let outcome = match self.fresh_table(ctx, table, branch).await {
             Ok(handle) => compact(&handle, branch, &Targets::default(), budget).await,

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use lakebed_compaction::{Budget, Targets, compact, sweep};
+use lakebed_core::ErrorKind;
 use lakebed_storage::Table;
 use tokio_util::sync::CancellationToken;
 
@@ -42,7 +43,12 @@ impl Service {
             // What changes while it is looked at is seen by the next pass.
             let version = match table.newest_known_version(None).await {
                 Ok(version) if seen.get(table.uid()) != Some(&version) => version,
-                _ => continue,
+                Ok(_) => continue,
+                Err(error) => {
+                    let error = error.report();
+                    tracing::warn!(table = table.location(), %error, "not looked at");
+                    continue;
+                }
             };
             if self.compact_in_budget(&table).await {
                 seen.insert(table.uid().to_owned(), version);
@@ -53,6 +59,7 @@ impl Service {
     /// Whether there is nothing more to do until the table changes.
     async fn compact_in_budget(&self, table: &Arc<Table>) -> bool {
         let budget = Budget { bytes_max: self.limits.compaction_bytes_max, is_dry_run: false };
+        let _compacting = self.compacting.lock().await;
         match compact(table, None, &Targets::default(), budget).await {
             Ok(pass) => {
                 metrics::counter!("lakebed_compacted_fragments_total")
@@ -70,6 +77,8 @@ impl Service {
                 }
                 pass.planned.is_empty()
             }
+            // It was dropped, and is here until its last reader is gone.
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
             Err(error) => {
                 tracing::warn!(
                     table = table.location(),

@@ -37,6 +37,8 @@ pub struct Service {
     pub(crate) admission: Admission,
     pub(crate) audit: AuditLog,
     pub(crate) column_jobs: Arc<ColumnJobs>,
+    /// Held while a table is compacted: the memory of one is stated, that of many would not be.
+    pub(crate) compacting: tokio::sync::Mutex<()>,
     pub(crate) gate: Gate,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) keys: KeyCache,
@@ -75,6 +77,7 @@ impl Service {
             admission,
             audit,
             column_jobs,
+            compacting: tokio::sync::Mutex::default(),
             gate: Gate::default(),
             jobs,
             keys: KeyCache::default(),

@@ -1,7 +1,7 @@
 //! Compaction: small fragments beside each other become one, and deleted rows leave their files.
 //!
 //! ```text
-//!   fragment_stats ─► (who decides is not here) ─► rewrite: new files from old, no lock held
+//!   layout ─────────► (who decides is not here) ─► rewrite: new files from old, no lock held
 //!                                                         │ synced
 //!                         mutation lock ─► lance's commit ◄┘ ─► version
 //! ```
@@ -26,7 +26,7 @@ use lance::dataset::optimize::{
 };
 use lance::index::DatasetIndexExt as _;
 use lance_io::object_store::ObjectStore;
-use lance_table::format::{Fragment, IndexMetadata, Manifest};
+use lance_table::format::{DataFile, Fragment, IndexMetadata, Manifest};
 use lance_table::io::commit::{
     CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
 };
@@ -60,7 +60,7 @@ pub struct FragmentStats {
     pub rows: u64,
     /// Rows that are deleted and still take space.
     pub deleted_rows: u64,
-    /// Bytes of its data files and of the blobs that lie beside them.
+    /// Bytes of its data files and of the blobs that lie beside them; `u64::MAX` where they are not known.
     pub bytes: u64,
     /// The indexes that cover it, by their place in the version: only fragments that are covered alike
     /// can be joined.
@@ -97,9 +97,11 @@ impl Snapshot {
     #[boxed]
     pub async fn layout(&self) -> Result<LayoutStats> {
         let has_blobs = self.dataset.schema().fields.iter().any(|field| field.is_blob());
-        let beside = match has_blobs {
-            true => self.bytes_by_stem().await?,
-            false => HashMap::new(),
+        let files = self.dataset.fragments().iter().flat_map(|fragment| &fragment.files);
+        let are_known = files.into_iter().all(|file| file.file_size_bytes.get().is_some());
+        let stored = match has_blobs || !are_known {
+            true => self.stored_bytes().await?,
+            false => StoredBytes::default(),
         };
         let indices = self.dataset.load_indices().await.map_err(from_lance)?;
         let covered: Vec<_> = indices
@@ -111,17 +113,17 @@ impl Snapshot {
         for fragment in self.dataset.fragments().iter() {
             let id = u32::try_from(fragment.id)
                 .map_err(|_| Error::internal("a fragment's number is beyond 32 bits"))?;
-            let physical = fragment.physical_rows.unwrap_or(0) as u64;
             let deletions = fragment.deletion_file.as_ref();
             let deleted = deletions.and_then(|file| file.num_deleted_rows).unwrap_or(0) as u64;
-            let mut bytes = 0_u64;
-            for file in &fragment.files {
-                let known = file.file_size_bytes.get().map_or(0, u64::from);
-                let stem = file.path.trim_end_matches(".lance");
-                bytes = bytes
-                    .saturating_add(known)
-                    .saturating_add(beside.get(stem).copied().unwrap_or(0));
-            }
+            let sizes: Option<Vec<u64>> =
+                fragment.files.iter().map(|file| stored.size_of(file)).collect();
+            // What is not known may be large, and is left alone.
+            let (physical, bytes) = match (fragment.physical_rows, sizes) {
+                (Some(rows), Some(sizes)) => {
+                    (rows as u64, sizes.into_iter().fold(0, u64::saturating_add))
+                }
+                _ => (deleted, u64::MAX),
+            };
             let covering = covered.iter().enumerate().filter(|(_, bitmap)| bitmap.contains(id));
             fragments.push(FragmentStats {
                 id,
@@ -134,22 +136,43 @@ impl Snapshot {
         Ok(LayoutStats { version: self.version(), fragments, has_blobs })
     }
 
-    /// Bytes of the blobs beside data files, by the data file's name without its ending.
-    async fn bytes_by_stem(&self) -> Result<HashMap<String, u64>> {
+    async fn stored_bytes(&self) -> Result<StoredBytes> {
         let root = &self.table().shared.root;
-        let base = &self.dataset.branch_location().path;
-        let data = base.clone().join("data");
+        let data = self.dataset.branch_location().path.clone().join("data");
         let depth = data.parts().count();
         let mut listing = root.store().list(Some(&data));
-        let mut bytes: HashMap<String, u64> = HashMap::new();
+        let mut stored = StoredBytes::default();
         let failed = |error| from_object_store(error, "listing of a table's data");
         while let Some(object) = listing.try_next().await.map_err(failed)? {
             let parts: Vec<_> = object.location.parts().skip(depth).collect();
-            if let [stem, _, ..] = parts.as_slice() {
-                *bytes.entry(stem.as_ref().to_owned()).or_default() += object.size;
+            match parts.as_slice() {
+                [name] => drop(stored.files.insert(name.as_ref().to_owned(), object.size)),
+                [stem, ..] => {
+                    *stored.beside.entry(stem.as_ref().to_owned()).or_default() += object.size;
+                }
+                [] => {}
             }
         }
-        Ok(bytes)
+        Ok(stored)
+    }
+}
+
+/// What lies in a table's folder of data.
+#[derive(Debug, Default)]
+struct StoredBytes {
+    /// Bytes of data files, by their names.
+    files: HashMap<String, u64>,
+    /// Bytes of the blobs beside data files, by the data file's name without its ending.
+    beside: HashMap<String, u64>,
+}
+
+impl StoredBytes {
+    /// A data file with its blobs.
+    fn size_of(&self, file: &DataFile) -> Option<u64> {
+        let known = file.file_size_bytes.get().map(u64::from);
+        let size = known.or_else(|| self.files.get(&file.path).copied())?;
+        let beside = self.beside.get(file.path.trim_end_matches(".lance")).copied();
+        Some(size.saturating_add(beside.unwrap_or(0)))
     }
 }
 
@@ -249,6 +272,8 @@ impl Branch {
     }
 
     async fn commit_rewrite_alone(&self, rewritten: RewriteResult) -> Result<Option<Compacted>> {
+        // Here too, because whoever asked for it may be gone, and what it held with it.
+        let _pin = self.hold().await?;
         let latest = self.latest().await?;
         let base = latest.branch_location().path.clone();
         let (old, new) = (rewritten.original_fragments.clone(), rewritten.new_fragments.clone());

@@ -8,8 +8,9 @@
 //!
 //! It is as if they had come one after the other: of a key that several of them bring, the last one's row
 //! counts, and only the first can have inserted it. Nobody waits on purpose: a group is what gathered
-//! while another change of the branch ran. Where a group cannot be merged, each of it is merged by
-//! itself, so that no upsert fails by another's rows.
+//! while another change of the branch ran. Where the rows of a group cannot be merged, each of it is
+//! merged by itself, so that no upsert fails by another's rows. Where the store failed, all are told so: a
+//! merge whose outcome is not known is not done again.
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
@@ -24,7 +25,7 @@ use lance::Dataset;
 use tokio::sync::oneshot;
 
 use crate::keys::KeyGuard;
-use crate::lance_error::from_lance;
+use crate::lance_error::{StreamError, from_lance};
 use crate::table::Branch;
 use crate::upsert::{MergeOutcome, MergeRule, PreparedUpsert};
 
@@ -82,15 +83,27 @@ impl Branch {
         let group = take_group(&mut *self.upserts.lock().await);
         if group.len() > 1 {
             metrics::histogram!("lakebed_commit_group_upserts").record(group.len() as f64);
-            match commit_group(&group).await {
-                Ok(outcomes) => {
-                    for (upsert, outcome) in group.into_iter().zip(outcomes) {
-                        let _ = upsert.done.send(outcome);
+            let outcomes = match Together::of(&group) {
+                Ok(together) => together.commit(&group).await,
+                // They do not go together after all, and nothing was tried.
+                Err(error) => Err(Error::invalid("the rows cannot be joined").with_source(error)),
+            };
+            match outcomes {
+                Err(error) if is_about_rows(&error) => {
+                    tracing::debug!(error = %error.report(), "a group of upserts is taken apart");
+                }
+                Err(error) => {
+                    let error = StreamError::new(&error);
+                    for upsert in group {
+                        let _ = upsert.done.send(Err(error.to_error()));
                     }
                     return;
                 }
-                Err(error) => {
-                    tracing::debug!(error = %error.report(), "a group of upserts is taken apart");
+                Ok(outcomes) => {
+                    for (upsert, outcome) in group.into_iter().zip(outcomes) {
+                        let _ = upsert.done.send(Ok(outcome));
+                    }
+                    return;
                 }
             }
         }
@@ -133,45 +146,63 @@ fn take_group(queue: &mut VecDeque<PendingUpsert>) -> Vec<PendingUpsert> {
     group
 }
 
-/// Merges a group in one version; the outcome of each.
-///
-/// # Errors
-/// Only where nothing was committed.
-async fn commit_group(group: &[PendingUpsert]) -> Result<Vec<Result<MergeOutcome>>> {
-    let Some(PendingUpsert { upsert: first, .. }) = group.first() else { return Ok(Vec::new()) };
-    let keys = KeyGuard::new(&first.on, &first.schema, usize::MAX)?;
-    let sent = group.iter().map(|it| Sent::of(&it.upsert, &keys)).collect::<Result<Vec<_>>>()?;
-    let rows = last_of_each_key(&first.schema, &sent)?;
-    let writes = group.iter().flat_map(|it| it.upsert.writes.clone()).collect();
-    let before = first.branch.latest().await?;
-    let (whole, committed) = first.of_many(rows, writes).merge_on_newest().await?;
-    let version = committed.version().version;
-    let new = match (whole.inserted, whole.updated) {
-        (0, _) => Ok(HashSet::new()),
-        (_, 0) => Ok(sent.iter().flat_map(|sent| sent.keys.iter().copied()).collect()),
-        _ => inserted_keys(&before, &committed, &keys).await,
-    };
-    let mut new = match new {
-        Ok(new) => new,
-        Err(error) => {
-            tracing::warn!(version, error = %error.report(), "a version cannot be read");
-            let message =
-                format!("version {version} has the rows; how many were inserted could not be read");
-            let answer = || Err(Error::new(ErrorKind::CommitUnknown, message.clone()));
-            return Ok(group.iter().map(|_| answer()).collect());
-        }
-    };
-    let outcomes = group.iter().zip(sent).map(|(it, sent)| {
-        let inserted = sent.keys.iter().filter(|key| new.remove(key)).count() as u64;
-        Ok(MergeOutcome {
-            receipt: it.upsert.counted.receipt(version),
-            inserted,
-            updated: sent.keys.len() as u64 - inserted,
-            deleted: 0,
-            attempts: whole.attempts,
-        })
-    });
-    Ok(outcomes.collect())
+/// Whether nothing was committed, and one of the group may be the reason.
+fn is_about_rows(error: &Error) -> bool {
+    matches!(
+        error.kind(),
+        ErrorKind::InvalidArgument | ErrorKind::Conflict | ErrorKind::NotImplemented
+    )
+}
+
+/// A group as one upsert.
+struct Together {
+    keys: KeyGuard,
+    sent: Vec<Sent>,
+    whole: PreparedUpsert,
+}
+
+impl Together {
+    fn of(group: &[PendingUpsert]) -> Result<Together> {
+        let Some(PendingUpsert { upsert: first, .. }) = group.first() else {
+            return Err(Error::internal("a group has no upsert"));
+        };
+        let keys = KeyGuard::new(&first.on, &first.schema, usize::MAX)?;
+        let sent =
+            group.iter().map(|it| Sent::of(&it.upsert, &keys)).collect::<Result<Vec<_>>>()?;
+        let rows = last_of_each_key(&first.schema, &sent)?;
+        let writes = group.iter().flat_map(|it| it.upsert.writes.clone()).collect();
+        let whole = first.of_many(rows, writes);
+        Ok(Together { keys, sent, whole })
+    }
+
+    /// Merges the group in one version; the outcome of each.
+    async fn commit(self, group: &[PendingUpsert]) -> Result<Vec<MergeOutcome>> {
+        let Together { keys, sent, whole } = self;
+        let before = whole.branch.latest().await?;
+        let (merged, committed) = whole.merge_on_newest().await?;
+        let version = committed.version().version;
+        let mut new = match (merged.inserted, merged.updated) {
+            (0, _) => HashSet::new(),
+            (_, 0) => sent.iter().flat_map(|sent| sent.keys.iter().copied()).collect(),
+            _ => inserted_keys(&before, &committed, &keys).await.map_err(|error| {
+                let message = format!(
+                    "version {version} has the rows; how many were inserted could not be read"
+                );
+                Error::new(ErrorKind::CommitUnknown, message).with_source(error)
+            })?,
+        };
+        let outcomes = group.iter().zip(sent).map(|(it, sent)| {
+            let inserted = sent.keys.iter().filter(|key| new.remove(key)).count() as u64;
+            MergeOutcome {
+                receipt: it.upsert.counted.receipt(version),
+                inserted,
+                updated: sent.keys.len() as u64 - inserted,
+                deleted: 0,
+                attempts: merged.attempts,
+            }
+        });
+        Ok(outcomes.collect())
+    }
 }
 
 /// The rows of one upsert with a hash of each one's key.

@@ -68,7 +68,7 @@ def seen_by(server: LakebedServer, path: Path) -> Path:
     return Path(f"/proc/{server.pid}/root{path.resolve()}")
 
 
-def failing_syncs(folder: Path, error: str = "EIO") -> list[str]:
-    """Every sync of `folder` fails, as on a disk that loses writes."""
-    inject = f"--inject=fsync,fdatasync:error={error}"
+def failing_syncs(folder: Path, error: str = "EIO", delay_ms: int = 0) -> list[str]:
+    """Every sync of `folder` fails, as on a disk that loses writes, after a while."""
+    inject = f"--inject=fsync,fdatasync:error={error}:delay_enter={delay_ms * 1000}"
     return [*STRACE, inject, f"--trace-path={folder.resolve()}", "--output=/dev/null"]
