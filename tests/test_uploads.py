@@ -40,6 +40,29 @@ def is_claimed(http: Http, url: str) -> bool:
     return "another request" in answer.text
 
 
+@pytest.mark.parametrize("cut", [0, 4], ids=["one request", "two requests"])
+def test_a_claim_by_crc64(server: LakebedServer, cut: int) -> None:
+    """The checksum of object stores in place of SHA-256, which the server then tells."""
+    http = server.http()
+    url = new_upload(http)
+    data = b"123456789"
+    if cut:
+        http.ok("PUT", f"{url}?offset=0", data[:cut])
+    http.ok("PUT", f"{url}?offset={cut}", data[cut:])
+    # The check value of CRC-64/NVME in the catalogue of parametrised CRC algorithms.
+    claim = {"size": 9, "crc64nvme": "AE8B14860A799888"}
+    wrong = http.post(f"{url}/complete", {**claim, "crc64nvme": "ae8b14860a799889"})
+    assert wrong.status == 400
+    assert "ae8b14860a799888" in wrong.text
+    for again in (claim, claim_of(data)):
+        answer = http.ok("POST", f"{url}/complete", again).json()
+        assert answer["sha256"] == hashlib.sha256(data).hexdigest()
+    refused = http.post(f"{url}/complete", {**claim, "crc64nvme": "0" * 16})
+    assert refused.status == 400
+    assert "complete" in refused.text
+    check_blob(server, url, data)
+
+
 # ---- connections that break -----------------------------------------------------------------
 
 

@@ -1,6 +1,6 @@
 //! Uploads of big blobs.
 use lakebed_core::{RequestContext, Result, Role};
-pub use lakebed_storage::ByteStream;
+pub use lakebed_storage::{ByteStream, Claimed};
 
 use crate::Service;
 use crate::audit::AuditLine;
@@ -50,22 +50,22 @@ impl Service {
         Ok(end)
     }
 
-    /// Ends an upload: checks size and digest; afterwards `upload:ID` can be referred to.
+    /// Ends an upload: checks size and checksum; its SHA-256. Afterwards `upload:ID` can be referred to.
     ///
     /// # Errors
-    /// `InvalidArgument` when size or digest differ from what is stored.
+    /// `InvalidArgument` when size or checksum differ from what is stored.
     pub async fn complete_upload(
         &self,
         ctx: &RequestContext,
         id: &str,
         size: u64,
-        sha256_hex: &str,
-    ) -> Result<()> {
+        claimed: &Claimed,
+    ) -> Result<String> {
         self.permit(ctx, Role::Write, "complete_upload", None)?;
         let _guard = self.gate.enter()?;
         let _request = self.admission.admit_request().await?;
         let _memory = self.admission.write_bytes(UPLOAD_BYTES).await?;
-        let outcome = self.lake.uploads().complete(id, size, sha256_hex).await;
+        let outcome = self.lake.uploads().complete(id, size, claimed).await;
         let mut line = AuditLine::new(ctx, "complete_upload").outcome(&outcome);
         line.subject = Some(id.chars().take(64).collect());
         line.bytes = Some(size);

@@ -1,7 +1,7 @@
 //! Uploads: big blobs that come in pieces before a row refers to them.
 //!
 //! ```text
-//!   create ─► parts at growing offsets ─► complete (size and SHA-256 checked) ─► `upload:ID` in a write
+//!   create ─► parts at growing offsets ─► complete (size and checksum checked) ─► `upload:ID` in a write
 //! ```
 //!
 //! An upload is a folder `_lakebed/uploads/<id>/`. In a bucket it has parts named by their offsets, each
@@ -14,10 +14,6 @@
 
 use async_recursion::async_recursion as boxed;
 use std::collections::{HashMap, HashSet};
-use std::fs::{File, OpenOptions};
-use std::io::Read as _;
-use std::num::NonZeroU64;
-use std::os::unix::fs::FileExt as _;
 use std::path::PathBuf;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
@@ -26,12 +22,11 @@ use futures::{StreamExt, TryStreamExt};
 use lakebed_core::{Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
-use rustix::fs::{Advice, fadvise};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use tokio::task::JoinHandle;
 
 use crate::blob::{ByteStream, blob_path, hex};
+use crate::checksums::{self, Checksums, Claimed, Hasher};
+use crate::growing_part::{GrowingPart, blocking};
 use crate::lake::{Lake, Shared};
 use crate::lance_error::from_object_store;
 use crate::root::SYSTEM_FOLDER;
@@ -40,8 +35,6 @@ use crate::root::SYSTEM_FOLDER;
 const PART_BYTES: u64 = 64 << 20;
 /// Bytes that are handed to the store at a time; S3 takes no smaller piece than 5 MiB.
 const PIECE_BYTES: usize = 8 << 20;
-/// Bytes of a local file that are read at a time for its digest.
-const DIGEST_PIECE_BYTES: usize = 1 << 20;
 
 #[derive(Debug, Serialize, Deserialize)]
 struct Created {
@@ -55,6 +48,19 @@ pub(crate) struct Finished {
     id: String,
     pub(crate) size: u64,
     pub(crate) sha256: String,
+    /// Absent in what was written before it was computed.
+    #[serde(default)]
+    crc64nvme: Option<String>,
+}
+
+impl Finished {
+    fn is(&self, size: u64, claimed: &Claimed) -> bool {
+        let same = match claimed {
+            Claimed::Sha256(sha256) => *sha256 == self.sha256,
+            Claimed::Crc64Nvme(crc) => self.crc64nvme.as_ref() == Some(crc),
+        };
+        size == self.size && same
+    }
 }
 
 /// The uploads of a lake.
@@ -71,43 +77,6 @@ const PART_PREFIX: &str = "part-";
 
 /// Uploads that a request of this process is changing: two at once would interleave their bytes.
 static BUSY: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
-
-/// Digests of uploads whose bytes all came in one request of this process, by id: with one of these the
-/// end of an upload need not read it again. An upload that a request left unfinished has no digest here
-/// and never gets one, because the last piece of that request may still be on its way to the disk.
-static DIGESTS: LazyLock<Mutex<Digests>> = LazyLock::new(Mutex::default);
-
-/// By upload: how many bytes, and their digest so far.
-type Digests = HashMap<String, Option<(u64, Sha256)>>;
-/// Uploads whose digests are kept; those beyond are read again at their end.
-const DIGESTS_MAX: usize = 10_000;
-
-/// Notes that a request begins to write an upload; a digest to be kept while it does, if this is the
-/// first one.
-fn begin_digest(id: &str, stored: u64) -> Option<Sha256> {
-    let mut digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let is_first = stored == 0 && !digests.contains_key(id) && digests.len() < DIGESTS_MAX;
-    if is_first || digests.contains_key(id) {
-        digests.insert(id.to_owned(), None);
-    }
-    is_first.then(Sha256::new)
-}
-
-fn keep_digest(id: &str, size: u64, digest: Sha256) {
-    let mut digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
-    digests.insert(id.to_owned(), Some((size, digest)));
-}
-
-/// The digest of an upload of `size` bytes, if it was kept.
-fn kept_digest(id: &str, size: u64) -> Option<String> {
-    let digests = DIGESTS.lock().unwrap_or_else(PoisonError::into_inner);
-    let (kept, digest) = digests.get(id)?.as_ref()?;
-    (*kept == size).then(|| hex(&digest.clone().finalize()))
-}
-
-fn forget_digest(id: &str) {
-    DIGESTS.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
-}
 
 struct Claim(String);
 
@@ -311,8 +280,8 @@ impl Uploads {
         mut body: ByteStream,
     ) -> Result<u64> {
         let limit = self.shared.limits.upload_bytes_max;
-        let digest = begin_digest(id, stored);
-        let mut part = GrowingPart::open(path, stored, digest).await?;
+        let hasher = checksums::begin(id, stored);
+        let mut part = GrowingPart::open(path, stored, hasher).await?;
         let outcome = loop {
             let chunk = match body.next().await {
                 None => break Ok(()),
@@ -327,30 +296,31 @@ impl Uploads {
             part.write(chunk).await?;
         };
         // What arrived before the body broke is kept.
-        let (size, digest) = part.finish().await?;
-        if let (Ok(()), Some(digest)) = (&outcome, digest) {
-            keep_digest(id, size, digest);
+        let (size, hasher) = part.finish().await?;
+        if let (Ok(()), Some(hasher)) = (&outcome, hasher) {
+            checksums::keep(id, size, hasher);
         }
         outcome.map(|()| size)
     }
 
-    /// Ends an upload: checks its size and SHA-256 and makes it one object. Completing twice with the
-    /// same values is fine.
+    /// Ends an upload: checks its size and a checksum and makes it one object; its SHA-256. Completing
+    /// twice with the same values is fine.
     ///
     /// # Errors
-    /// `InvalidArgument` when size or digest differ from what is stored; the parts stay.
+    /// `InvalidArgument` when size or checksum differ from what is stored; the parts stay.
     #[boxed]
-    pub async fn complete(&self, id: &str, size: u64, sha256_hex: &str) -> Result<()> {
-        let sha256 = sha256_hex.to_ascii_lowercase();
-        if sha256.len() != 64 || !sha256.bytes().all(|b| b.is_ascii_hexdigit()) {
-            return Err(Error::invalid("`sha256` must be 64 hexadecimal digits"));
-        }
+    pub async fn complete(&self, id: &str, size: u64, claimed: &Claimed) -> Result<String> {
         let _claim = self.claim(id)?;
         let folder = self.folder(id)?;
         self.check_open(id, &folder).await?;
-        let wanted = Finished { id: id.to_owned(), size, sha256 };
         if let Some(finished) = self.read_finished(id, &folder).await? {
-            return check_same(&finished, &wanted);
+            return match finished.is(size, claimed) {
+                true => Ok(finished.sha256),
+                false => Err(Error::invalid(format!(
+                    "upload `{}` is complete with {} bytes and the SHA-256 {}",
+                    finished.id, finished.size, finished.sha256
+                ))),
+            };
         }
         let parts = self.parts(&folder).await?;
         let stored = parts.last().map_or(0, |(offset, size)| offset + size);
@@ -365,12 +335,12 @@ impl Uploads {
             _ => None,
         };
         let (writer, actual) = match growing.clone() {
-            Some(part) => match kept_digest(id, size) {
-                Some(digest) => (None, digest),
-                None => (None, blocking(move || digest(&part)).await?),
+            Some(part) => match checksums::kept(id, size) {
+                Some(kept) => (None, kept),
+                None => (None, blocking(move || checksums::of_file(&part)).await?),
             },
             None => {
-                let mut hasher = Sha256::new();
+                let mut hasher = Hasher::new();
                 let mut writer = PartWriter::begin(self.shared.root.store(), &blob).await?;
                 for (offset, _) in &parts {
                     let path = self.path(&part_path(&folder, *offset));
@@ -380,16 +350,18 @@ impl Uploads {
                         writer.write(chunk).await?;
                     }
                 }
-                (Some(writer), hex(&hasher.finalize()))
+                (Some(writer), hasher.finish())
             }
         };
-        if actual != wanted.sha256 {
+        if actual.like(claimed) != claimed.value() {
             if let Some(writer) = writer {
                 writer.abort().await;
             }
             return Err(Error::invalid(format!(
-                "`sha256` is {}, and upload `{id}` has {actual}; nothing was completed",
-                wanted.sha256
+                "`{}` is {}, and upload `{id}` has {}; nothing was completed",
+                claimed.name(),
+                claimed.value(),
+                actual.like(claimed)
             )));
         }
         match (writer, growing, self.shared.root.folder_of(&blob)?) {
@@ -403,14 +375,16 @@ impl Uploads {
             }
             (None, ..) => return Err(Error::internal("an upload has neither parts nor a file")),
         }
-        let bytes = serde_json::to_vec(&wanted)
+        let Checksums { sha256, crc64nvme } = actual;
+        let finished = Finished { id: id.to_owned(), size, sha256, crc64nvme: Some(crc64nvme) };
+        let bytes = serde_json::to_vec(&finished)
             .map_err(|error| Error::internal("encode an upload").with_source(error))?;
         self.shared.system.put(&format!("{folder}/complete.json"), Bytes::from(bytes)).await?;
-        forget_digest(id);
+        checksums::forget(id);
         for (offset, _) in parts {
             self.shared.system.delete(&part_path(&folder, offset)).await?;
         }
-        Ok(())
+        Ok(finished.sha256)
     }
 
     async fn stream(&self, path: &Path) -> Result<ByteStream> {
@@ -430,7 +404,7 @@ impl Uploads {
         if self.shared.system.list(&folder).await?.is_empty() {
             return Err(unknown(id));
         }
-        forget_digest(id);
+        checksums::forget(id);
         self.delete(&folder).await
     }
 
@@ -555,33 +529,6 @@ fn part_path(folder: &str, offset: u64) -> String {
     format!("{folder}/part-{offset:020}")
 }
 
-/// The SHA-256 of a local file in hexadecimal.
-fn digest(path: &std::path::Path) -> std::io::Result<String> {
-    let mut file = File::open(path)?;
-    let mut hasher = Sha256::new();
-    let mut buffer = vec![0; DIGEST_PIECE_BYTES];
-    loop {
-        match file.read(&mut buffer)? {
-            0 => return Ok(hex(&hasher.finalize())),
-            read => hasher.update(&buffer[..read]),
-        }
-    }
-}
-
-/// Makes a file or a folder durable.
-fn sync(path: &std::path::Path) -> std::io::Result<()> {
-    File::open(path)?.sync_all()
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> std::io::Result<T> + Send + 'static,
-) -> Result<T> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|error| Error::internal("a task of an upload failed").with_source(error))?
-        .map_err(|error| crate::lance_error::from_io(error, "write of an upload"))
-}
-
 /// Gives the bytes of an upload a second name, durably; they are synced already.
 fn link(from: &std::path::Path, to: &std::path::Path) -> Result<()> {
     let folder = to.parent().ok_or_else(|| Error::internal("a blob's path has no folder"))?;
@@ -599,133 +546,6 @@ fn unknown(id: &str) -> Error {
 
 fn shown(id: &str) -> String {
     id.chars().take(64).flat_map(char::escape_debug).collect()
-}
-
-fn check_same(finished: &Finished, wanted: &Finished) -> Result<()> {
-    if finished == wanted {
-        return Ok(());
-    }
-    Err(Error::invalid(format!(
-        "upload `{}` is complete with {} bytes and the SHA-256 {}",
-        finished.id, finished.size, finished.sha256
-    )))
-}
-
-/// The part of an upload on a local lake. One piece is written while the next one arrives, and what was
-/// written is synced beside that as it grows, so that little is left to do at the end. The piece of a
-/// request that was dropped may still be written after it: that two clients mixed their bytes shows in
-/// the digest.
-struct GrowingPart {
-    file: Arc<File>,
-    folder: PathBuf,
-    buffer: BytesMut,
-    /// Where the next piece goes.
-    at: u64,
-    /// Up to where it is synced, or is being synced.
-    synced: u64,
-    /// The digest of what was handed to the disk, where it is kept; it is out while a piece is written.
-    digest: Option<Sha256>,
-    writing: Option<JoinHandle<std::io::Result<Option<Sha256>>>>,
-    syncing: Option<JoinHandle<std::io::Result<()>>>,
-}
-
-impl GrowingPart {
-    /// Opens the part to go on at `at`, which is its end.
-    async fn open(path: &std::path::Path, at: u64, digest: Option<Sha256>) -> Result<Self> {
-        let folder = path.parent().map(std::path::Path::to_owned).unwrap_or_default();
-        let path = path.to_owned();
-        let file = blocking(move || {
-            if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)?;
-            }
-            OpenOptions::new().write(true).create(true).truncate(false).open(&path)
-        })
-        .await?;
-        let file = Arc::new(file);
-        let buffer = BytesMut::new();
-        let (writing, syncing) = (None, None);
-        Ok(GrowingPart { file, folder, buffer, at, synced: at, digest, writing, syncing })
-    }
-
-    fn size(&self) -> u64 {
-        self.at + self.buffer.len() as u64
-    }
-
-    async fn write(&mut self, chunk: Bytes) -> Result<()> {
-        self.buffer.extend_from_slice(&chunk);
-        match self.buffer.len() >= PIECE_BYTES {
-            true => self.put().await,
-            false => Ok(()),
-        }
-    }
-
-    /// Begins to write what was gathered, once the piece before is written.
-    async fn put(&mut self) -> Result<()> {
-        self.wait().await?;
-        if self.at - self.synced >= PART_BYTES {
-            self.sync_so_far().await?;
-        }
-        let piece = self.buffer.split().freeze();
-        let at = self.at;
-        self.at += piece.len() as u64;
-        let (file, mut digest) = (Arc::clone(&self.file), self.digest.take());
-        self.writing = Some(tokio::task::spawn_blocking(move || {
-            if let Some(digest) = &mut digest {
-                digest.update(&piece);
-            }
-            file.write_all_at(&piece, at)?;
-            Ok(digest)
-        }));
-        Ok(())
-    }
-
-    /// Begins to sync what is written, once that before it is synced.
-    async fn sync_so_far(&mut self) -> Result<()> {
-        self.wait_for_sync().await?;
-        let (file, from, to) = (Arc::clone(&self.file), self.synced, self.at);
-        self.synced = to;
-        self.syncing = Some(tokio::task::spawn_blocking(move || {
-            file.sync_data()?;
-            // Large blobs would push everything else out of the page cache, and memory that is used
-            // again is written faster than memory that is new. It is advice: nothing hangs on it.
-            let _ = fadvise(&file, from, NonZeroU64::new(to - from), Advice::DontNeed);
-            Ok(())
-        }));
-        Ok(())
-    }
-
-    async fn wait_for_sync(&mut self) -> Result<()> {
-        let Some(syncing) = self.syncing.take() else { return Ok(()) };
-        syncing
-            .await
-            .map_err(|error| Error::internal("a task of an upload failed").with_source(error))?
-            .map_err(|error| crate::lance_error::from_io(error, "sync of an upload"))
-    }
-
-    async fn wait(&mut self) -> Result<()> {
-        let Some(writing) = self.writing.take() else { return Ok(()) };
-        self.digest = writing
-            .await
-            .map_err(|error| Error::internal("a task of an upload failed").with_source(error))?
-            .map_err(|error| crate::lance_error::from_io(error, "write of an upload"))?;
-        Ok(())
-    }
-
-    /// Makes all of it durable; its size, and its digest where that was kept.
-    async fn finish(mut self) -> Result<(u64, Option<Sha256>)> {
-        if !self.buffer.is_empty() {
-            self.put().await?;
-        }
-        self.wait().await?;
-        self.wait_for_sync().await?;
-        let (file, folder) = (self.file, self.folder);
-        blocking(move || {
-            file.sync_all()?;
-            sync(&folder)
-        })
-        .await?;
-        Ok((self.at, self.digest))
-    }
 }
 
 /// Writes one object in pieces; nothing is visible before `finish`.

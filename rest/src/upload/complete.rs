@@ -4,6 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use lakebed_core::Error;
+use lakebed_service::Claimed;
 use serde::Deserialize;
 use serde_json::json;
 
@@ -17,6 +18,7 @@ use crate::target::Target;
 pub(crate) struct CompleteUpload {
     size: Option<u64>,
     sha256: Option<String>,
+    crc64nvme: Option<String>,
 }
 
 pub(crate) async fn complete_upload(
@@ -27,12 +29,9 @@ pub(crate) async fn complete_upload(
     target.params(&[])?;
     let missing = |name: &str| Error::invalid(format!("field `{name}` is missing"));
     let size = body.size.ok_or_else(|| missing("size"))?;
-    let sha256 = body.sha256.ok_or_else(|| missing("sha256"))?.to_ascii_lowercase();
-    if sha256.len() != 64 || !sha256.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(Error::invalid("field `sha256` is not 64 hexadecimal digits").into());
-    }
+    let claimed = Claimed::of(body.sha256.as_deref(), body.crc64nvme.as_deref())?;
     let id = target.path("id")?;
-    door.service.complete_upload(target.ctx(), id, size, &sha256).await?;
+    let sha256 = door.service.complete_upload(target.ctx(), id, size, &claimed).await?;
     let uri = format!("upload:{id}");
     Ok(Json(json!({ "id": id, "uri": uri, "size": size, "sha256": sha256 })).into_response())
 }

@@ -1,13 +1,15 @@
 //! Large files: sent as uploads, in one pass over their bytes, and resumed where they were cut off.
 //!
 //! ```text
-//!   thread: read 1 MiB ─► SHA-256 ─► queue ─► PUT /v1/uploads/{id}?offset=n ─► complete (size, SHA-256)
+//!   thread: read 1 MiB ─► CRC-64 ─► queue ─► PUT /v1/uploads/{id}?offset=n ─► complete (size, CRC-64)
+//!                                                                                 └─► SHA-256
 //! ```
 //!
 //! The id of an upload is noted in a small file of the user's own until the row that refers to it is
 //! committed, so that an import that was killed goes on where the server's bytes end. What was sent
-//! before is read again for the digest, and not sent again.
+//! before is read again for the checksum, and not sent again.
 
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +17,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
+use crc_fast::CrcAlgorithm::Crc64Nvme;
 use http::{Method, StatusCode};
 use http_body_util::{BodyExt as _, StreamBody};
 use hyper::body::Frame;
@@ -104,20 +107,28 @@ impl Uploader {
         let (id, offset) = self.begin(note).await?;
         let length =
             std::fs::metadata(file).map_err(|error| Attempt::Over(Failure::File(error)))?;
-        let (size, sha256) = match offset < length.len() {
+        let (size, crc) = match offset < length.len() {
             true => self.put(file, &id, offset).await?,
             // All of it was sent before.
             false => {
                 let file = file.to_owned();
-                let read = tokio::task::spawn_blocking(move || digest(&file)).await;
+                let read = tokio::task::spawn_blocking(move || checksum(&file)).await;
                 read.map_err(|_| reader_failed())?
                     .map_err(|error| Attempt::Over(Failure::File(error)))?
             }
         };
-        let body = json!({ "size": size, "sha256": sha256 });
+        let body = json!({ "size": size, "crc64nvme": format!("{crc:016x}") });
         let path = format!("/v1/uploads/{id}/complete");
         match self.client.ask(Method::POST, &path, Some(body), COMPLETE_TIME_MAX).await {
-            Ok(_) => Ok(Uploaded { id, size, sha256, note: note.map(Path::to_owned) }),
+            Ok(answer) => match answer["sha256"].as_str() {
+                Some(sha256) => {
+                    let (sha256, note) = (sha256.to_owned(), note.map(Path::to_owned));
+                    Ok(Uploaded { id, size, sha256, note })
+                }
+                None => Err(Attempt::Over(Failure::Server(
+                    "the server gave no SHA-256 of an upload".to_owned(),
+                ))),
+            },
             Err(refusal) if refusal.status == Some(StatusCode::BAD_REQUEST) => {
                 // The file changed between the passes: what lies at the server is of no use.
                 self.discard(&id, note).await;
@@ -159,8 +170,8 @@ impl Uploader {
         Ok((id, 0))
     }
 
-    /// Reads and hashes the whole file and sends what lies behind `offset`.
-    async fn put(&self, file: &Path, id: &str, offset: u64) -> Result<(u64, String), Attempt> {
+    /// Reads the whole file and sends what lies behind `offset`; its size and its CRC-64.
+    async fn put(&self, file: &Path, id: &str, offset: u64) -> Result<(u64, u64), Attempt> {
         let (sender, receiver) = mpsc::channel::<Result<Bytes, io::Error>>(PIECES_AHEAD);
         let source = file.to_owned();
         let progress = self.progress.clone();
@@ -168,21 +179,23 @@ impl Uploader {
         let read = Arc::clone(&moved);
         let reader = tokio::task::spawn_blocking(move || {
             let mut file = File::open(&source)?;
-            let mut hasher = Sha256::new();
+            let mut crc = crc_fast::Digest::new(Crc64Nvme);
             let mut at: u64 = 0;
-            let mut buffer = vec![0; PIECE_BYTES];
+            let mut memory = Memory::default();
             loop {
+                let mut buffer = memory.take();
                 let size = fill(&mut file, &mut buffer)?;
                 if size == 0 {
                     break;
                 }
-                hasher.update(&buffer[..size]);
+                crc.update(&buffer[..size]);
+                let piece = buffer.freeze();
+                memory.keep(piece.clone());
                 let end = at + size as u64;
                 if end > offset {
                     let begin = usize::try_from(offset.saturating_sub(at)).unwrap_or(0);
-                    let piece = Bytes::copy_from_slice(&buffer[begin..size]);
-                    // A connection that is gone ends the sending; the digest has no use then either.
-                    if sender.blocking_send(Ok(piece)).is_err() {
+                    // A connection that is gone ends the sending; the checksum has no use then either.
+                    if sender.blocking_send(Ok(piece.slice(begin..size))).is_err() {
                         return Err(io::Error::other("the connection broke"));
                     }
                 }
@@ -190,7 +203,7 @@ impl Uploader {
                 read.fetch_add(1, Ordering::Relaxed);
                 progress.add_bytes(size as u64);
             }
-            Ok::<_, io::Error>((at, super::hex(&hasher.finalize())))
+            Ok::<_, io::Error>((at, crc.finalize()))
         });
         let pieces = futures::stream::unfold(receiver, |mut receiver| async {
             let piece = receiver.recv().await?;
@@ -279,18 +292,78 @@ fn fill(file: &mut File, buffer: &mut [u8]) -> io::Result<usize> {
     Ok(size)
 }
 
-/// The SHA-256 of a file that is not sent.
+/// Memory of pieces, used again once they are sent: memory that is new costs more than what it is for.
+#[derive(Default)]
+struct Memory {
+    sent: VecDeque<Bytes>,
+}
+
+impl Memory {
+    /// A buffer of a piece's size, of whatever it holds.
+    fn take(&mut self) -> BytesMut {
+        let is_full = self.sent.len() > PIECES_AHEAD + 1;
+        let oldest = if is_full { self.sent.pop_front() } else { None };
+        let free = oldest.and_then(|piece| piece.try_into_mut().ok());
+        match free.filter(|buffer| buffer.len() == PIECE_BYTES) {
+            Some(buffer) => buffer,
+            None => BytesMut::zeroed(PIECE_BYTES),
+        }
+    }
+
+    /// Keeps a piece that was filled from its buffer, until nobody else holds it.
+    fn keep(&mut self, piece: Bytes) {
+        self.sent.push_back(piece);
+    }
+}
+
+/// The size of a file that is not sent, and its SHA-256.
 pub(super) fn digest(file: &Path) -> io::Result<(u64, String)> {
-    let mut file = File::open(file)?;
     let mut hasher = Sha256::new();
+    let size = each_piece(file, |piece| hasher.update(piece))?;
+    Ok((size, super::hex(&hasher.finalize())))
+}
+
+/// The size of a file that was sent, and its CRC-64.
+fn checksum(file: &Path) -> io::Result<(u64, u64)> {
+    let mut crc = crc_fast::Digest::new(Crc64Nvme);
+    let size = each_piece(file, |piece| crc.update(piece))?;
+    Ok((size, crc.finalize()))
+}
+
+fn each_piece(file: &Path, mut take: impl FnMut(&[u8])) -> io::Result<u64> {
+    let mut file = File::open(file)?;
     let mut buffer = vec![0; PIECE_BYTES];
     let mut total = 0;
     loop {
         let size = fill(&mut file, &mut buffer)?;
         if size == 0 {
-            return Ok((total, super::hex(&hasher.finalize())));
+            return Ok(total);
         }
-        hasher.update(&buffer[..size]);
+        take(&buffer[..size]);
         total += size as u64;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_used_again_only_when_nobody_holds_it() {
+        let mut memory = Memory::default();
+        let mut held = Vec::new();
+        for number in 0..3 * PIECES_AHEAD {
+            let mut buffer = memory.take();
+            buffer.fill(number as u8);
+            let piece = buffer.freeze();
+            memory.keep(piece.clone());
+            if number % 2 == 0 {
+                held.push((number as u8, piece));
+            }
+        }
+        for (number, piece) in held {
+            assert_eq!(piece.len(), PIECE_BYTES);
+            assert!(piece.iter().all(|byte| *byte == number));
+        }
     }
 }
