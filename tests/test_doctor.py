@@ -9,7 +9,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from support.data import blob_cells
+from support.backup import fill
+from support.data import blob_cells, numbered
 from support.server import LakebedServer, built_binary
 from support.uploads import new_upload, upload
 
@@ -24,9 +25,9 @@ def doctor(data: Path, *more: str) -> subprocess.CompletedProcess[str]:
     )
 
 
-def findings(data: Path) -> list[dict[str, Any]]:
+def findings(data: Path, *more: str) -> list[dict[str, Any]]:
     """What it found, as it says it to programs."""
-    return json.loads(doctor(data, "--format", "json").stdout)["findings"]
+    return json.loads(doctor(data, "--format", "json", *more).stdout)["findings"]
 
 
 def test_a_whole_lake(make_server: Callable[..., LakebedServer]) -> None:
@@ -99,3 +100,42 @@ def test_no_lake_is_made_by_looking(tmp_path: Path) -> None:
         assert seen.returncode == 1
         assert "there is no lake" in seen.stderr
     assert list(tmp_path.iterdir()) == []
+
+
+def test_doctor_reads_bytes_when_asked(own_server: LakebedServer) -> None:
+    fill(own_server)
+    assert own_server.terminate() == 0
+    found = findings(own_server.data, "--deep")
+    assert not [it for it in found if it["severity"] == "problem"]
+    said = {it["subject"]: it["text"] for it in found if it["severity"] == "fine"}
+    assert said["_blobs"].startswith("2 large blobs")
+    assert any("lookups find the rows" in it["text"] for it in found)
+    blob = next(path for path in (own_server.data / "_blobs").rglob("*") if path.is_file())
+    with blob.open("r+b") as file:
+        file.write(b"flipped")
+    old = own_server.table_path("ns$in$words") / "data"
+    damaged = max(old.glob("*.lance"), key=lambda path: path.stat().st_size)
+    with damaged.open("r+b") as file:
+        file.seek(-20, os.SEEK_END)
+        file.write(bytes(20))
+    problems = [it for it in findings(own_server.data, "--deep") if it["severity"] == "problem"]
+    assert any(it["subject"].endswith(blob.name) for it in problems)
+    assert any(damaged.name in it["text"] for it in problems)
+
+
+def test_doctor_counts_strays_and_deletes_half_written_files(own_server: LakebedServer) -> None:
+    own_server.lake().create("t", numbered(5))
+    assert own_server.terminate() == 0
+    data = own_server.table_path("t") / "data"
+    (data / "left.lance").write_bytes(b"x" * 1_000)
+    half = data / "half.lance#1"
+    half.write_bytes(b"x" * 500)
+    said = {it["subject"]: it["text"] for it in findings(own_server.data)}
+    assert said["default/t"].startswith("1 files of 1000 bytes that no version names")
+    assert said["leftovers"].startswith("1 half-written files of 500 bytes")
+    assert half.exists()
+    said = {it["subject"]: it["text"] for it in findings(own_server.data, "--repair")}
+    assert said["leftovers"].endswith("deleted")
+    assert not half.exists()
+    assert (data / "left.lance").exists()
+    assert "leftovers" not in {it["subject"] for it in findings(own_server.data)}

@@ -3,9 +3,13 @@
 //! What to rewrite is decided by a pure policy; what may be deleted has a reason and a minimum age.
 
 mod compactor;
+mod indexes;
 mod policy;
+mod retention;
 mod sweep;
 
 pub use compactor::{Budget, Pass, compact};
+pub use indexes::{CatchUp, catch_up, plan_indexes};
 pub use policy::{Reason, Rewrite, Targets, plan};
+pub use retention::{Retention, clean, expired};
 pub use sweep::{Swept, sweep};

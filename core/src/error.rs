@@ -100,6 +100,8 @@ pub enum Subject {
     Column,
     /// A branch of a table.
     Branch,
+    /// A cursor of a table.
+    Cursor,
 }
 
 /// An error with its kind, a message for people and the cause for logs.

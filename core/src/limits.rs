@@ -30,6 +30,10 @@ pub struct Limits {
     pub admission_wait_ms_max: u64,
     /// Requests that run at one time, over both ports.
     pub concurrent_requests_max: usize,
+    /// Versions whose changes one read may tell.
+    pub changes_versions_max: usize,
+    /// Cursors of one table.
+    pub cursors_max: usize,
     /// Rows that one read may ask for by row id.
     pub row_ids_max: usize,
     /// Rows of one upsert: a hash of each key is held while it runs.
@@ -70,6 +74,16 @@ pub struct Limits {
     /// Bytes that compaction reads of one table in a pass of maintenance; with 0 it runs only when it is
     /// asked for.
     pub compaction_bytes_max: u64,
+    /// Milliseconds that a version is kept at least, unless more are kept by their number.
+    pub retention_ms: u64,
+    /// Newest versions of a branch that are kept at least, whatever their age.
+    pub retention_versions: u64,
+    /// Milliseconds that a version, or a file that no version names, is kept in any case.
+    pub version_age_ms_min: u64,
+    /// Milliseconds after which a file that no version names is deleted.
+    pub orphan_age_ms: u64,
+    /// Milliseconds between two passes that look for old versions of all tables.
+    pub cleaning_interval_ms: u64,
     /// How long a worker may be silent before its tasks go to others, in milliseconds.
     pub task_lease_ms: i64,
     /// Milliseconds a read may go without progress before it is ended.
@@ -97,6 +111,8 @@ impl Default for Limits {
             read_memory_bytes_max: 128 * MIB,
             admission_wait_ms_max: 10_000,
             concurrent_requests_max: 512,
+            changes_versions_max: 100_000,
+            cursors_max: 1_000,
             row_ids_max: 1_000_000,
             upsert_rows_max: 4 << 20,
             sql_bytes_max: MIB,
@@ -116,6 +132,11 @@ impl Default for Limits {
             ticket_ttl_ms: 3_600_000,
             maintenance_interval_ms: 60_000,
             compaction_bytes_max: 1 << 30,
+            retention_ms: 7 * 24 * 3_600_000,
+            retention_versions: 1_000,
+            version_age_ms_min: 3_600_000,
+            orphan_age_ms: 7 * 24 * 3_600_000,
+            cleaning_interval_ms: 3_600_000,
             task_lease_ms: 20_000,
             read_stall_ms_max: 600_000,
             write_stall_ms_max: 600_000,

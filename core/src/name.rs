@@ -1,4 +1,4 @@
-//! Names of databases, namespaces, tables and tags.
+//! Names of databases, namespaces, tables, tags and cursors.
 //!
 //! A name that was parsed is safe as one segment of a path below the lake's root: it has no slash, no
 //! dot-dot, no NUL or control character. The rules are those of the LanceDB SDKs (ASCII letters and
@@ -14,6 +14,7 @@ const TABLE_BYTES_MAX: usize = 128;
 const SEGMENT_BYTES_MAX: usize = 64;
 const DEPTH_MAX: usize = 16;
 const TAG_BYTES_MAX: usize = 256;
+const CURSOR_BYTES_MAX: usize = 128;
 
 /// Separates the parts of a table's id in text: `ns$sub$table`.
 pub const ID_DELIMITER: char = '$';
@@ -267,6 +268,36 @@ impl TagName {
 }
 
 impl fmt::Display for TagName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The name of a cursor.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct CursorName(String);
+
+impl CursorName {
+    /// Checks and takes a name that a user chose.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that is too long or has other characters than letters, digits, `.`,
+    /// `-` and `_`, or begins with a dot.
+    pub fn parse(name: &str) -> Result<Self> {
+        check_segment("cursor", name, CURSOR_BYTES_MAX)?;
+        if name.starts_with('.') {
+            return Err(Error::invalid(format!("cursor name `{name}` begins with a dot")));
+        }
+        Ok(CursorName(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CursorName {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
     }

@@ -7,6 +7,7 @@ use arrow_flight::FlightDescriptor;
 use arrow_flight::flight_descriptor::DescriptorType;
 use arrow_flight::sql::Command as SqlCommand;
 use lakebed_core::{DatabaseName, Error, Result, TableId};
+use lakebed_proto::changes::ChangesCommand;
 use lakebed_proto::command::{
     Command, CommitRule, ReadCommand, TaskCommand, WriteCommand, WriteMode,
 };
@@ -32,6 +33,9 @@ pub(crate) fn read_command(
         }
         Named::Command(Command::Search(_)) => {
             Err(Error::invalid("descriptor is a search; a read command or a path is needed"))
+        }
+        Named::Command(Command::Changes(_)) => {
+            Err(Error::invalid("descriptor is about changes; a read command or a path is needed"))
         }
         Named::Command(Command::Task(_) | Command::Result(_)) => {
             Err(Error::invalid("descriptor is a worker's; a read command or a path is needed"))
@@ -84,6 +88,20 @@ pub(crate) fn search_command(descriptor: &FlightDescriptor) -> Result<Option<Sea
     }
     match Command::parse(&descriptor.cmd)? {
         Command::Search(search) => Ok(Some(*search)),
+        _ => Ok(None),
+    }
+}
+
+/// The changes that a descriptor asks for; nothing for what does not.
+///
+/// # Errors
+/// `InvalidArgument` for JSON that is not understood.
+pub(crate) fn changes_command(descriptor: &FlightDescriptor) -> Result<Option<ChangesCommand>> {
+    if descriptor.r#type() != DescriptorType::Cmd || !Command::is_json(&descriptor.cmd) {
+        return Ok(None);
+    }
+    match Command::parse(&descriptor.cmd)? {
+        Command::Changes(changes) => Ok(Some(*changes)),
         _ => Ok(None),
     }
 }

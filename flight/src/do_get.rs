@@ -37,6 +37,7 @@ use tonic::{Code, Status};
 use tracing::Instrument;
 
 use crate::batching::{Gathered, slices};
+use crate::changes;
 use crate::encode::{EncodedMessage, Encoder};
 use crate::request::{Call, Deadline, until};
 use crate::search;
@@ -127,6 +128,8 @@ async fn open(
     let (schema, batches) = match ticket::decode(&ticket.ticket)? {
         TicketContents::Part(part) => service.read_part(&call.ctx, *part).await?,
         TicketContents::Read(read) => read_now(service, call, *read).await?,
+        TicketContents::ChangesPart(part) => service.read_changes(&call.ctx, &part).await?,
+        TicketContents::Changes(command) => changes::do_get(service, call, &command).await?,
         TicketContents::Task(task) => worker::read_task(service, call, &task).await?,
         TicketContents::Search(search) => search::do_get(service, call, &search).await?,
         TicketContents::Sql(ticket) => sql::do_get_planned(service, call, *ticket).await?,

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use lakebed_core::{Error, Result};
 use lakebed_service::{ReadPlan, Service};
 
-use crate::descriptor::{read_command, search_command, sql_command};
+use crate::descriptor::{changes_command, read_command, search_command, sql_command};
 use crate::request::Call;
-use crate::{search, sql, ticket};
+use crate::{changes, search, sql, ticket};
 
 /// What the format writes where a number is not known.
 const UNKNOWN: i64 = -1;
@@ -25,6 +25,9 @@ pub(crate) async fn get_flight_info(
     }
     if let Some(request) = search_command(&descriptor)? {
         return search::flight_info(service, call, request, descriptor).await;
+    }
+    if let Some(command) = changes_command(&descriptor)? {
+        return changes::flight_info(service, call, command, descriptor).await;
     }
     let command = read_command(&call.ctx.database, &descriptor)?;
     let plan = service.plan_read(&call.ctx, command).await?;

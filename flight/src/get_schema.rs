@@ -7,9 +7,9 @@ use arrow_ipc::writer::IpcWriteOptions;
 use lakebed_core::{Error, Result};
 use lakebed_service::Service;
 
-use crate::descriptor::{read_command, search_command, sql_command};
+use crate::descriptor::{changes_command, read_command, search_command, sql_command};
 use crate::request::Call;
-use crate::{search, sql};
+use crate::{changes, search, sql};
 
 /// The schema that reading `descriptor` would give.
 pub(crate) async fn get_schema(
@@ -21,6 +21,8 @@ pub(crate) async fn get_schema(
         sql::schema(service, call, command).await?
     } else if let Some(request) = search_command(descriptor)? {
         search::schema(service, call, request).await?
+    } else if let Some(command) = changes_command(descriptor)? {
+        changes::schema(service, call, command).await?
     } else {
         let command = read_command(&call.ctx.database, descriptor)?;
         service.read_schema(&call.ctx, &command).await?

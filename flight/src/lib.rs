@@ -17,6 +17,7 @@
 
 mod batching;
 mod body_watch;
+mod changes;
 mod commit_marker;
 mod descriptor;
 mod do_action;

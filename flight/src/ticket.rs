@@ -4,27 +4,29 @@
 //! ```text
 //!   "LBT"  version  json             crc32 of all before, little-endian
 //!   3      1        …                4
-//!          1: a part of a read   2: a statement in SQL
+//!          1: a part of a read   2: a statement in SQL   3: a feed of changes
 //! ```
 //!
 //! Tickets live in clients for an hour and may come back damaged, from another server or from a newer
 //! version of this one; each of these is told apart. A ticket carries no right: whoever opens it needs
 //! a key that may read the table. A ticket that is plain JSON, `{"read": {…}}`,
-//! `{"search": {…}}` or a worker's `{"task": {…}}`, is taken as well, so
+//! `{"search": {…}}`, `{"changes": {…}}` or a worker's `{"task": {…}}`, is taken as well, so
 //! that a client can read without asking for a plan first, and so is a Flight SQL command.
 
 use arrow_flight::sql::Command as SqlCommand;
 use bytes::Bytes;
 use lakebed_core::{Error, Result};
+use lakebed_proto::changes::ChangesCommand;
 use lakebed_proto::command::{Command, ReadCommand, TaskCommand};
 use lakebed_proto::search::SearchRequest;
-use lakebed_service::ReadPart;
+use lakebed_service::{ChangesPart, ReadPart};
 
 use crate::sql::{SqlTicket, statement_in_ticket};
 
 const MAGIC: &[u8; 3] = b"LBT";
 const VERSION: u8 = 1;
 const SQL_VERSION: u8 = 2;
+const CHANGES_VERSION: u8 = 3;
 const CHECKSUM_BYTES: usize = 4;
 
 /// What a ticket asks for.
@@ -36,6 +38,10 @@ pub(crate) enum TicketContents {
     Read(Box<ReadCommand>),
     /// A search.
     Search(Box<SearchRequest>),
+    /// A planned feed of changes.
+    ChangesPart(Box<ChangesPart>),
+    /// Changes that are planned now.
+    Changes(Box<ChangesCommand>),
     /// The rows of a worker's task.
     Task(TaskCommand),
     /// A planned statement.
@@ -64,6 +70,16 @@ pub(crate) fn encode_sql(ticket: &SqlTicket) -> Result<Bytes> {
     Ok(seal(SQL_VERSION, &json))
 }
 
+/// The ticket of a planned feed of changes.
+///
+/// # Errors
+/// `Internal` if the feed cannot be written as JSON, which no feed that was planned does.
+pub(crate) fn encode_changes(part: &ChangesPart) -> Result<Bytes> {
+    let json = serde_json::to_vec(part)
+        .map_err(|error| Error::internal("ticket cannot be written").with_source(error))?;
+    Ok(seal(CHANGES_VERSION, &json))
+}
+
 fn seal(version: u8, json: &[u8]) -> Bytes {
     let mut bytes = Vec::with_capacity(MAGIC.len() + 1 + json.len() + CHECKSUM_BYTES);
     bytes.extend_from_slice(MAGIC);
@@ -84,6 +100,7 @@ pub(crate) fn decode(ticket: &[u8]) -> Result<TicketContents> {
             Command::Read(read) => Ok(TicketContents::Read(Box::new(read))),
             Command::Write(_) => Err(Error::invalid("ticket is a write command; a read is needed")),
             Command::Search(search) => Ok(TicketContents::Search(search)),
+            Command::Changes(changes) => Ok(TicketContents::Changes(changes)),
             Command::Task(task) => Ok(TicketContents::Task(task)),
             Command::Result(_) => {
                 Err(Error::invalid("ticket is a command for results; a task is needed"))
@@ -105,6 +122,11 @@ pub(crate) fn decode(ticket: &[u8]) -> Result<TicketContents> {
             let ticket = ticket.map_err(|error| broken("a statement", error))?;
             Ok(TicketContents::Sql(Box::new(ticket)))
         }
+        CHANGES_VERSION => {
+            let part = serde_json::from_slice(json);
+            let part = part.map_err(|error| broken("a feed of changes", error))?;
+            Ok(TicketContents::ChangesPart(Box::new(part)))
+        }
         _ => {
             let part = serde_json::from_slice(json);
             let part = part.map_err(|error| broken("a part of a read", error))?;
@@ -124,9 +146,11 @@ fn open(ticket: &[u8]) -> Result<(u8, &[u8])> {
         return Err(damaged());
     }
     match sealed.get(MAGIC.len()) {
-        Some(version @ &(VERSION | SQL_VERSION)) => Ok((*version, &sealed[MAGIC.len() + 1..])),
+        Some(version @ &(VERSION | SQL_VERSION | CHANGES_VERSION)) => {
+            Ok((*version, &sealed[MAGIC.len() + 1..]))
+        }
         Some(version) => Err(Error::invalid(format!(
-            "ticket has version {version}; this server reads versions {VERSION} and {SQL_VERSION}"
+            "ticket has version {version}; this server reads versions {VERSION} to {CHANGES_VERSION}"
         ))),
         None => Err(damaged()),
     }
@@ -150,6 +174,7 @@ mod tests {
     fn what_is_sealed_can_be_opened() {
         assert_eq!(open(&seal(VERSION, JSON)).unwrap(), (VERSION, JSON));
         assert_eq!(open(&seal(SQL_VERSION, b"")).unwrap(), (SQL_VERSION, &b""[..]));
+        assert_eq!(open(&seal(CHANGES_VERSION, b"")).unwrap(), (CHANGES_VERSION, &b""[..]));
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! The JSON commands of the Flight door: `read`, `search` and `write`, and `task` and `result` for workers.
+//! The JSON commands of the Flight door: `read`, `search`, `changes` and `write`, and `task` and `result` for workers.
 //!
 //! They are parsed strictly: a field that is not known is refused by name and path, so that a misspelt
 //! `filter` can never read a whole table. The same types are what the use cases take, so a new field
@@ -12,6 +12,7 @@ use serde::de::{self, MapAccess, SeqAccess, Visitor};
 use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::changes::ChangesCommand;
 use crate::search::SearchRequest;
 
 /// A command descriptor or one that was refused with the reason.
@@ -24,6 +25,8 @@ pub enum Command {
     Write(WriteCommand),
     /// Search by vector or text.
     Search(Box<SearchRequest>),
+    /// Read what changed between two versions.
+    Changes(Box<ChangesCommand>),
     /// Read the rows of a worker's task.
     Task(TaskCommand),
     /// Hand in the results of a worker's task. They are kept only if the last message carries a

@@ -1,6 +1,7 @@
 //! What travels on the wire, as plain types without an engine behind them.
 //!
 //! - [`command`]: the JSON commands of the Flight door, parsed strictly.
+//! - [`changes`]: what a read of changes asks for.
 //! - [`ipc_stream`], [`ipc_guard`], [`ipc_decode`]: what stands between Arrow bytes from outside and
 //!   arrow's reader.
 //! - [`receipt`]: what a write answers.
@@ -9,6 +10,7 @@
 //! - [`worker`]: the worker protocol.
 //! - [`status`]: the one table from Lakebed's error kinds to gRPC and HTTP codes.
 
+pub mod changes;
 pub mod command;
 pub mod ipc_decode;
 pub mod ipc_guard;

@@ -68,7 +68,8 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
             Some(Subject::Namespace) => 1,
             Some(Subject::Table) | None => 4,
             Some(Subject::Index) => 6,
-            Some(Subject::Tag) => 8,
+            // The protocol knows no cursors; like tags they are names for versions.
+            Some(Subject::Tag | Subject::Cursor) => 8,
             Some(Subject::Version) => 11,
             Some(Subject::Column) => 12,
             Some(Subject::Branch) => 22,
@@ -76,7 +77,7 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
         ErrorKind::AlreadyExists => match error.subject() {
             Some(Subject::Namespace) => 2,
             Some(Subject::Index) => 7,
-            Some(Subject::Tag) => 9,
+            Some(Subject::Tag | Subject::Cursor) => 9,
             Some(Subject::Branch) => 23,
             Some(Subject::Table | Subject::Version | Subject::Column) | None => 5,
         },

@@ -18,6 +18,7 @@
 mod arrow_answer;
 mod arrow_body;
 mod arrow_schema;
+mod backup;
 mod blob;
 mod body;
 mod caller;

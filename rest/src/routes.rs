@@ -20,7 +20,7 @@ use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
-    Door, RestOptions, blob, job, key, namespace, not_built, status, table, upload, worker,
+    Door, RestOptions, backup, blob, job, key, namespace, not_built, status, table, upload, worker,
 };
 
 /// The HTTP door over `service`.
@@ -53,6 +53,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/metrics", get(status::metrics)),
         ("/v1/keys", to_the_end(get(key::list::list_keys).post(key::create::create_key))),
         ("/v1/keys/{key}", to_the_end(delete(key::revoke::revoke_key))),
+        ("/v1/backup", to_the_end(post(backup::backup))),
         ("/v1/uploads", to_the_end(post(upload::create::create_upload))),
         (
             "/v1/uploads/{id}",
@@ -81,6 +82,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/drop", to_the_end(post(table::drop_table::drop_table))),
         ("/v1/table/{id}/rename", to_the_end(post(table::rename::rename_table))),
         ("/v1/table/{id}/compact", to_the_end(post(table::compact::compact))),
+        ("/v1/table/{id}/gc", to_the_end(post(table::gc::gc))),
         ("/v1/table/{id}/restore", to_the_end(post(table::restore::restore))),
         ("/v1/table/{id}/delete", to_the_end(post(table::delete::delete_rows))),
         ("/v1/table/{id}/create", to_the_end(post(table::create::create_table))),
@@ -133,6 +135,17 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/tags/update", to_the_end(post(table::tags::update::update_tag))),
         ("/v1/table/{id}/tags/delete", to_the_end(post(table::tags::delete::delete_tag))),
         ("/v1/table/{id}/tags/list", post(table::tags::list::list_tags)),
+        ("/v1/table/{id}/changes", post(table::changes::changes)),
+        ("/v1/table/{id}/cursors/create", to_the_end(post(table::cursors::create::create_cursor))),
+        (
+            "/v1/table/{id}/cursors/list",
+            get(table::cursors::list::list_cursors).post(table::cursors::list::list_cursors),
+        ),
+        (
+            "/v1/table/{id}/cursors/advance",
+            to_the_end(post(table::cursors::advance::advance_cursor)),
+        ),
+        ("/v1/table/{id}/cursors/delete", to_the_end(post(table::cursors::delete::delete_cursor))),
         ("/v1/table/{id}/tags/version", post(table::tags::version::tag_version)),
         ("/v1/table/{id}/fetch_blobs", post(table::fetch_blobs::fetch_blobs)),
         ("/v1/table/{id}/blob/{column}/{row_id}/bytes", get(blob::read_blob)),

@@ -33,6 +33,11 @@ enum Verb {
     Sql(command::sql::Sql),
     /// Search a column of vectors by a vector, a text or a picture.
     Search(command::search::Search),
+    /// Show what was inserted, updated and deleted between two versions of a table.
+    Changes(command::changes::Changes),
+    /// Keep how far a reader of changes has come.
+    #[command(subcommand)]
+    Cursor(CursorVerb),
     /// Name versions of a table.
     #[command(subcommand)]
     Tag(TagVerb),
@@ -53,6 +58,12 @@ enum Verb {
     Models(ModelsVerb),
     /// Join small fragments of a table.
     Compact(command::compact::Compact),
+    /// Delete old versions of a table, and what only they use.
+    Gc(command::gc::Gc),
+    /// Copy a lake, or some of its tables, to another place; only what is new the next time.
+    Backup(command::backup::Backup),
+    /// Make a lake of a backup, or put a table of it back, offline.
+    Restore(command::restore::Restore),
     /// Examine a lake, offline, and say what was found.
     Doctor(command::doctor::Doctor),
     /// Rewrite the paths of a lake that was moved or copied, offline.
@@ -71,6 +82,18 @@ enum TagVerb {
     List(command::tag_list::TagList),
     /// Delete a tag; the version stays until retention takes it.
     Delete(command::tag_delete::TagDelete),
+}
+
+#[derive(Debug, Subcommand)]
+enum CursorVerb {
+    /// Make a cursor; changes behind its version are kept for it.
+    Create(command::cursor_create::CursorCreate),
+    /// List the cursors of a table.
+    List(command::cursor_list::CursorList),
+    /// Move a cursor forward: everything up to a version is done with.
+    Advance(command::cursor_advance::CursorAdvance),
+    /// Delete a cursor, and what only it keeps may be cleaned.
+    Delete(command::cursor_delete::CursorDelete),
 }
 
 #[derive(Debug, Subcommand)]
@@ -265,12 +288,18 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Import(verb) => run_client(verb, &environment),
         Verb::Ls(verb) => run_client(verb, &environment),
         Verb::Show(verb) => run_client(verb, &environment),
+        Verb::Changes(verb) => run_client(verb, &environment),
+        Verb::Cursor(CursorVerb::Create(verb)) => run_client(verb, &environment),
+        Verb::Cursor(CursorVerb::List(verb)) => run_client(verb, &environment),
+        Verb::Cursor(CursorVerb::Advance(verb)) => run_client(verb, &environment),
+        Verb::Cursor(CursorVerb::Delete(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::List(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Delete(verb)) => run_client(verb, &environment),
         Verb::Sql(verb) => run_client(verb, &environment),
         Verb::Search(verb) => run_client(verb, &environment),
         Verb::Compact(verb) => run_client(verb, &environment),
+        Verb::Gc(verb) => run_client(verb, &environment),
         Verb::Index(IndexVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Index(IndexVerb::List(verb)) => run_client(verb, &environment),
         Verb::Jobs(verb) => match verb {
@@ -289,6 +318,8 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Keys(KeysVerb::List(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Revoke(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Reset(verb)) => command::keys_reset::run(verb, &environment),
+        Verb::Backup(verb) => command::backup::run(verb, &environment),
+        Verb::Restore(verb) => command::restore::run(verb, &environment),
         Verb::Doctor(verb) => command::doctor::run(verb, &environment),
         Verb::Relocate(verb) => command::relocate::run(verb, &environment),
         Verb::Version(verb) => command::version::run(&verb),
@@ -305,7 +336,7 @@ pub(crate) trait ClientVerb {
     async fn run(&self, client: &Client) -> Result<(), Exit>;
 }
 
-fn run_client(verb: impl ClientVerb, environment: &Environment) -> Result<(), Exit> {
+pub(crate) fn run_client(verb: impl ClientVerb, environment: &Environment) -> Result<(), Exit> {
     let client = Client::new(verb.client().settings(environment))?;
     runtime()?.block_on(verb.run(&client))
 }

@@ -175,6 +175,33 @@ impl FlightClient {
         self.stream(Ticket::new(encoded(command)?)).await
     }
 
+    /// Plans a read of one endpoint; what the plan says about it, and its rows.
+    ///
+    /// # Errors
+    /// What the server answered.
+    pub(crate) async fn planned(
+        &self,
+        command: &Command,
+    ) -> Result<
+        (serde_json::Value, impl Stream<Item = Result<RecordBatch, FlightFailure>> + use<>),
+        FlightFailure,
+    > {
+        let descriptor = FlightDescriptor::new_cmd(encoded(command)?);
+        let info = self.inner.clone().get_flight_info(self.request(descriptor)).await?.into_inner();
+        let wrong = |message: &str| FlightFailure {
+            code: Code::Internal,
+            message: format!("the plan is not understood: {message}"),
+        };
+        let about = serde_json::from_slice(&info.app_metadata)
+            .map_err(|error| wrong(&error.to_string()))?;
+        let mut endpoints = info.endpoint.into_iter();
+        let ticket = match (endpoints.next().and_then(|only| only.ticket), endpoints.next()) {
+            (Some(ticket), None) => ticket,
+            _ => return Err(wrong("it has not one endpoint")),
+        };
+        Ok((about, self.stream(ticket).await?))
+    }
+
     /// The rows of a query in SQL.
     ///
     /// # Errors

@@ -61,12 +61,19 @@ pub(crate) async fn open_service(config: &Config) -> Result<Arc<Service>, Exit> 
     let options = lake_options(config);
     let clock = Arc::clone(&options.clock);
     let options = ServiceOptions {
-        lake: Lake::open(options).await?,
+        lake: open_own(options).await?,
         limits: config.limits.clone(),
         clock,
         allow_anonymous: config.allow_anonymous,
     };
     Ok(Service::open(options).await?)
+}
+
+/// Opens a lake to serve it. A backup that is served is a backup no more.
+async fn open_own(options: LakeOptions) -> Result<Arc<Lake>, Exit> {
+    let lake = Lake::open(options).await?;
+    lake.leave_backup().await?;
+    Ok(lake)
 }
 
 /// How the settings open a lake.

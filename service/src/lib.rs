@@ -15,12 +15,16 @@
 mod admission;
 mod audit;
 mod authenticate;
+mod backup;
 mod blob;
+mod changes;
 mod column_jobs;
 mod columns;
 mod compact;
+mod cursors;
 mod delete_rows;
 mod gate;
+mod gc;
 mod indexes;
 mod jobs;
 mod keys;
@@ -49,8 +53,12 @@ use arrow_array::RecordBatch;
 use futures::Stream;
 
 pub use admission::Permit;
+pub use backup::BackupCommand;
 pub use blob::Blob;
+pub use changes::{Changes, ChangesPart, ChangesPlan};
 pub use columns::{ColumnAlteration, FieldMetadata};
+pub use cursors::Cursor;
+pub use gc::Keep;
 pub use indexes::CreateIndex;
 pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey};
 pub use lakebed_compaction::{Pass as CompactionPass, Reason as CompactionReason};
@@ -60,8 +68,8 @@ pub use lakebed_jobs::{
 };
 /// What an index and a merge are, for the doors.
 pub use lakebed_storage::{
-    IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind, VectorIndexKind,
-    VectorIndexSpec,
+    Cleaned, IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind,
+    VectorIndexKind, VectorIndexSpec,
 };
 pub use list::{TableDetails, TableStats, TableSummary};
 pub use merge::Merge;

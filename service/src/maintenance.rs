@@ -1,11 +1,12 @@
-//! Maintenance that runs beside requests: expired uploads, dropped tables, and small fragments.
+//! Maintenance that runs beside requests: expired uploads, dropped tables, small fragments, rows that
+//! indexes do not cover, and versions that nobody needs any more.
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use lakebed_compaction::{Budget, Targets, compact, sweep};
-use lakebed_core::ErrorKind;
+use lakebed_compaction::{Budget, Retention, Targets, catch_up, clean, compact, sweep};
+use lakebed_core::{ErrorKind, Result, TableId};
 use lakebed_storage::Table;
 use tokio_util::sync::CancellationToken;
 
@@ -15,11 +16,18 @@ use crate::Service;
 /// since is not looked at again.
 type Seen = HashMap<String, u64>;
 
+/// Expired versions that are worth a cleaning.
+const VERSIONS_MIN: usize = 100;
+/// Of so many passes over all tables one cleans whatever is expired.
+const PASSES_A_ROUND: u64 = 24;
+
 impl Service {
     /// Runs maintenance until `stop` is cancelled. A pass that fails is tried again by the next.
     pub async fn run_maintenance(self: Arc<Self>, stop: CancellationToken) {
         let interval = Duration::from_millis(self.limits.maintenance_interval_ms);
         let mut seen = Seen::new();
+        let cleaning = Duration::from_millis(self.limits.cleaning_interval_ms);
+        let (mut cleaned, mut cleanings) = (Instant::now(), 0_u64);
         while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             match sweep(&self.lake).await {
                 Ok(swept) => {
@@ -31,6 +39,14 @@ impl Service {
             }
             if self.limits.compaction_bytes_max > 0 {
                 stop.run_until_cancelled(self.compact_open_tables(&mut seen)).await;
+            }
+            if cleaned.elapsed() >= cleaning {
+                cleanings += 1;
+                // Few versions are not worth reading all manifests, but they shall not stay for ever.
+                let count_min =
+                    if cleanings.is_multiple_of(PASSES_A_ROUND) { 1 } else { VERSIONS_MIN };
+                stop.run_until_cancelled(self.clean_tables(count_min)).await;
+                cleaned = Instant::now();
             }
         }
     }
@@ -50,8 +66,30 @@ impl Service {
                     continue;
                 }
             };
-            if self.compact_in_budget(&table).await {
+            let is_compact = self.compact_in_budget(&table).await;
+            if self.catch_up_indexes(&table).await && is_compact {
                 seen.insert(table.uid().to_owned(), version);
+            }
+        }
+    }
+
+    /// Adds rows to indexes that do not cover them; whether there is nothing more to do until the table
+    /// changes.
+    async fn catch_up_indexes(&self, table: &Arc<Table>) -> bool {
+        let _compacting = self.compacting.lock().await;
+        match catch_up(table, None).await {
+            Ok((done, is_all)) => {
+                metrics::counter!("lakebed_index_catch_ups_total").increment(done as u64);
+                is_all
+            }
+            Err(error) if error.kind() == ErrorKind::NotFound => true,
+            Err(error) => {
+                tracing::warn!(
+                    table = table.location(),
+                    error = %error.report(),
+                    "catching up with indexes failed"
+                );
+                false
             }
         }
     }
@@ -88,5 +126,60 @@ impl Service {
                 false
             }
         }
+    }
+
+    /// All branches of all tables, one after the other.
+    async fn clean_tables(&self, count_min: usize) {
+        let databases = match self.lake.list_databases().await {
+            Ok(databases) => databases,
+            Err(error) => {
+                tracing::warn!(error = %error.report(), "old versions are not looked for");
+                return;
+            }
+        };
+        for database in databases {
+            let tables = match self.lake.list_tables(&database, None).await {
+                Ok(tables) => tables,
+                Err(error) => {
+                    tracing::warn!(%database, error = %error.report(), "old versions are not looked for");
+                    continue;
+                }
+            };
+            for (id, location) in tables {
+                match self.clean_table(&id, count_min).await {
+                    Ok(()) => {}
+                    // Dropped or renamed meanwhile.
+                    Err(error) if error.kind() == ErrorKind::NotFound => {}
+                    Err(error) => {
+                        tracing::warn!(table = location, error = %error.report(), "cleaning failed");
+                    }
+                }
+            }
+        }
+    }
+
+    async fn clean_table(&self, id: &TableId, count_min: usize) -> Result<()> {
+        let table = self.lake.table(id).await?;
+        let retention = Retention::of(&table, &self.limits).await?;
+        for branch in table.branch_names().await? {
+            let now_ms = self.clock.now_ms();
+            let cleaned =
+                clean(&table, branch.as_deref(), &retention, now_ms, count_min, false).await?;
+            metrics::counter!("lakebed_cleaned_versions_total")
+                .increment(cleaned.versions.len() as u64);
+            metrics::counter!("lakebed_cleaned_files_total")
+                .increment(cleaned.files.values().sum::<u64>());
+            metrics::counter!("lakebed_cleaned_bytes_total").increment(cleaned.bytes);
+            if !cleaned.versions.is_empty() {
+                tracing::info!(
+                    table = table.location(),
+                    branch,
+                    versions = cleaned.versions.len(),
+                    bytes = cleaned.bytes,
+                    "old versions are deleted"
+                );
+            }
+        }
+        Ok(())
     }
 }

@@ -9,6 +9,7 @@ use lakebed_storage::Lake;
 use crate::admission::Admission;
 use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
+use crate::backup::RunningBackup;
 use crate::gate::Gate;
 use crate::sql::{Once, PreparedStatements, Running};
 use crate::tickets::Tickets;
@@ -36,6 +37,7 @@ pub struct Service {
     pub(crate) allow_anonymous: bool,
     pub(crate) admission: Admission,
     pub(crate) audit: AuditLog,
+    pub(crate) backup: RunningBackup,
     pub(crate) column_jobs: Arc<ColumnJobs>,
     /// Held while a table is compacted: the memory of one is stated, that of many would not be.
     pub(crate) compacting: tokio::sync::Mutex<()>,
@@ -76,6 +78,7 @@ impl Service {
             allow_anonymous,
             admission,
             audit,
+            backup: RunningBackup::default(),
             column_jobs,
             compacting: tokio::sync::Mutex::default(),
             gate: Gate::default(),

@@ -19,9 +19,19 @@ impl Tickets {
     /// Renews a ticket that is used at `now_ms`; says until when, or nothing when it has expired.
     pub(crate) fn renew(&self, part: &ReadPart, now_ms: i64, ttl_ms: i64) -> Option<i64> {
         // All parts of a plan share its fate.
-        let key = part.plan_key();
+        self.renew_key(part.plan_key(), part.expires_at_ms(), now_ms, ttl_ms)
+    }
+
+    /// [`Tickets::renew`] for what was planned under `key` and expires at first at `expires_at_ms`.
+    pub(crate) fn renew_key(
+        &self,
+        key: String,
+        expires_at_ms: i64,
+        now_ms: i64,
+        ttl_ms: i64,
+    ) -> Option<i64> {
         let mut renewed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let until_ms = part.expires_at_ms().max(renewed.get(&key).copied().unwrap_or(i64::MIN));
+        let until_ms = expires_at_ms.max(renewed.get(&key).copied().unwrap_or(i64::MIN));
         if until_ms <= now_ms {
             return None;
         }

@@ -14,6 +14,7 @@ use lakebed_storage::{At, Extras, Lake, Snapshot};
 
 use crate::catalog::CatalogBuilder;
 use crate::change::TARGET;
+use crate::changes::{changes_table, take_changes};
 use crate::error::from_datafusion;
 use crate::hidden::{hide, take_extras};
 use crate::late_blobs::take_late;
@@ -94,9 +95,13 @@ impl Sql {
             blob_bytes_limit: "sql_blob_bytes_max",
             ..Extras::default()
         };
-        let (searches, functions) = match syntax(&mut tree) {
-            // Searches first: what stands for them is no function any more.
-            Some(statement) => (take_searches(statement)?, take_extras(statement, &mut extras)?),
+        let (searches, feeds, functions) = match syntax(&mut tree) {
+            // Searches and feeds first: what stands for them is no function any more.
+            Some(statement) => (
+                take_searches(statement)?,
+                take_changes(statement)?,
+                take_extras(statement, &mut extras)?,
+            ),
             None => Default::default(),
         };
         let (references, _) = resolve_table_references(&tree, false).map_err(from_datafusion)?;
@@ -121,7 +126,9 @@ impl Sql {
                 catalog.opened((database, schema, table), Arc::clone(target));
                 continue;
             }
-            if searches.iter().any(|search| search.name == table) {
+            if searches.iter().any(|search| search.name == table)
+                || feeds.iter().any(|feed| feed.name == table)
+            {
                 continue;
             }
             let (table, at) = time_travel::split(table)?;
@@ -159,8 +166,35 @@ impl Sql {
             let table = search_table(&snapshot, &search.request, &self.limits).await?;
             catalog.opened((scope.database(), scope.schema(), &search.name), table);
         }
+        for feed in &feeds {
+            let id = scope.searched(&feed.table)?;
+            let mut ends: Vec<Snapshot> = Vec::with_capacity(2);
+            for at in feed.from.iter().chain([&feed.to]) {
+                // A tag knows its branch; the end is on the one of the begin.
+                let branch = ends.first().and_then(|begin| begin.branch().map(str::to_owned));
+                let named = match &branch {
+                    None => format!("{id} {at:?}"),
+                    Some(branch) => format!("{id} {at:?} {branch}"),
+                };
+                let snapshot = match by_name.get(&named) {
+                    Some((snapshot, _)) => snapshot.clone(),
+                    None => {
+                        let branch = branch.as_deref();
+                        let snapshot = self.open_table(&id, branch, at, &named, pins).await?;
+                        let pin = pin_of(&named, &id, &snapshot);
+                        by_name.insert(named, (snapshot.clone(), pin));
+                        snapshot
+                    }
+                };
+                ends.push(snapshot);
+            }
+            if let Some(end) = ends.pop() {
+                let table = changes_table(ends.pop(), end).await?;
+                catalog.opened((scope.database(), scope.schema(), &feed.name), table);
+            }
+        }
         // The only table has to be the one that the query reads from.
-        let is_alone = searches.is_empty() && listed.is_empty();
+        let is_alone = searches.is_empty() && feeds.is_empty() && listed.is_empty();
         let late = match (syntax(&mut tree), opened.as_slice()) {
             (Some(statement), [only]) if is_alone => {
                 take_late(statement, &only.snapshot, &mut extras)

@@ -18,6 +18,7 @@
 
 mod catalog;
 mod change;
+mod changes;
 mod engine;
 mod error;
 mod expression;

@@ -109,7 +109,7 @@ impl VisitorMut for Calls {
     }
 }
 
-fn alias_of(function: &str) -> TableAlias {
+pub(crate) fn alias_of(function: &str) -> TableAlias {
     TableAlias { explicit: true, name: Ident::new(function), columns: Vec::new(), at: None }
 }
 
@@ -144,14 +144,14 @@ fn called(function: &str, given: &TableFunctionArgs) -> Result<(String, SearchRe
     }
 }
 
-fn value_of(expr: &Expr) -> Option<&Value> {
+pub(crate) fn value_of(expr: &Expr) -> Option<&Value> {
     match expr {
         Expr::Value(value) => Some(&value.value),
         _ => None,
     }
 }
 
-fn text(expr: &Expr, what: &str) -> Result<String> {
+pub(crate) fn text(expr: &Expr, what: &str) -> Result<String> {
     match value_of(expr) {
         Some(Value::SingleQuotedString(text)) => Ok(text.clone()),
         _ => Err(Error::invalid(format!("{what} has to be a text in single quotes"))),

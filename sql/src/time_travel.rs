@@ -140,7 +140,7 @@ fn unquoted(text: &str) -> Option<&str> {
     text.strip_prefix('\'')?.strip_suffix('\'')
 }
 
-fn time_of(text: &str) -> Result<chrono::DateTime<chrono::Utc>> {
+pub(crate) fn time_of(text: &str) -> Result<chrono::DateTime<chrono::Utc>> {
     if let Ok(time) = chrono::DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }

@@ -12,8 +12,7 @@
 //! entries of B-trees.
 
 use std::collections::{HashMap, HashSet};
-use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use async_recursion::async_recursion as boxed;
 use futures::future::BoxFuture;
@@ -25,17 +24,12 @@ use lance::dataset::optimize::{
     CompactionOptions, CompactionTask, RewriteResult, TaskData, commit_compaction,
 };
 use lance::index::DatasetIndexExt as _;
-use lance_io::object_store::ObjectStore;
-use lance_table::format::{DataFile, Fragment, IndexMetadata, Manifest};
-use lance_table::io::commit::{
-    CommitError, CommitHandler, ManifestLocation, ManifestNamingScheme, ManifestWriter,
-};
+use lance_table::format::{DataFile, Fragment};
 use lance_table::system_index::is_system_index;
 use tokio::sync::OwnedMutexGuard;
-use uuid::Uuid;
 
-use crate::commit::{TIME_STEP_NANOS, sync_versions};
-use crate::durable::{DurableCommitHandler, sync_new};
+use crate::commit::sync_versions;
+use crate::durable::sync_new;
 use crate::lance_error::{from_lance, from_object_store};
 use crate::scan::{BATCH_BYTES, ScanSpec};
 use crate::snapshot::{At, Snapshot};
@@ -283,28 +277,22 @@ impl Branch {
             return Ok(None);
         }
         let folder = self.shared.root.folder_of(&base)?;
-        let root = self.shared.root.local().map(PathBuf::from);
-        if let (Some(folder), Some(root)) = (&folder, &root) {
+        if let (Some(folder), Some(root)) = (&folder, self.shared.root.local()) {
             sync_new(&new, &[], folder, root).await?;
         }
-        let indices = latest.load_indices().await.map_err(from_lance)?;
-        let not_before = latest.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
-        let handler = RewriteCommitHandler {
-            not_before_nanos: Mutex::new(not_before),
-            known_indices: indices.iter().map(|index| index.uuid).collect(),
-            folder,
-            root,
-        };
-        let mut dataset = self.open_with(Arc::new(handler)).await?;
-        let remapper = Arc::new(DatasetIndexRemapperOptions::default());
-        let options = CompactionOptions::default();
-        let committed = commit_compaction(&mut dataset, vec![rewritten], remapper, &options);
-        let outcome = Box::pin(committed).await.map_err(from_lance);
-        // Also after a failure: lance reserves numbers for fragments by a version of its own.
-        let newest = Arc::new(self.open_latest().await?);
-        self.publish(Arc::clone(&newest)).await;
+        let (outcome, newest) = self
+            .commit_by_lance(&latest, |dataset| {
+                async move {
+                    let remapper = Arc::new(DatasetIndexRemapperOptions::default());
+                    let options = CompactionOptions::default();
+                    let rewritten = vec![rewritten];
+                    commit_compaction(dataset, rewritten, remapper, &options).await.map(|_| ())
+                }
+                .boxed()
+            })
+            .await?;
         match outcome {
-            Ok(_) => {}
+            Ok(()) => {}
             // A store may have done what it said it refused; then it is no loss.
             Err(error) if names_any(&newest, &new) => {
                 tracing::info!(error = %error.report(), "a rewrite was committed all the same");
@@ -319,72 +307,5 @@ impl Branch {
         sync_versions(&self.shared, &base).await?;
         let version = newest.version().version;
         Ok(Some(Compacted { version, removed: old.len(), added: new.len() }))
-    }
-
-    /// The newest version, which commits through `handler`.
-    async fn open_with(&self, handler: Arc<dyn CommitHandler>) -> Result<Dataset> {
-        let mut builder =
-            self.shared.root.dataset(&self.entry.location).with_commit_handler(handler);
-        if let Some(branch) = &self.name {
-            builder = builder.with_branch(branch, None);
-        }
-        builder.load().await.map_err(from_lance)
-    }
-}
-
-/// Commits as all commits of the lake do, where lance builds the transaction: what it wrote for indexes
-/// is synced first, and times rise.
-#[derive(Debug)]
-struct RewriteCommitHandler {
-    not_before_nanos: Mutex<u128>,
-    known_indices: HashSet<Uuid>,
-    folder: Option<PathBuf>,
-    root: Option<PathBuf>,
-}
-
-#[async_trait::async_trait]
-impl CommitHandler for RewriteCommitHandler {
-    fn is_version_not_found_definitive(&self) -> bool {
-        DurableCommitHandler::default().is_version_not_found_definitive()
-    }
-
-    fn propagate_commit_error_after_success(&self) -> bool {
-        DurableCommitHandler::default().propagate_commit_error_after_success()
-    }
-
-    async fn commit(
-        &self,
-        manifest: &mut Manifest,
-        indices: Option<Vec<IndexMetadata>>,
-        base_path: &object_store::path::Path,
-        object_store: &ObjectStore,
-        manifest_writer: ManifestWriter,
-        naming_scheme: ManifestNamingScheme,
-        transaction: Option<lance_table::format::Transaction>,
-    ) -> std::result::Result<ManifestLocation, CommitError> {
-        if let (Some(folder), Some(root)) = (&self.folder, &self.root) {
-            let all = indices.iter().flatten();
-            let new = all.filter(|index| !self.known_indices.contains(&index.uuid));
-            let new: Vec<IndexMetadata> = new.cloned().collect();
-            sync_new(&[], &new, folder, root)
-                .await
-                .map_err(|error| CommitError::OtherError(lance::Error::io(error.report())))?;
-        }
-        let not_before_nanos =
-            *self.not_before_nanos.lock().unwrap_or_else(PoisonError::into_inner);
-        let committed = DurableCommitHandler { not_before_nanos }
-            .commit(
-                manifest,
-                indices,
-                base_path,
-                object_store,
-                manifest_writer,
-                naming_scheme,
-                transaction,
-            )
-            .await?;
-        *self.not_before_nanos.lock().unwrap_or_else(PoisonError::into_inner) =
-            manifest.timestamp_nanos.saturating_add(TIME_STEP_NANOS);
-        Ok(committed)
     }
 }

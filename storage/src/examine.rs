@@ -1,8 +1,13 @@
 //! Examines a lake at rest: what `lakebed doctor` says.
 //!
-//! Nothing is changed. What is looked at for every table is its newest version: that it opens and keeps
-//! lance's rules, that the files it names are there, and that the large blobs it refers to are. Bytes
-//! are not read.
+//! What is looked at for every table is its newest version: that it opens and keeps lance's rules, that
+//! the files it names are there, and that the large blobs it refers to are; and the manifests of all
+//! versions, for files that none of them names. Bytes are read only when asked for (`examine/deep.rs`).
+//! Nothing is changed, but what killed processes left half written is deleted when asked for
+//! (`examine/strays.rs`).
+
+mod deep;
+mod strays;
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -24,6 +29,15 @@ use crate::snapshot::{At, Snapshot};
 /// From so many fragments on with fewer rows than [`FRAGMENT_ROWS_FEW`] on average, reading suffers.
 const FRAGMENTS_MANY: u64 = 200;
 const FRAGMENT_ROWS_FEW: u64 = 10_000;
+
+/// How to examine a lake.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ExamineOptions {
+    /// Read every blob and every row, and try the indexes.
+    pub is_deep: bool,
+    /// Delete what is safe to delete.
+    pub is_repair: bool,
+}
 
 /// How bad a finding is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize)]
@@ -75,19 +89,30 @@ impl Lake {
     ///
     /// # Errors
     /// When the store does not answer; what is broken in the lake is a finding.
-    pub fn examine<'a>(self: &'a Arc<Self>) -> BoxFuture<'a, Result<Vec<Finding>>> {
+    pub fn examine<'a>(
+        self: &'a Arc<Self>,
+        options: ExamineOptions,
+    ) -> BoxFuture<'a, Result<Vec<Finding>>> {
         async move {
             let mut findings = Vec::new();
             let blobs = self.names_below(BLOBS_FOLDER).await?;
             let mut known: HashSet<String> = HashSet::new();
             for database in self.list_databases().await? {
                 for (id, location) in self.list_tables(&database, None).await? {
-                    known.insert(location);
+                    known.insert(location.clone());
                     self.examine_table(&id, &blobs, &mut findings).await?;
+                    self.unnamed_files(&id, &location, &mut findings).await?;
+                    if options.is_deep {
+                        self.check_rows(&id, &location, &mut findings).await?;
+                    }
                 }
                 self.strangers(&database, &known, &mut findings).await?;
             }
+            if options.is_deep {
+                self.check_blobs(&mut findings).await?;
+            }
             self.left_over(&mut findings).await?;
+            self.half_written(options.is_repair, &mut findings).await?;
             Ok(findings)
         }
         .boxed()

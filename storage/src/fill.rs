@@ -38,6 +38,7 @@ use crate::column_patch::{
     Patched, RowPlaces, alone, bad_filter, ids_below, matching_rows, place, with_file,
 };
 use crate::commit::TRIES_MAX;
+use crate::history::backfill_property;
 use crate::lance_error::{StreamError, from_lance};
 use crate::scan::{BATCH_BYTES, BatchStream, Projection, ScanSpec};
 use crate::snapshot::{At, Snapshot};
@@ -49,7 +50,7 @@ use crate::write_id::{Begun, Reservation, WriteRecord};
 /// Rows that are read and written at a time.
 const ROWS_MAX: u64 = 8_192;
 /// What the write ids of fills are kept with.
-const MODE: &str = "fill";
+pub(crate) const MODE: &str = "fill";
 
 /// The values for some rows of one fragment.
 pub struct FragmentValues {
@@ -379,7 +380,9 @@ impl Fill {
             }
             if !same.is_empty() {
                 let operation = patched.into_operation();
-                let transaction = Transaction::new(latest.version().version, operation, None);
+                let mut transaction = Transaction::new(latest.version().version, operation, None);
+                let property = backfill_property(std::slice::from_ref(&self.field.name));
+                transaction.transaction_properties = Some(Arc::new(property));
                 match branch.commit_on_newest(transaction, writes, None, turn.take()).await {
                     Ok(committed) => {
                         self.filled.version = Some(committed.version().version);

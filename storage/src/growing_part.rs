@@ -166,7 +166,8 @@ impl GrowingPart {
         let bytes = Arc::clone(&piece);
         let written = tokio::task::spawn_blocking(move || {
             let bytes = bytes.bytes();
-            let is_aligned = at % ALIGNMENT as u64 == 0 && bytes.len() % ALIGNMENT == 0;
+            let is_aligned =
+                at.is_multiple_of(ALIGNMENT as u64) && bytes.len().is_multiple_of(ALIGNMENT);
             match direct {
                 Some(direct) if is_aligned => match direct.write_all_at(bytes, at) {
                     // Its sectors are larger, or it only seemed that it could.

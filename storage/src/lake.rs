@@ -16,8 +16,10 @@ use lakebed_core::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::backup::refuse_cut_off;
 use crate::catalog::{Catalog, Entry, canonical_location, is_in, numbered_location};
 use crate::creators::Creators;
+use crate::cursors;
 use crate::durable::create_folder_durably;
 use crate::lance_error::{from_io, from_lance, from_object_store};
 use crate::pins::Pins;
@@ -28,7 +30,7 @@ use crate::table::Table;
 /// The format of everything under `_lakebed/` that this server writes.
 pub const LAKE_FORMAT: u32 = 1;
 
-const LAKE_RECORD: &str = "lake.json";
+pub(crate) const LAKE_RECORD: &str = "lake.json";
 
 /// How to open a lake.
 #[derive(Debug, Clone)]
@@ -102,7 +104,7 @@ impl Shared {
 pub struct Lake {
     pub(crate) shared: Arc<Shared>,
     pub(crate) catalog: Catalog,
-    lake_id: String,
+    pub(crate) record: LakeRecord,
     tables: Mutex<HashMap<String, Arc<Table>>>,
     pub(crate) creators: Creators,
     /// Held until the lake is dropped: a second server on the same folder must not start.
@@ -123,6 +125,7 @@ impl Lake {
             create_folder_durably(&folder.join(BLOBS_FOLDER))?;
         }
         let lock = claim(&root)?;
+        refuse_cut_off(&system, root.uri()).await?;
         let record = match read_record(&system).await? {
             Some(record) => record,
             None => {
@@ -155,12 +158,13 @@ impl Lake {
         let lake = Arc::new(Lake {
             shared: Arc::new(Shared { root, limits, clock, pins: Pins::default(), system }),
             catalog,
-            lake_id: record.lake_id,
+            record,
             tables: Mutex::new(HashMap::new()),
             creators: Creators::default(),
             _lock: lock,
         });
         lake.finish_drops().await?;
+        lake.finish_restores().await?;
         Ok(lake)
     }
 
@@ -171,7 +175,7 @@ impl Lake {
 
     /// The stable id of the lake.
     pub fn lake_id(&self) -> &str {
-        &self.lake_id
+        &self.record.lake_id
     }
 
     /// The folder, for a local lake.
@@ -373,6 +377,8 @@ impl Lake {
         for object in self.shared.system.list(&format!("write_ids/{}", entry.uid)).await? {
             self.shared.system.delete(&object.path).await?;
         }
+        self.shared.system.delete_below(&format!("cleanup/{}", entry.uid)).await?;
+        self.shared.system.delete_below(&cursors::folder_of(&entry.uid)).await?;
         self.catalog.forget_dropped(database, &entry.location).await?;
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.uid);
         Ok(true)

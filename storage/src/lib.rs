@@ -7,26 +7,33 @@
 //! | --- | --- |
 //! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs`; in SQL `provider.rs` |
-//! | build an index | `indexes.rs`, `scalar_index.rs` |
+//! | tell what changed between two versions | `changes.rs`, `diff.rs`, `history.rs`; how far its readers are: `cursors.rs` |
+//! | build an index, keep it up to date | `indexes.rs`, `scalar_index.rs`, `index_upkeep.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
 //! | change columns | `columns/`; give cells values that were computed elsewhere: `fill.rs` |
 //! | see how anything becomes visible | `commit.rs`, `durable.rs` |
 //! | know why a write sent twice is done once | `write_id.rs` |
-//! | know who keeps a version | `pins.rs` |
+//! | know who keeps a version, and how old ones go | `pins.rs`, `cleanup/` |
+//! | copy a lake or a table elsewhere, or back | `backup/`; what a manifest names: `manifest_file.rs` |
 #![recursion_limit = "256"]
 
 mod append;
+mod backup;
 mod blob;
 mod blob_bytes;
 mod catalog;
+mod changes;
 mod checksums;
+mod cleanup;
 mod column_patch;
 mod columns;
 mod commit;
 mod compact;
 mod create;
 mod creators;
+mod cursors;
 mod delete;
+mod diff;
 mod durable;
 mod examine;
 mod expressions;
@@ -34,11 +41,15 @@ mod fetch_blobs;
 mod fill;
 mod foreign;
 mod growing_part;
+mod history;
+mod index_upkeep;
 mod indexes;
 mod keys;
 mod lake;
+mod lance_commit;
 mod lance_error;
 mod local_parts;
+mod manifest_file;
 mod multipart;
 mod namespaces;
 mod overwrite;
@@ -73,12 +84,19 @@ mod wide_columns;
 mod write;
 mod write_id;
 
+pub use backup::{
+    BackedUpBranch, BackedUpTable, Backup, BackupCounts, BackupProgress, BackupRecord, BackupSpec,
+    Pruned, RestoreTable, Restored, restore, restore_tables,
+};
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
+pub use changes::{CHANGE_COLUMNS, CHANGES_KEY, ChangeKind, ChangesSpec};
 pub use checksums::Claimed;
+pub use cleanup::{CleanRule, Cleaned, RetentionFacts};
 pub use column_patch::RowPlaces;
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use compact::{Compacted, FragmentStats, LayoutStats};
-pub use examine::{Finding, Severity};
+pub use cursors::Cursor;
+pub use examine::{ExamineOptions, Finding, Severity};
 pub use fill::{Filled, FragmentValues};
 pub use foreign::ForeignDataset;
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};

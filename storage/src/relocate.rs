@@ -7,15 +7,14 @@
 //! again.
 
 use async_recursion::async_recursion as boxed;
-use bytes::{BufMut, Bytes, BytesMut};
+use bytes::Bytes;
 use futures::TryStreamExt;
 use lakebed_core::{Error, ErrorKind, Result};
-use lance_table::format::pb;
 use object_store::ObjectStoreExt;
-use prost::Message;
 
 use crate::lake::{LakeOptions, claim, open_root, read_record, write_record};
 use crate::lance_error::from_object_store;
+use crate::manifest_file::{ManifestFile, Move};
 use crate::root::Root;
 
 /// What relocating did, or would do.
@@ -92,7 +91,7 @@ async fn relocate_manifest(
 ) -> Result<bool> {
     let read = |error| from_object_store(error, "read of a manifest");
     let bytes = root.store().get(path).await.map_err(read)?.bytes().await.map_err(read)?;
-    let Some(moved) = moved_manifest(&bytes, from, to)
+    let Some(moved) = moved_manifest(bytes, from, to)
         .map_err(|why| Error::new(ErrorKind::Corrupt, format!("manifest `{path}`: {why}")))?
     else {
         return Ok(false);
@@ -107,56 +106,9 @@ async fn relocate_manifest(
 }
 
 /// A manifest file with its base paths moved, or nothing when none lies below `from`.
-///
-/// The file ends in the position of the manifest message (8 bytes), two version numbers (2 each) and a
-/// magic (4), little-endian; at the position stand the length of the message (4) and the message. See
-/// `read_manifest` in lance-table's `io/manifest.rs`.
-fn moved_manifest(file: &[u8], from: &str, to: &str) -> std::result::Result<Option<Bytes>, String> {
-    const FOOTER: usize = 16;
-    let footer_at = file.len().checked_sub(FOOTER).ok_or("it is too short")?;
-    let footer = &file[footer_at..];
-    if &footer[12..] != lance_table::format::MAGIC {
-        return Err("it has no magic".to_owned());
-    }
-    let position: [u8; 8] = footer[..8].try_into().map_err(|_| "it has no position")?;
-    let position = usize::try_from(i64::from_le_bytes(position)).map_err(|_| "bad position")?;
-    let length_end =
-        position.checked_add(4).filter(|end| *end <= footer_at).ok_or("bad position")?;
-    let length: [u8; 4] = file[position..length_end].try_into().map_err(|_| "it has no length")?;
-    let end = length_end
-        .checked_add(u32::from_le_bytes(length) as usize)
-        .filter(|end| *end <= footer_at)
-        .ok_or("bad length")?;
-    let mut manifest =
-        pb::Manifest::decode(&file[length_end..end]).map_err(|error| error.to_string())?;
-    let mut is_changed = false;
-    for base in &mut manifest.base_paths {
-        if let Some(moved) = moved_path(&base.path, from, to) {
-            base.path = moved;
-            is_changed = true;
-        }
-    }
-    if !is_changed {
-        return Ok(None);
-    }
-    let mut moved = BytesMut::with_capacity(file.len() + 64);
-    moved.put_slice(&file[..position]);
-    let message = manifest.encode_to_vec();
-    let length = u32::try_from(message.len()).map_err(|_| "it is too large")?;
-    moved.put_u32_le(length);
-    moved.put_slice(&message);
-    moved.put_slice(&file[end..]);
-    Ok(Some(moved.freeze()))
-}
-
-fn moved_path(path: &str, from: &str, to: &str) -> Option<String> {
-    let (scheme, bare) = match path.strip_prefix("file://") {
-        Some(bare) => ("file://", bare),
-        None => ("", path),
-    };
-    let rest = bare.strip_prefix(from)?;
-    // `/lake2` does not lie below `/lake`.
-    (rest.is_empty() || rest.starts_with('/')).then(|| format!("{scheme}{to}{rest}"))
+fn moved_manifest(file: Bytes, from: &str, to: &str) -> std::result::Result<Option<Bytes>, String> {
+    let moves = [Move { from: from.to_owned(), to: to.to_owned() }];
+    ManifestFile::parse(file)?.moved(&moves)
 }
 
 #[cfg(test)]
@@ -164,23 +116,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_paths_below_the_old_root_move() {
-        let moved = |path| moved_path(path, "/old/lake", "/new");
-        assert_eq!(moved("/old/lake/_blobs").as_deref(), Some("/new/_blobs"));
-        assert_eq!(moved("file:///old/lake/a.lance").as_deref(), Some("file:///new/a.lance"));
-        assert_eq!(moved("/old/lake2/_blobs"), None);
-        assert_eq!(moved("s3://bucket/old/lake"), None);
-    }
-
-    #[test]
     fn damaged_manifests_are_errors() {
         for bytes in [&b""[..], b"short", &[0_u8; 64], b"0123456789abcdef____LANC"] {
-            assert!(moved_manifest(bytes, "/a", "/b").is_err());
+            assert!(moved_manifest(Bytes::copy_from_slice(bytes), "/a", "/b").is_err());
         }
         let mut hostile = vec![0_u8; 32];
         hostile.extend(i64::MAX.to_le_bytes());
         hostile.extend([0; 4]);
         hostile.extend(lance_table::format::MAGIC);
-        assert!(moved_manifest(&hostile, "/a", "/b").is_err());
+        assert!(moved_manifest(hostile.into(), "/a", "/b").is_err());
     }
 }

@@ -89,14 +89,9 @@ impl Table {
             };
             let latest = branch.latest().await?;
             let number = version.unwrap_or(latest.version().version);
-            let pinned = PinnedVersion {
-                location: self.entry.location.clone(),
-                branch: branch.name.clone(),
-                version: number,
-            };
             // Pinned before it is opened: between the two nothing may take it away.
-            let pin = self.shared.pins.pin(pinned.clone());
-            let pin = Arc::new(pin.ok_or_else(|| Error::not_found("the table was dropped"))?);
+            let (pinned, pin) = self.pin(branch.name.as_deref(), number)?;
+            let pin = Arc::new(pin);
             let dataset = if number == latest.version().version {
                 latest
             } else {
@@ -118,9 +113,11 @@ async fn unknown_version(latest: &Dataset, number: u64, error: lance::Error) -> 
     }
     let newest = latest.version().version;
     let message = match oldest_version(latest).await {
-        Ok(oldest) if number < oldest => {
+        Ok(oldest) if (1..oldest).contains(&number) => {
             format!("version {number} was cleaned; the oldest is {oldest}")
         }
+        // Numbers have no gaps but those that cleaning leaves between versions that are kept.
+        Ok(oldest) if (oldest..newest).contains(&number) => format!("version {number} was cleaned"),
         Ok(oldest) => {
             format!("version {number} does not exist; there are {oldest} to {newest}")
         }

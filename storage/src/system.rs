@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::TryStreamExt;
 use lakebed_core::{Error, Result};
 use object_store::path::Path;
-use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 
 use crate::lance_error::{from_io, from_object_store};
 
@@ -24,6 +24,13 @@ pub struct SystemObject {
     pub size: u64,
     /// When it was last written, in milliseconds since the Unix epoch.
     pub modified_ms: i64,
+}
+
+/// The bytes of an object and which state of it they are.
+#[derive(Debug, Clone)]
+pub(crate) struct StoredObject {
+    pub(crate) bytes: Bytes,
+    state: UpdateVersion,
 }
 
 /// The system's own state of one lake. Every write is durable when it returns.
@@ -61,6 +68,50 @@ impl SystemStore {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(from_object_store(error, &format!("read of `{path}`"))),
+        }
+    }
+
+    /// What is at `path`, to be replaced by [`SystemStore::replace`], or nothing.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    #[boxed]
+    pub(crate) async fn get_stored(&self, path: &str) -> Result<Option<StoredObject>> {
+        let result = match self.store.get(&self.full(path)?).await {
+            Ok(result) => result,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(from_object_store(error, &format!("read of `{path}`"))),
+        };
+        let (e_tag, version) = (result.meta.e_tag.clone(), result.meta.version.clone());
+        match result.bytes().await {
+            Ok(bytes) => Ok(Some(StoredObject { bytes, state: UpdateVersion { e_tag, version } })),
+            Err(error) => Err(from_object_store(error, &format!("read of `{path}`"))),
+        }
+    }
+
+    /// Replaces what is at `path` if it is still `stored`; false when it is not. On a local lake, which
+    /// one process holds, the caller sees to that nobody else replaces it meanwhile.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer; either value may be there then.
+    #[boxed]
+    pub(crate) async fn replace(
+        &self,
+        path: &str,
+        stored: &StoredObject,
+        bytes: Bytes,
+    ) -> Result<bool> {
+        if self.folder.is_some() {
+            return self.put(path, bytes).await.map(|()| true);
+        }
+        let mode = PutMode::Update(stored.state.clone());
+        let options = PutOptions { mode, ..Default::default() };
+        match self.store.put_opts(&self.full(path)?, bytes.into(), options).await {
+            Ok(_) => Ok(true),
+            Err(
+                object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. },
+            ) => Ok(false),
+            Err(error) => Err(from_object_store(error, &format!("write of `{path}`"))),
         }
     }
 

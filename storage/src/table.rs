@@ -18,7 +18,7 @@ use crate::catalog::Entry;
 use crate::commit::PendingAppend;
 use crate::lake::Shared;
 use crate::lance_error::from_lance;
-use crate::pins::{Pin, PinnedVersion};
+use crate::pins::{Doomed, Pin, PinnedVersion};
 use crate::upsert_group::PendingUpsert;
 use crate::write_id::WriteIds;
 
@@ -32,6 +32,8 @@ pub struct Table {
     pub(crate) entry: Entry,
     is_dropped: Arc<AtomicBool>,
     branches: Mutex<HashMap<Option<String>, Arc<Branch>>>,
+    /// Held while a cursor is changed.
+    pub(crate) cursors: Mutex<()>,
 }
 
 /// One branch of a table; main is the branch without a name.
@@ -48,6 +50,8 @@ pub(crate) struct Branch {
     pub(crate) committing: Arc<Mutex<()>>,
     /// Held from reading the newest version to committing on it, by everything but appends.
     pub(crate) mutation: Arc<Mutex<()>>,
+    /// Held while old versions are deleted.
+    pub(crate) cleaning: Mutex<()>,
     write_ids: OnceCell<Arc<WriteIds>>,
 }
 
@@ -62,7 +66,13 @@ impl std::fmt::Debug for Branch {
 
 impl Table {
     pub(crate) fn new(shared: Arc<Shared>, entry: Entry) -> Self {
-        Table { shared, entry, is_dropped: Arc::default(), branches: Mutex::new(HashMap::new()) }
+        Table {
+            shared,
+            entry,
+            is_dropped: Arc::default(),
+            branches: Mutex::new(HashMap::new()),
+            cursors: Mutex::default(),
+        }
     }
 
     /// Where the table's folder lies, relative to the lake's root.
@@ -138,10 +148,31 @@ impl Table {
             upserts: Mutex::default(),
             committing: Arc::default(),
             mutation: Arc::default(),
+            cleaning: Mutex::default(),
             write_ids: OnceCell::new(),
         });
         branches.insert(branch.name.clone(), branch.clone());
         Ok(branch)
+    }
+
+    /// Keeps a version of a branch while it is about to be named or read.
+    ///
+    /// # Errors
+    /// `NotFound` when it, or the whole table, is being deleted.
+    pub(crate) fn pin(&self, branch: Option<&str>, version: u64) -> Result<(PinnedVersion, Pin)> {
+        let pinned = PinnedVersion {
+            location: self.entry.location.clone(),
+            branch: branch.filter(|name| *name != "main").map(str::to_owned),
+            version,
+        };
+        match self.shared.pins.pin(pinned.clone()) {
+            Ok(pin) => Ok((pinned, pin)),
+            Err(Doomed::Table) => Err(Error::not_found("the table was dropped")),
+            Err(Doomed::Version) => {
+                Err(Error::not_found(format!("version {version} was cleaned"))
+                    .about(Subject::Version))
+            }
+        }
     }
 
     /// Notes that the table was dropped: nothing is committed to it any more.
@@ -186,7 +217,10 @@ impl Branch {
         });
         // In this order: a drop sets the mark before it looks for pins.
         match pin {
-            Some(pin) if !self.is_dropped.load(Ordering::SeqCst) => Ok(pin),
+            Ok(pin) if !self.is_dropped.load(Ordering::SeqCst) => Ok(pin),
+            Err(Doomed::Version) => {
+                Err(Error::new(ErrorKind::Conflict, "another server or tool has newer versions"))
+            }
             _ => Err(Error::not_found("the table was dropped")),
         }
     }

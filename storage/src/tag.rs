@@ -1,8 +1,11 @@
 //! Tags: names for versions, kept by lance beside the table and global to it across branches.
 
+use std::collections::HashMap;
+
 use async_recursion::async_recursion as boxed;
 use lakebed_core::{Error, ErrorKind, Result, Subject, TagName, nearest_names};
-use lance::dataset::refs::Ref;
+use lance::Dataset;
+use lance::dataset::refs::{Ref, TagContents};
 
 use crate::lance_error::from_lance;
 use crate::table::Table;
@@ -33,6 +36,8 @@ impl Table {
         version: u64,
     ) -> Result<()> {
         let branch = self.branch(branch).await?;
+        // Until the tag is there, which keeps it from then on.
+        let _pin = self.pin(branch.name.as_deref(), version)?;
         let dataset = branch.latest().await?;
         dataset
             .tags()
@@ -60,6 +65,7 @@ impl Table {
     ) -> Result<()> {
         self.tagged_version(tag.as_str()).await?;
         let branch = self.branch(branch).await?;
+        let _pin = self.pin(branch.name.as_deref(), version)?;
         // Lance replaces the file of a tag by its own writer, which is not synced; an old tag must not
         // come back after a power failure.
         let dataset = branch.latest().await?;
@@ -90,11 +96,8 @@ impl Table {
     #[boxed]
     pub async fn list_tags(&self) -> Result<Vec<TagEntry>> {
         let dataset = self.branch(None).await?.latest().await?;
-        let mut tags: Vec<TagEntry> = dataset
-            .tags()
-            .list()
-            .await
-            .map_err(from_lance)?
+        let mut tags: Vec<TagEntry> = listed_tags(&dataset)
+            .await?
             .into_iter()
             .map(|(name, contents)| TagEntry {
                 name,
@@ -136,6 +139,19 @@ impl Table {
             file.parent().map_or(Ok(()), crate::durable::sync_file)
         });
         synced.await.map_err(|error| Error::internal("sync task failed").with_source(error))?
+    }
+}
+
+/// The tags of a data set by their names. Lance lists them and then reads each, and fails where one was
+/// deleted in between.
+pub(crate) async fn listed_tags(dataset: &Dataset) -> Result<HashMap<String, TagContents>> {
+    const TRIES_MAX: usize = 20;
+    let mut tries = 1;
+    loop {
+        match dataset.tags().list().await.map_err(from_lance) {
+            Err(error) if error.kind() == ErrorKind::NotFound && tries < TRIES_MAX => tries += 1,
+            listed => return listed,
+        }
     }
 }
 

@@ -424,6 +424,12 @@ fn from_properties(properties: Option<&HashMap<String, String>>) -> Vec<(String,
         })
         .collect()
 }
+
+/// Whether a transaction carries a write of this mode.
+pub(crate) fn wrote_as(properties: Option<&HashMap<String, String>>, mode: &str) -> bool {
+    from_properties(properties).iter().any(|(_, record)| record.mode == mode)
+}
+
 /// The first version whose ids are not forgotten for their age.
 async fn first_remembered(dataset: &Dataset, now_ms: i64) -> Result<u64> {
     let Some(time) = DateTime::from_timestamp_millis(now_ms.saturating_sub(REMEMBERED_MS)) else {

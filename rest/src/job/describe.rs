@@ -36,6 +36,9 @@ pub(crate) async fn describe_job(
     if let Some(progress) = door.service.job_progress(&job) {
         answer["progress"] = json!(progress);
     }
+    if let Some(counts) = door.service.backup_progress(&job.job_id) {
+        answer["progress"] = json!(counts);
+    }
     if let Some(ended_at_ms) = job.ended_at_ms {
         answer["ended_ms"] = ended_at_ms.into();
     }

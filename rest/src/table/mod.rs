@@ -2,9 +2,11 @@
 
 pub(crate) mod add_columns;
 pub(crate) mod alter_columns;
+pub(crate) mod changes;
 pub(crate) mod compact;
 pub(crate) mod count_rows;
 pub(crate) mod create;
+pub(crate) mod cursors;
 pub(crate) mod delete;
 pub(crate) mod describe;
 pub(crate) mod drop_columns;
@@ -12,6 +14,7 @@ pub(crate) mod drop_table;
 pub(crate) mod exists;
 pub(crate) mod fetch_blobs;
 pub(crate) mod field_metadata;
+pub(crate) mod gc;
 pub(crate) mod index;
 pub(crate) mod insert;
 pub(crate) mod list;

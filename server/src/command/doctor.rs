@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use lakebed_storage::{Finding, Lake, LakeOptions, Severity};
+use lakebed_storage::{ExamineOptions, Finding, Lake, LakeOptions, Severity};
 use serde_json::json;
 
 use crate::cli::{Format, runtime};
@@ -17,6 +17,12 @@ pub(crate) struct Doctor {
     /// The lake's root [default: ./lakebed-data]
     #[arg(long, value_name = "DIR|URL")]
     data: Option<String>,
+    /// Read every blob and every row too, and try the indexes
+    #[arg(long)]
+    deep: bool,
+    /// Delete what killed processes left half written
+    #[arg(long)]
+    repair: bool,
     /// How to print what was found
     #[arg(long, value_enum, default_value_t)]
     format: Format,
@@ -26,11 +32,12 @@ pub(crate) struct Doctor {
 }
 
 pub(crate) fn run(verb: Doctor, environment: &Environment) -> Result<(), Exit> {
-    let Doctor { data, format, config } = verb;
+    let Doctor { data, deep, repair, format, config } = verb;
+    let how = ExamineOptions { is_deep: deep, is_repair: repair };
     let layer = Layer { data, ..Layer::default() };
     let config = Config::load(Flags { layer, config }, environment)?;
     let options = lake_options(&config);
-    let findings = runtime()?.block_on(examine(&options))?;
+    let findings = runtime()?.block_on(examine(&options, how))?;
     let count = |severity| findings.iter().filter(|it| it.severity == severity).count();
     let (problems, notes) = (count(Severity::Problem), count(Severity::Note));
     match format {
@@ -53,12 +60,12 @@ pub(crate) fn run(verb: Doctor, environment: &Environment) -> Result<(), Exit> {
     }
 }
 
-async fn examine(options: &LakeOptions) -> Result<Vec<Finding>, Exit> {
+async fn examine(options: &LakeOptions, how: ExamineOptions) -> Result<Vec<Finding>, Exit> {
     if !Lake::is_at(options).await? {
         return Err(Exit::failed(format!("there is no lake at {}", options.root)));
     }
     let lake = Lake::open(options.clone()).await?;
-    Ok(lake.examine().await?)
+    Ok(lake.examine(how).await?)
 }
 
 fn sentence(finding: &Finding) -> String {

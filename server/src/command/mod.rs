@@ -1,8 +1,15 @@
 //! One file for each verb of the command line.
 
+pub(crate) mod backup;
+pub(crate) mod changes;
 pub(crate) mod compact;
 pub(crate) mod completion;
+pub(crate) mod cursor_advance;
+pub(crate) mod cursor_create;
+pub(crate) mod cursor_delete;
+pub(crate) mod cursor_list;
 pub(crate) mod doctor;
+pub(crate) mod gc;
 pub(crate) mod import;
 pub(crate) mod index_create;
 pub(crate) mod index_list;
@@ -19,6 +26,7 @@ pub(crate) mod keys_revoke;
 pub(crate) mod ls;
 pub(crate) mod models_list;
 pub(crate) mod relocate;
+pub(crate) mod restore;
 pub(crate) mod search;
 pub(crate) mod show;
 pub(crate) mod sql;

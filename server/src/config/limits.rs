@@ -101,6 +101,8 @@ limits! {
     admission_wait_ms_max: u64, 0, DAY_MS,
         "How long a request waits for admission before it is told to come back.";
     concurrent_requests_max: usize, 1, 1 << 20, "Requests that run at one time, over both ports.";
+    changes_versions_max: usize, 1, 1 << 24, "Versions whose changes one read may tell.";
+    cursors_max: usize, 1, 1 << 20, "Cursors of one table.";
     row_ids_max: usize, 1, 1 << 30, "Rows that one read may ask for by row id.";
     upsert_rows_max: usize, 1, 1 << 26,
         "Rows of one upsert: a hash of each key is held while it runs.";
@@ -129,6 +131,16 @@ limits! {
     compaction_bytes_max: u64, 0, 1_024 * TIB,
         "Bytes that compaction reads of one table in a pass of maintenance; with 0 it runs only when it \
          is asked for.";
+    retention_ms: u64, 0, 36_500 * DAY_MS,
+        "How long a version is kept at least, unless more are kept by their number.";
+    retention_versions: u64, 1, 1 << 40,
+        "Newest versions of a branch that are kept at least, whatever their age.";
+    version_age_ms_min: u64, 0, 365 * DAY_MS,
+        "How long a version, or a file that no version names, is kept in any case.";
+    orphan_age_ms: u64, 0, 3_650 * DAY_MS,
+        "How long a file that no version names is kept: a write that takes longer loses it.";
+    cleaning_interval_ms: u64, 100, 365 * DAY_MS,
+        "Time between two passes that look for old versions of all tables.";
     task_lease_ms: i64, 500, 3_600_000,
         "How long a worker may be silent before its tasks go to others.";
     read_stall_ms_max: u64, 1, 30 * DAY_MS,
