@@ -52,6 +52,30 @@ def test_create_append_upsert_and_read(in_bucket: LakebedServer) -> None:
     assert lake.tables() == ["ns$t"]
 
 
+def test_old_versions_are_cleaned(
+    store: S3Server, make_server: Callable[..., LakebedServer], table: str
+) -> None:
+    """What is deleted is gone from the bucket, and what stays reads as before."""
+    young = {"LAKEBED_LIMITS_VERSION_AGE_MS_MIN": "0", **store.environment()}
+    server = make_server(data=f"s3://{BUCKET}/{table}", env=young).start()
+    lake = server.lake()
+    lake.create("t", numbered(10))
+    for start in range(10, 60, 10):
+        lake.write("t", numbered(10, start=start), "overwrite")
+    lake.write("t", numbered(10))
+    server.http().ok("POST", "/v1/table/t/tags/create", {"tag": "gold", "version": 2})
+    body = {"keep_age_ms": 0, "keep_versions": 1}
+    done = server.http().ok("POST", "/v1/table/t/gc", body).json()
+    assert done["versions"] == [1, 3, 4, 5, 6]
+    assert done["files"] == {"manifest": 5, "data": 4, "transaction": 5}
+    assert lake.count("t") == 20
+    assert lake.read("t", tag="gold").equals(numbered(10, start=10))
+    with lake.refuses("not_found", "cleaned"):
+        lake.read("t", version=3)
+    again = server.http().ok("POST", "/v1/table/t/gc", body).json()
+    assert (again["versions"], again["files"]) == ([], {})
+
+
 def test_pylance_opens_the_table(in_bucket: LakebedServer, store: S3Server) -> None:
     in_bucket.lake().create("t", numbered(100))
     options = {
