@@ -76,6 +76,34 @@ def test_old_versions_are_cleaned(
     assert (again["versions"], again["files"]) == ([], {})
 
 
+def test_one_step_of_a_cursor_is_taken_once(
+    store: S3Server, make_server: Callable[..., LakebedServer], table: str
+) -> None:
+    """Also where the steps go through two servers, which share nothing but the bucket."""
+    place = f"s3://{BUCKET}/{table}"
+    shared = {"data": place, "env": store.environment(), "admin_key": new_key()}
+    servers = [make_server(name, **shared).start() for name in ("a", "b")]
+    lake = servers[0].lake()
+    lake.create("t", numbered(1))
+    for start in range(1, 9):
+        lake.write("t", numbered(1, start=start))
+    doors = [server.http() for server in servers]
+    doors[0].ok("POST", "/v1/table/t/cursors/create", {"name": "c", "version": 1})
+
+    def step(number: int, expected: int) -> int:
+        body = {"name": "c", "version": expected + 1, "expected": expected}
+        return servers[number % 2].http().post("/v1/table/t/cursors/advance", body).status
+
+    with ThreadPoolExecutor(8) as pool:
+        for expected in range(1, 9):
+            answers = list(pool.map(lambda n, e=expected: step(n, e), range(8)))
+            # Whoever comes after the step finds the cursor elsewhere.
+            assert answers.count(200) == 1, answers
+            assert set(answers) <= {200, 409}
+    [cursor] = doors[1].ok("POST", "/v1/table/t/cursors/list", {}).json()["cursors"]
+    assert cursor["version"] == 9
+
+
 def test_pylance_opens_the_table(in_bucket: LakebedServer, store: S3Server) -> None:
     in_bucket.lake().create("t", numbered(100))
     options = {
