@@ -1,9 +1,9 @@
-//! Which indexes are worth catching up with, and how far their segments are joined.
+//! Which indexes are worth catching up with.
 //!
-//! A search compares the rows that an index does not cover one by one. They become a segment of their own
-//! once comparing them costs more than searching one segment more. Every segment costs each search a
-//! little, so they are joined by size: a new one takes in the newest ones that are not much larger than it.
-//! A row is indexed again only when its segment grows by a half: a logarithmic number of times.
+//! A search compares the rows that an index does not cover one by one. Once they are many, the index is
+//! built anew. A segment for the new rows alone would be cheaper, and wrong: under stable row ids lance
+//! finds a row that was changed by its old value, too, once another segment covers its new one (of text
+//! indexes see <https://github.com/lance-format/lance/issues/8085>; B-trees, bitmaps and vectors do the same).
 
 use std::sync::Arc;
 
@@ -12,52 +12,19 @@ use lakebed_storage::{At, IndexSummary, Table};
 
 /// Rows without an index that are compared in a few milliseconds.
 const FEW_ROWS: u64 = 4_096;
-/// The share of a table that is not worth a segment yet, and the most rows that this can be.
-const SMALL_SHARE: u64 = 100;
-const MANY_ROWS: u64 = 50_000;
-/// More segments than these are joined, whatever their sizes.
-const SEGMENTS_MAX: usize = 8;
-
-/// What to do for one index.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CatchUp {
-    /// The index.
-    pub index: String,
-    /// How many of its newest segments are joined with what is new.
-    pub segments: usize,
-    /// Rows that it does not cover yet.
-    pub rows: u64,
-}
+/// The share of a table that is not worth building its index anew: a row is indexed some twenty times
+/// while a table doubles.
+const SMALL_SHARE: u64 = 20;
 
 /// The indexes that ask for it, by their names.
-pub fn plan_indexes(indexes: &[IndexSummary]) -> Vec<CatchUp> {
-    let worth = |index: &&IndexSummary| {
-        let rows = index.indexed_rows.saturating_add(index.unindexed_rows);
-        let small = (rows / SMALL_SHARE).clamp(FEW_ROWS, MANY_ROWS);
-        index.unindexed_rows >= small
-    };
-    let planned = indexes.iter().filter(worth).map(|index| CatchUp {
-        index: index.name.clone(),
-        segments: joined(&index.segment_rows, index.unindexed_rows),
-        rows: index.unindexed_rows,
-    });
-    planned.collect()
+pub fn plan_indexes(indexes: &[IndexSummary]) -> Vec<String> {
+    let worth = |index: &&IndexSummary| is_worth(index.indexed_rows, index.unindexed_rows);
+    indexes.iter().filter(worth).map(|index| index.name.clone()).collect()
 }
 
-/// How many of the newest segments are joined with `new` rows, where `rows` are those of the segments,
-/// oldest first.
-fn joined(rows: &[u64], new: u64) -> usize {
-    let mut weight = new;
-    let mut count = 0;
-    for segment in rows.iter().rev() {
-        let is_much_larger = *segment > weight.saturating_mul(2);
-        if is_much_larger && rows.len() - count < SEGMENTS_MAX {
-            break;
-        }
-        weight = weight.saturating_add(*segment);
-        count += 1;
-    }
-    count
+fn is_worth(indexed: u64, unindexed: u64) -> bool {
+    let rows = indexed.saturating_add(unindexed);
+    unindexed >= (rows / SMALL_SHARE).max(FEW_ROWS)
 }
 
 /// Catches up with the indexes of a branch that ask for it; how many, and whether that was all.
@@ -67,8 +34,8 @@ fn joined(rows: &[u64], new: u64) -> usize {
 pub async fn catch_up(table: &Arc<Table>, branch: Option<&str>) -> Result<(usize, bool)> {
     let planned = plan_indexes(&table.snapshot(branch, &At::Latest).await?.indexes().await?);
     let mut done = 0;
-    for CatchUp { index, segments, .. } in &planned {
-        done += usize::from(table.catch_up_index(branch, index, *segments).await?.is_some());
+    for index in &planned {
+        done += usize::from(table.catch_up_index(branch, index).await?.is_some());
     }
     Ok((done, done == planned.len()))
 }
@@ -78,27 +45,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn segments_are_joined_by_size() {
-        assert_eq!(joined(&[], 10), 0);
-        assert_eq!(joined(&[1_000], 10), 0, "a large one is left alone");
-        assert_eq!(joined(&[1_000, 10], 10), 1);
-        assert_eq!(joined(&[1_000, 40, 20], 10), 2, "what was joined counts");
-        assert_eq!(joined(&[20], 10), 1);
-        let many = [1 << 20, 1 << 18, 1 << 16, 1 << 14, 1 << 12, 1 << 10, 1 << 8, 1 << 6];
-        assert_eq!(joined(&many, 1), 1, "not more segments than these");
-    }
-
-    #[test]
-    fn rows_are_indexed_a_logarithmic_number_of_times() {
-        let (mut segments, mut indexed) = (Vec::new(), 0_u64);
-        for _ in 0..10_000 {
-            let count = joined(&segments, 100);
-            let taken: u64 = segments.drain(segments.len() - count..).sum();
-            indexed += taken + 100;
-            segments.push(taken + 100);
-            assert!(segments.len() <= SEGMENTS_MAX + 1, "{segments:?}");
-        }
-        let rows = 10_000 * 100;
-        assert!(indexed < 14 * rows, "{} times", indexed / rows);
+    fn an_index_is_built_anew_when_it_lacks_a_twentieth() {
+        assert!(!is_worth(0, 4_095));
+        assert!(is_worth(0, 4_096));
+        assert!(!is_worth(1_000_000, 50_000));
+        assert!(is_worth(1_000_000, 60_000));
+        assert!(!is_worth(u64::MAX, 1));
     }
 }

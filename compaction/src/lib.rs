@@ -9,7 +9,7 @@ mod retention;
 mod sweep;
 
 pub use compactor::{Budget, Pass, compact};
-pub use indexes::{CatchUp, catch_up, plan_indexes};
+pub use indexes::{catch_up, plan_indexes};
 pub use policy::{Reason, Rewrite, Targets, plan};
 pub use retention::{Retention, clean, expired};
 pub use sweep::{Swept, sweep};

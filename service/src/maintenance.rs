@@ -73,7 +73,7 @@ impl Service {
         }
     }
 
-    /// Adds rows to indexes that do not cover them; whether there is nothing more to do until the table
+    /// Builds indexes anew that lack many rows; whether there is nothing more to do until the table
     /// changes.
     async fn catch_up_indexes(&self, table: &Arc<Table>) -> bool {
         let _compacting = self.compacting.lock().await;

@@ -1,5 +1,4 @@
-//! Keeping indexes up to date: rows that an index does not cover yet become another segment of it, and
-//! segments become one.
+//! Keeping indexes up to date: an index that lacks rows is built anew, in place of all its segments.
 //!
 //! Searches are right without this: what an index does not cover is compared row by row. It makes them
 //! fast again. Building runs beside everything else; the lock of changes is held for the commit.
@@ -18,9 +17,8 @@ use crate::lance_error::from_lance;
 use crate::table::Table;
 
 impl Table {
-    /// Adds what an index of a branch does not cover, and joins it with the newest `segments` of it; with
-    /// 0 it becomes a segment of its own. Returns the version, or nothing where there was nothing to do or
-    /// rows were rewritten meanwhile.
+    /// Builds an index of a branch anew, of the same kind. Returns the version, or nothing where
+    /// there was nothing to do or rows were rewritten meanwhile.
     ///
     /// # Errors
     /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer.
@@ -28,13 +26,12 @@ impl Table {
         self: &'a Arc<Self>,
         branch: Option<&'a str>,
         name: &'a str,
-        segments: usize,
     ) -> BoxFuture<'a, Result<Option<u64>>> {
         async move {
             let branch = self.branch(branch).await?;
             let _pin = branch.hold().await?;
             let built_on = branch.latest().await?;
-            let options = OptimizeOptions::merge(segments).index_names(vec![name.to_owned()]);
+            let options = OptimizeOptions::retrain().index_names(vec![name.to_owned()]);
             let plan = plan_optimize_indices(&built_on, &options).await.map_err(from_lance)?;
             let mut built = Vec::new();
             for task in &plan.tasks {

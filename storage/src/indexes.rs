@@ -121,8 +121,6 @@ pub struct IndexSummary {
     pub type_url: String,
     /// The ids of its segments.
     pub segments: Vec<uuid::Uuid>,
-    /// Rows of the version that each segment covers, oldest first.
-    pub segment_rows: Vec<u64>,
     /// When its oldest segment was built.
     pub created_at: Option<DateTime<Utc>>,
     /// Rows of the version that it covers.
@@ -161,7 +159,6 @@ impl Snapshot {
                     index_type: index.index_type().to_owned(),
                     type_url: index.type_url().to_owned(),
                     segments: index.metadata().iter().map(|segment| segment.uuid).collect(),
-                    segment_rows: index.metadata().iter().map(|it| self.rows_under(it)).collect(),
                     created_at: index.metadata().iter().filter_map(|s| s.created_at).min(),
                     indexed_rows: index.rows_indexed(),
                     unindexed_rows: rows.saturating_sub(index.rows_indexed()),
@@ -184,17 +181,6 @@ impl Snapshot {
     pub async fn prewarm_index(&self, name: &str) -> Result<()> {
         known_index(&self.dataset, name).await?;
         Box::pin(self.dataset.prewarm_index(name)).await.map_err(from_lance)
-    }
-}
-
-impl Snapshot {
-    /// Rows of the fragments that a segment covers.
-    fn rows_under(&self, segment: &IndexMetadata) -> u64 {
-        let Some(covered) = &segment.fragment_bitmap else { return 0 };
-        let fragments = self.dataset.fragments().iter();
-        let under = fragments
-            .filter(|fragment| u32::try_from(fragment.id).is_ok_and(|id| covered.contains(id)));
-        under.map(|fragment| fragment.num_rows().unwrap_or(0) as u64).sum()
     }
 }
 
