@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from support.flight import Lake
+from support.s3 import S3Server
 from support.server import LakebedServer
 
 
@@ -93,6 +94,16 @@ def lake(server: LakebedServer) -> Iterator[Lake]:
     client = server.lake()
     yield client
     client.close()
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
+    """The S3 server that the tests of a module share."""
+    server = S3Server(tmp_path_factory.mktemp("store"))
+    try:
+        yield server.start()
+    finally:
+        server.stop()
 
 
 @pytest.fixture

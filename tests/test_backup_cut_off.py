@@ -8,7 +8,6 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -133,15 +132,6 @@ def test_a_full_disk_is_told_and_passes(own_server: LakebedServer, tmp_path: Pat
 
 
 # ---- buckets ------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3Server]:
-    server = S3Server(tmp_path_factory.mktemp("store"))
-    try:
-        yield server.start()
-    finally:
-        server.stop()
 
 
 def test_to_a_bucket_and_back(

@@ -15,37 +15,13 @@ import pyarrow as pa
 import pytest
 
 from support.data import blob_cells, blobs, bulk, numbered
-from support.faults import seen_by, small_disk
+from support.faults import small_disk
 from support.flight import Failure, Lake
 from support.http import Response
 from support.server import LakebedServer
+from support.small_lake import PAGE, SmallLake
 
 MIB = 1 << 20
-PAGE = 4096
-
-
-class SmallLake:
-    """A server whose lake lies on a file system of 96 MiB."""
-
-    def __init__(self, server: LakebedServer) -> None:
-        self.server = server
-        self.root = seen_by(server, Path(server.data))
-        self.filler = self.root / "filler"
-
-    def fill(self, leave: int = 0) -> None:
-        """Takes all room but `leave` bytes."""
-        with self.filler.open("ab", buffering=0) as file:
-            room = os.statvfs(self.root).f_bavail * PAGE
-            os.posix_fallocate(file.fileno(), self.filler.stat().st_size, room - leave)
-
-    def free(self) -> None:
-        """Gives the room back."""
-        self.filler.unlink()
-
-    def files(self, below: str = "default") -> dict[str, int]:
-        """The files of the lake with their sizes."""
-        found = (path for path in (self.root / below).rglob("*") if path.is_file())
-        return {path.relative_to(self.root).as_posix(): path.stat().st_size for path in found}
 
 
 @pytest.fixture

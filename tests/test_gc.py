@@ -1,8 +1,10 @@
 """Old versions go with what only they use; what somebody needs stays, whatever happens."""
 
 import contextlib
+import os
 import random
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ Make = Callable[..., LakebedServer]
 # What is deleted may be young in these tests.
 YOUNG = {"LAKEBED_LIMITS_VERSION_AGE_MS_MIN": "0"}
 NOW = {"keep_age_ms": 0, "keep_versions": 1}
+DAY_S = 24 * 3_600
 
 
 def row(number: int) -> pa.Table:
@@ -228,6 +231,27 @@ def test_it_runs_by_itself(make_server: Make) -> None:
     lake.write("t", row(111), "overwrite")
     server.restart()
     wait_until(lambda: versions(server, "t") == [107, 108, 109, 110, 111], "the next one")
+
+
+def test_what_no_version_names_goes_by_itself(make_server: Make) -> None:
+    """Also from a table whose versions are all kept; what is young stays."""
+    quick = {
+        **YOUNG,
+        "LAKEBED_LIMITS_MAINTENANCE_INTERVAL_MS": "100",
+        "LAKEBED_LIMITS_CLEANING_INTERVAL_MS": "100",
+        "LAKEBED_LIMITS_ORPHAN_AGE_MS": str(2 * DAY_S * 1_000),
+    }
+    server = make_server(env=quick).start()
+    overwritten(server.lake(), "t", 3)
+    before = table_files(server, "t")
+    data = server.table_path("t") / "data"
+    (data / "old.lance").write_bytes(b"left")
+    (data / "young.lance").write_bytes(b"under way")
+    long_ago = time.time() - 3 * DAY_S
+    os.utime(data / "old.lance", (long_ago, long_ago))
+    wait_until(lambda: not (data / "old.lance").exists(), "the cleaning")
+    assert table_files(server, "t") == before | {"data/young.lance"}
+    assert versions(server, "t") == [1, 2, 3]
 
 
 def test_it_runs_beside_everything_else(make_server: Make) -> None:

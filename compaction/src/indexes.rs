@@ -27,17 +27,18 @@ fn is_worth(indexed: u64, unindexed: u64) -> bool {
     unindexed >= (rows / SMALL_SHARE).max(FEW_ROWS)
 }
 
-/// Catches up with the indexes of a branch that ask for it; how many, and whether that was all.
+/// Catches up with the indexes of a branch that ask for it; how many. One whose rows are rewritten
+/// meanwhile is left as it is: the branch has a newer version then, which is to be looked at anyway.
 ///
 /// # Errors
 /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer.
-pub async fn catch_up(table: &Arc<Table>, branch: Option<&str>) -> Result<(usize, bool)> {
+pub async fn catch_up(table: &Arc<Table>, branch: Option<&str>) -> Result<usize> {
     let planned = plan_indexes(&table.snapshot(branch, &At::Latest).await?.indexes().await?);
     let mut done = 0;
     for index in &planned {
         done += usize::from(table.catch_up_index(branch, index).await?.is_some());
     }
-    Ok((done, done == planned.len()))
+    Ok(done)
 }
 
 #[cfg(test)]

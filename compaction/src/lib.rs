@@ -2,14 +2,18 @@
 //!
 //! What to rewrite is decided by a pure policy; what may be deleted has a reason and a minimum age.
 
+mod blobs;
 mod compactor;
 mod indexes;
 mod policy;
+mod purge;
 mod retention;
 mod sweep;
 
+pub use blobs::sweep_blobs;
 pub use compactor::{Budget, Pass, compact};
 pub use indexes::{catch_up, plan_indexes};
 pub use policy::{Reason, Rewrite, Targets, plan};
+pub use purge::{Purged, plan_purge, purge};
 pub use retention::{Retention, clean, expired};
 pub use sweep::{Swept, sweep};

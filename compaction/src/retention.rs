@@ -100,7 +100,7 @@ pub async fn clean(
     }
     let orphans_before_ms =
         now_ms.saturating_sub(i64::try_from(retention.orphan_age_ms).unwrap_or(i64::MAX));
-    let rule = CleanRule { expired, orphans_before_ms, is_dry_run };
+    let rule = CleanRule { expired, orphans_before_ms, is_dry_run, ..CleanRule::default() };
     table.clean(branch, rule).await
 }
 

@@ -74,6 +74,8 @@ pub struct Limits {
     /// Bytes that compaction reads of one table in a pass of maintenance; with 0 it runs only when it is
     /// asked for.
     pub compaction_bytes_max: u64,
+    /// How long a server of a lake in a bucket may be silent before others take over what it led.
+    pub server_ttl_ms: u64,
     /// Milliseconds that a version is kept at least, unless more are kept by their number.
     pub retention_ms: u64,
     /// Newest versions of a branch that are kept at least, whatever their age.
@@ -132,6 +134,7 @@ impl Default for Limits {
             ticket_ttl_ms: 3_600_000,
             maintenance_interval_ms: 60_000,
             compaction_bytes_max: 1 << 30,
+            server_ttl_ms: 4_000,
             retention_ms: 7 * 24 * 3_600_000,
             retention_versions: 1_000,
             version_age_ms_min: 3_600_000,

@@ -28,6 +28,7 @@ use tracing::Instrument;
 
 use crate::body_watch::{BodyEnd, WatchedBody};
 use crate::do_get;
+use crate::forward::{self, Routed};
 use crate::observe::{Observed, ObservedBody};
 use crate::request::{Deadline, RequestId, status};
 use crate::service::Flight;
@@ -69,6 +70,10 @@ impl FlightDoor {
         request: Request<tonic::body::Body>,
         method: &'static str,
     ) -> Response<tonic::body::Body> {
+        let request = match forward::route(&self.flight.service, method, request).await {
+            Routed::Here(request) => request,
+            Routed::Answered(answer) => return answer,
+        };
         if method == "DoGet" {
             return do_get::respond(Arc::clone(&self.flight.service), request).await;
         }

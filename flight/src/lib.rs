@@ -26,6 +26,7 @@ mod do_put;
 mod door;
 mod encode;
 mod feed;
+mod forward;
 mod get_flight_info;
 mod get_schema;
 mod handshake;

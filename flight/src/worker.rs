@@ -1,11 +1,14 @@
 //! What workers call: Sync, as an action and as a gRPC service of its own, the rows of a task, and its
 //! results. See `docs/worker-protocol.md`.
 
+use std::convert::Infallible;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use arrow_flight::{FlightData, PutResult};
 use arrow_schema::SchemaRef;
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use lakebed_core::{Error, Limits, RequestContext, Result};
 use lakebed_proto::command::{CommitRule, TaskCommand};
@@ -14,16 +17,19 @@ use lakebed_proto::worker::v1::{SyncRequest, SyncResponse};
 use lakebed_service::{AttemptId, BatchStream, JobId, Service, WorkerServer};
 use prost::Message;
 use serde_json::json;
+use tonic::server::NamedService;
 use tonic::{Request, Status};
 
 use crate::do_put::{PutMessages, admission, run};
+use crate::forward::{Routed, route_worker};
 use crate::request::Call;
 
 /// The gRPC service of the worker protocol over `service`, ready for tonic's router.
-pub fn worker_service(service: Arc<Service>) -> WorkerServiceServer<WorkerServer> {
+pub fn worker_service(service: Arc<Service>) -> WorkerDoor {
     let message_bytes_max = service.limits().message_bytes_max;
+    let here = Arc::clone(&service);
     let take = move |request: Request<SyncRequest>| {
-        let service = Arc::clone(&service);
+        let service = Arc::clone(&here);
         async move {
             let call = Call::begin(&service, request.metadata(), request.extensions()).await?;
             let answer = service.sync_worker(&call.ctx, request.into_inner()).await;
@@ -31,7 +37,39 @@ pub fn worker_service(service: Arc<Service>) -> WorkerServiceServer<WorkerServer
         }
         .boxed()
     };
-    WorkerServer::service(Box::new(take), message_bytes_max)
+    WorkerDoor { service, generated: WorkerServer::service(Box::new(take), message_bytes_max) }
+}
+
+/// The worker protocol's service: answered here, or by the server that runs the jobs.
+#[derive(Clone)]
+pub struct WorkerDoor {
+    service: Arc<Service>,
+    generated: WorkerServiceServer<WorkerServer>,
+}
+
+impl NamedService for WorkerDoor {
+    const NAME: &'static str = <WorkerServiceServer<WorkerServer> as NamedService>::NAME;
+}
+
+impl tower::Service<http::Request<tonic::body::Body>> for WorkerDoor {
+    type Response = http::Response<tonic::body::Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Self::Response, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: http::Request<tonic::body::Body>) -> Self::Future {
+        let mut door = self.clone();
+        async move {
+            match route_worker(&door.service, request).await {
+                Routed::Here(request) => door.generated.call(request).await,
+                Routed::Answered(answer) => Ok(answer),
+            }
+        }
+        .boxed()
+    }
 }
 
 /// Sync as an action.

@@ -88,15 +88,22 @@ impl Replayed {
 
 impl ColumnJobs {
     /// Takes up a job that is in the records, in a task of its own.
-    pub(crate) fn take_up(self: &Arc<Self>, job: Job, cancel: CancellationToken) {
+    pub(crate) fn take_up(
+        self: &Arc<Self>,
+        job: Job,
+        cancel: CancellationToken,
+        term: CancellationToken,
+    ) {
         let jobs = Arc::clone(self);
         tokio::spawn(async move {
             let job_id = job.job_id.clone();
-            let outcome = std::panic::AssertUnwindSafe(jobs.run(&job, cancel.clone()))
+            let outcome = std::panic::AssertUnwindSafe(jobs.run(&job, cancel.clone(), &term))
                 .catch_unwind()
                 .await
                 .unwrap_or_else(|_| Some(Err(Error::internal("the job broke off"))));
-            jobs.leave(&job_id);
+            if !term.is_cancelled() {
+                jobs.leave(&job_id);
+            }
             // Without an outcome the server stops, and the job goes on after its next start.
             if let Some(outcome) = outcome {
                 jobs.end(&job_id, outcome, cancel.is_cancelled()).await;
@@ -116,6 +123,7 @@ impl ColumnJobs {
         self: &Arc<Self>,
         job: &Job,
         cancel: CancellationToken,
+        term: &CancellationToken,
     ) -> Option<Result<serde_json::Value>> {
         let mut wait = WAIT_FIRST;
         loop {
@@ -125,16 +133,16 @@ impl ColumnJobs {
             };
             let outcome = tokio::select! {
                 outcome = work => outcome,
-                () = cancel.cancelled() => return self.called_off(),
-                () = self.stop.cancelled() => return None,
+                () = cancel.cancelled() => return self.called_off(term),
+                () = term.cancelled() => return None,
             };
             match outcome {
                 // Taken up again from its ledger, as after a restart.
                 Err(error) if passes(&error) => {
                     tracing::warn!(job_id = job.job_id, error = %error.report(), "a job waits");
                     self.leave(&job.job_id);
-                    if self.pause_for(&cancel, &mut wait).await.is_none() {
-                        return self.called_off();
+                    if self.pause_for(&cancel, term, &mut wait).await.is_none() {
+                        return self.called_off(term);
                     }
                 }
                 outcome => return Some(outcome),
@@ -143,19 +151,24 @@ impl ColumnJobs {
     }
 
     /// What a job that was cancelled ends with; nothing when the server stops, which cancels all.
-    fn called_off(&self) -> Option<Result<serde_json::Value>> {
-        let is_stopping = self.records.is_stopping() || self.stop.is_cancelled();
+    fn called_off(&self, term: &CancellationToken) -> Option<Result<serde_json::Value>> {
+        let is_stopping = self.records.is_stopping() || term.is_cancelled();
         let called_off = Error::new(ErrorKind::Cancelled, "the job was called off");
         (!is_stopping).then_some(Err(called_off))
     }
 
-    async fn pause_for(&self, cancel: &CancellationToken, wait: &mut Duration) -> Option<()> {
+    async fn pause_for(
+        &self,
+        cancel: &CancellationToken,
+        term: &CancellationToken,
+        wait: &mut Duration,
+    ) -> Option<()> {
         let slept = tokio::time::sleep(*wait);
         *wait = (*wait * 2).min(WAIT_MAX);
         tokio::select! {
             () = slept => Some(()),
             () = cancel.cancelled() => None,
-            () = self.stop.cancelled() => None,
+            () = term.cancelled() => None,
         }
     }
 
@@ -418,6 +431,7 @@ impl ColumnJobs {
             fragments.push(values);
         }
         let (output, input) = (&run.spec.output, &run.spec.input);
+        let table = self.lake.insist(table).await?;
         let filled = table.fill_column(None, output, input, fragments).await?;
         let is_filled = |group: &&u32| {
             pass.group(**group).is_some_and(|it| filled.filled.contains(&it.planned.fragment))
@@ -549,7 +563,11 @@ impl ColumnJobs {
         let change = FieldMetadata { path: spec.output.clone(), entries, replace: false };
         let mut wait = WAIT_FIRST;
         let noted = loop {
-            match table.update_field_metadata(None, std::slice::from_ref(&change)).await {
+            let noted = async {
+                let table = self.lake.insist(table).await?;
+                table.update_field_metadata(None, std::slice::from_ref(&change)).await
+            };
+            match noted.await {
                 Err(error) if passes(&error) => {
                     tokio::time::sleep(wait).await;
                     wait = (wait * 2).min(WAIT_MAX);

@@ -60,7 +60,7 @@ pub(crate) async fn note_errors(
             created => return created.map(|_| ()),
         }
     }
-    let table = lake.table(&id).await?;
+    let table = lake.insist(&lake.table(&id).await?).await?;
     match table.append(None, Arc::clone(&schema), stream(), options("append:")).await {
         // What made the table has the id already.
         Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),

@@ -10,8 +10,8 @@
 //!   request ─► checked ─► record IN_PROGRESS ─► queue ─► work ─► record DONE | FAILED | CANCELLED
 //! ```
 
-use std::collections::HashMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{HashMap, HashSet};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use bytes::Bytes;
 use lakebed_core::{Clock, Error, RequestContext, Result};
@@ -73,6 +73,9 @@ pub struct Job {
     pub result: Option<serde_json::Value>,
     /// Why it failed.
     pub failure: Option<String>,
+    /// The server that it runs in, of a lake with several.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub server: Option<String>,
 }
 
 /// The jobs of one server.
@@ -81,34 +84,86 @@ pub struct Jobs {
     clock: Arc<dyn Clock>,
     turn: Arc<Semaphore>,
     stop: CancellationToken,
+    /// This server, of a lake with several.
+    server: OnceLock<String>,
     known: Mutex<HashMap<String, (Job, CancellationToken)>>,
 }
 
 impl Jobs {
-    /// Reads the records; what was at work when the server stopped is failed now.
-    pub async fn open(system: SystemStore, clock: Arc<dyn Clock>) -> Result<Arc<Jobs>> {
+    /// Reads the records; what was at work when the server stopped is failed now. Of a lake with several
+    /// servers nothing is read yet, see [`Jobs::refresh`].
+    pub async fn open(
+        system: SystemStore,
+        clock: Arc<dyn Clock>,
+        is_shared: bool,
+    ) -> Result<Arc<Jobs>> {
         let jobs = Jobs {
             system,
             clock,
             turn: Arc::new(Semaphore::new(1)),
             stop: CancellationToken::new(),
+            server: OnceLock::new(),
             known: Mutex::default(),
         };
-        for object in jobs.system.list(FOLDER).await? {
-            let Some(bytes) = jobs.system.get(&object.path).await? else { continue };
+        if !is_shared {
+            jobs.refresh(true, |_| false).await?;
+        }
+        Ok(Arc::new(jobs))
+    }
+
+    /// Says which of the servers of the lake this one is.
+    pub fn join(&self, server: String) {
+        let _ = self.server.set(server);
+    }
+
+    /// Reads the records that may have changed since they were read. What was at work in a server that
+    /// is gone is failed now. Those of columns that workers compute are read only with `with_columns`:
+    /// while this server runs them, it knows better.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn refresh(
+        &self,
+        with_columns: bool,
+        is_there: impl Fn(&str) -> bool + Send,
+    ) -> Result<()> {
+        let mut stored = HashSet::new();
+        for object in self.system.list(FOLDER).await? {
+            if let Some(job_id) = id_of(&object.path) {
+                stored.insert(job_id.to_owned());
+                if self.is_known_best(job_id, with_columns) {
+                    continue;
+                }
+            }
+            let Some(bytes) = self.system.get(&object.path).await? else { continue };
             let Ok(mut job) = serde_json::from_slice::<Job>(&bytes) else {
                 tracing::warn!(path = object.path, "a job's record cannot be read");
                 continue;
             };
-            if job.state == JobState::InProgress && job.job_type != COMPUTE_COLUMN {
+            let is_alive = job.server.as_deref().is_some_and(&is_there);
+            if job.state == JobState::InProgress && job.job_type != COMPUTE_COLUMN && !is_alive {
                 job.state = JobState::Failed;
                 job.failure = Some("the server stopped before the job was done".to_owned());
-                job.ended_at_ms = Some(jobs.clock.now_ms());
-                jobs.store(&job).await?;
+                job.ended_at_ms = Some(self.clock.now_ms());
+                self.store(&job).await?;
             }
-            jobs.remember(job, jobs.stop.child_token());
+            self.remember(job, self.stop.child_token());
         }
-        Ok(Arc::new(jobs))
+        // Another server forgot them.
+        self.lock().retain(|job_id, _| stored.contains(job_id));
+        Ok(())
+    }
+
+    /// Whether the record of a job says nothing that is not known.
+    fn is_known_best(&self, job_id: &str, with_columns: bool) -> bool {
+        let known = self.lock();
+        known.get(job_id).is_some_and(|(job, _)| {
+            let is_here = job.server.is_some() && job.server.as_ref() == self.server.get();
+            match job.job_type == COMPUTE_COLUMN {
+                true => job.state.is_ended() || !with_columns,
+                false => job.state.is_ended() || is_here,
+            }
+        })
     }
 
     /// Calls off what runs; its records say so at the next start.
@@ -139,6 +194,7 @@ impl Jobs {
             spec,
             result: None,
             failure: None,
+            server: self.server.get().cloned(),
         };
         self.forget_old().await?;
         self.store(&job).await?;
@@ -221,7 +277,8 @@ impl Jobs {
     ///
     /// # Errors
     /// `Unavailable` when the record cannot be written; there is no job then.
-    pub async fn add(&self, job: Job) -> Result<CancellationToken> {
+    pub async fn add(&self, mut job: Job) -> Result<CancellationToken> {
+        job.server = self.server.get().cloned();
         self.forget_old().await?;
         self.store(&job).await?;
         let cancel = self.stop.child_token();
@@ -292,6 +349,10 @@ impl Jobs {
 pub(crate) fn not_found(job_id: &str) -> Error {
     let shown: String = job_id.chars().take(80).flat_map(char::escape_debug).collect();
     Error::not_found(format!("job `{shown}` does not exist"))
+}
+
+fn id_of(path: &str) -> Option<&str> {
+    path.rsplit('/').next()?.strip_suffix(".json")
 }
 
 fn path_of(job_id: &str) -> String {

@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lakebed_core::{Clock, DatabaseName, Error, Result};
+use lakebed_core::{Clock, DatabaseName, Error, ErrorKind, Result};
 use lakebed_storage::{Lake, SystemStore};
 use serde::{Deserialize, Serialize};
 use tokio::sync::{mpsc, watch};
@@ -148,6 +148,8 @@ pub struct ColumnJobs {
     pub(crate) records: Arc<Jobs>,
     pub(crate) limits: SchedulerLimits,
     pub(crate) stop: CancellationToken,
+    /// While this server runs the jobs; ends when another takes over.
+    term: Mutex<Option<CancellationToken>>,
     scheduler: Mutex<Scheduler>,
     running: Mutex<HashMap<JobId, Arc<Running>>>,
     workers: Mutex<HashMap<String, WorkerView>>,
@@ -159,7 +161,8 @@ pub struct ColumnJobs {
 }
 
 impl ColumnJobs {
-    /// Opens the runtime and takes up the jobs that are not over.
+    /// Opens the runtime. On a lake with one server it takes up the jobs that are not over; with several
+    /// they wait for [`ColumnJobs::begin`].
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
@@ -168,14 +171,15 @@ impl ColumnJobs {
         clock: Arc<dyn Clock>,
         records: Arc<Jobs>,
         task_lease_ms: i64,
+        is_shared: bool,
     ) -> Result<Arc<ColumnJobs>> {
         let limits = SchedulerLimits { lease_ms: task_lease_ms, ..SchedulerLimits::default() };
         let system = lake.system().clone();
-        let start = count_start(&system).await?;
         let jobs = Arc::new(ColumnJobs {
             system,
             clock,
-            scheduler: Mutex::new(Scheduler::new(limits.clone(), start)),
+            scheduler: Mutex::new(Scheduler::new(limits.clone(), 0)),
+            term: Mutex::default(),
             limits,
             lake,
             records,
@@ -186,8 +190,8 @@ impl ColumnJobs {
             submitting: tokio::sync::Mutex::default(),
             changed: watch::Sender::new(0),
         });
-        for (job, cancel) in jobs.records.unfinished() {
-            jobs.take_up(job, cancel);
+        if !is_shared {
+            jobs.begin().await?;
         }
         let ticking = Arc::downgrade(&jobs);
         let stop = jobs.stop.clone();
@@ -203,6 +207,52 @@ impl ColumnJobs {
             }
         });
         Ok(jobs)
+    }
+
+    /// Runs the jobs from here on: takes up those of the records that are not over.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub async fn begin(self: &Arc<Self>) -> Result<()> {
+        let start = count_start(&self.system).await?;
+        *self.scheduler() = Scheduler::new(self.limits.clone(), start);
+        let term = self.stop.child_token();
+        *self.lock_term() = Some(term.clone());
+        for (job, cancel) in self.records.unfinished() {
+            self.take_up(job, cancel, term.clone());
+        }
+        Ok(())
+    }
+
+    /// Leaves the jobs to another server: workers that wait are answered, jobs stay as they are on disk.
+    pub fn stand_down(&self) {
+        if let Some(term) = self.lock_term().take() {
+            term.cancel();
+        }
+        self.running().clear();
+        self.workers().clear();
+        self.queries.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        self.wake();
+    }
+
+    /// Whether this server runs the jobs.
+    pub fn is_running(&self) -> bool {
+        self.lock_term().is_some()
+    }
+
+    /// Ends when this server does not run the jobs any more.
+    ///
+    /// # Errors
+    /// `Unavailable` when it does not.
+    pub(crate) fn term(&self) -> Result<CancellationToken> {
+        self.lock_term().clone().ok_or_else(|| {
+            Error::new(ErrorKind::Unavailable, "another server runs the jobs")
+                .with_retry_after_ms(1_000)
+        })
+    }
+
+    fn lock_term(&self) -> MutexGuard<'_, Option<CancellationToken>> {
+        self.term.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Stops: waiting workers are answered, jobs stay as they are on disk.
@@ -308,9 +358,7 @@ async fn count_start(system: &SystemStore) -> Result<u32> {
         Some(bytes) => std::str::from_utf8(&bytes)
             .ok()
             .and_then(|text| text.trim().parse::<u32>().ok())
-            .ok_or_else(|| {
-                Error::new(lakebed_core::ErrorKind::Corrupt, "`job_starts` is no number")
-            })?,
+            .ok_or_else(|| Error::new(ErrorKind::Corrupt, "`job_starts` is no number"))?,
     };
     let start = before.saturating_add(1);
     system.put(STARTS, Bytes::from(start.to_string())).await?;

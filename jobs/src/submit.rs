@@ -63,6 +63,7 @@ impl ColumnJobs {
         match schema.field_with_name(&command.output) {
             Ok(field) => check_output(field, &model, command.recompute)?,
             Err(_) => {
+                let table = self.lake.insist(table).await?;
                 let field = output_field(&command, &model);
                 table.add_null_columns(None, Arc::new(Schema::new(vec![field]))).await?;
             }
@@ -92,9 +93,11 @@ impl ColumnJobs {
                 .map_err(|error| Error::internal("write a job's spec").with_source(error))?,
             result: None,
             failure: None,
+            server: None,
         };
+        let term = self.term()?;
         let cancel = self.records.add(job.clone()).await?;
-        self.take_up(job.clone(), cancel);
+        self.take_up(job.clone(), cancel, term);
         Ok(job)
     }
 

@@ -82,6 +82,7 @@ impl ColumnJobs {
     /// `InvalidArgument` for a report that breaks the protocol.
     pub async fn sync(self: &Arc<Self>, request: v1::SyncRequest) -> Result<v1::SyncResponse> {
         let (view, sync) = checked(&request, self.clock.now_ms())?;
+        let term = self.term()?;
         self.note_worker(view, sync.leaving)?;
         let half_a_lease = u32::try_from(self.limits.lease_ms / 2).unwrap_or(u32::MAX);
         let wait_ms = request.wait_ms.min(WAIT_MS_MAX).min(half_a_lease);
@@ -100,12 +101,12 @@ impl ColumnJobs {
             event = waiting.clone();
             let is_empty =
                 answer.assign.is_empty() && answer.stop.is_empty() && answer.recorded.is_empty();
-            if !is_empty || is_leaving || self.stop.is_cancelled() {
+            if !is_empty || is_leaving || term.is_cancelled() {
                 return Ok(answer);
             }
             tokio::select! {
                 () = tokio::time::sleep_until(deadline) => return Ok(answer),
-                () = self.stop.cancelled() => return Ok(answer),
+                () = term.cancelled() => return Ok(answer),
                 _ = changes.changed() => {}
             }
         }

@@ -2,25 +2,27 @@
 
 use std::sync::Arc;
 
-use axum::Router;
 use axum::extract::Request;
 use axum::middleware::{from_fn, from_fn_with_state};
 use axum::routing::{MethodRouter, delete, get, post};
+use axum::{Extension, Router};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use lakebed_core::{Error, ErrorKind};
-use lakebed_service::Service;
+use lakebed_service::{PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_SQL_PATH, Service};
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 
 use crate::error::ApiError;
+use crate::forward::{changes_table, changes_upload, runs_jobs};
 use crate::guard::guard;
 use crate::gzip::gzip;
 use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
-    Door, RestOptions, backup, blob, job, key, namespace, not_built, status, table, upload, worker,
+    Door, RestOptions, backup, blob, blob_gc, job, key, namespace, not_built, peers, status, table,
+    upload, worker,
 };
 
 /// The HTTP door over `service`.
@@ -33,6 +35,7 @@ pub fn router(service: Arc<Service>, options: RestOptions) -> Router {
         })
         .fallback(unknown_route)
         .layer(CatchPanicLayer::custom(panicked))
+        .layer(Extension(door.clone()))
         .layer(from_fn_with_state(door.clone(), guard))
         .layer(from_fn(observe))
         .layer(from_fn(gzip))
@@ -53,17 +56,22 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/metrics", get(status::metrics)),
         ("/v1/keys", to_the_end(get(key::list::list_keys).post(key::create::create_key))),
         ("/v1/keys/{key}", to_the_end(delete(key::revoke::revoke_key))),
+        ("/v1/servers", get(peers::list_servers)),
+        (PEER_SQL_PATH, to_the_end(post(peers::change))),
+        (PEER_EMBED_PATH, post(peers::embed)),
+        (PEER_GIVE_PATH, to_the_end(post(peers::give))),
         ("/v1/backup", to_the_end(post(backup::backup))),
+        ("/v1/blobs/gc", to_the_end(post(blob_gc::gc_blobs))),
         ("/v1/uploads", to_the_end(post(upload::create::create_upload))),
         (
             "/v1/uploads/{id}",
-            to_the_end(
+            changes_upload(
                 get(upload::offset::upload_offset)
                     .put(upload::put::put_upload)
                     .delete(upload::abort::abort_upload),
             ),
         ),
-        ("/v1/uploads/{id}/complete", to_the_end(post(upload::complete::complete_upload))),
+        ("/v1/uploads/{id}/complete", changes_upload(post(upload::complete::complete_upload))),
         ("/v1/table", get(table::list::list_all_tables)),
         ("/v1/namespace/{id}/table/list", get(table::list::list_tables)),
         ("/v1/namespace/{id}/list", get(namespace::list::list_namespaces)),
@@ -79,73 +87,86 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/get_lsm_write_spec", post(table::real_time::lsm_write_spec)),
         ("/v1/table/{id}/get_lsm_stats", post(table::real_time::lsm_stats)),
         ("/v1/table/{id}/show", get(table::show::show_table)),
-        ("/v1/table/{id}/drop", to_the_end(post(table::drop_table::drop_table))),
-        ("/v1/table/{id}/rename", to_the_end(post(table::rename::rename_table))),
-        ("/v1/table/{id}/compact", to_the_end(post(table::compact::compact))),
-        ("/v1/table/{id}/gc", to_the_end(post(table::gc::gc))),
-        ("/v1/table/{id}/restore", to_the_end(post(table::restore::restore))),
-        ("/v1/table/{id}/delete", to_the_end(post(table::delete::delete_rows))),
-        ("/v1/table/{id}/create", to_the_end(post(table::create::create_table))),
-        ("/v1/table/{id}/insert", to_the_end(post(table::insert::insert_rows))),
-        ("/v1/table/{id}/multipart_write/create", to_the_end(post(table::multipart_write::create))),
+        ("/v1/table/{id}/drop", changes_table(post(table::drop_table::drop_table))),
+        ("/v1/table/{id}/rename", changes_table(post(table::rename::rename_table))),
+        ("/v1/table/{id}/compact", changes_table(post(table::compact::compact))),
+        ("/v1/table/{id}/gc", changes_table(post(table::gc::gc))),
+        ("/v1/table/{id}/purge", changes_table(post(table::purge::purge))),
+        ("/v1/table/{id}/restore", changes_table(post(table::restore::restore))),
+        ("/v1/table/{id}/delete", changes_table(post(table::delete::delete_rows))),
+        ("/v1/table/{id}/create", changes_table(post(table::create::create_table))),
+        ("/v1/table/{id}/insert", changes_table(post(table::insert::insert_rows))),
+        (
+            "/v1/table/{id}/multipart_write/create",
+            changes_table(post(table::multipart_write::create)),
+        ),
         (
             "/v1/table/{id}/multipart_write/complete",
-            to_the_end(post(table::multipart_write::complete)),
+            changes_table(post(table::multipart_write::complete)),
         ),
-        ("/v1/table/{id}/multipart_write/abort", to_the_end(post(table::multipart_write::abort))),
-        ("/v1/table/{id}/merge_insert", to_the_end(post(table::merge_insert::merge_insert))),
+        (
+            "/v1/table/{id}/multipart_write/abort",
+            changes_table(post(table::multipart_write::abort)),
+        ),
+        ("/v1/table/{id}/merge_insert", changes_table(post(table::merge_insert::merge_insert))),
         ("/v1/table/{id}/query", post(table::query::query)),
         ("/v1/table/{id}/explain_plan", post(table::query::explain_plan)),
         ("/v1/table/{id}/analyze_plan", post(table::query::analyze_plan)),
-        ("/v1/table/{id}/create_index", to_the_end(post(table::index::create::create_index))),
+        ("/v1/table/{id}/create_index", changes_table(post(table::index::create::create_index))),
         (
             "/v1/table/{id}/create_scalar_index",
-            to_the_end(post(table::index::create::create_index)),
+            changes_table(post(table::index::create::create_index)),
         ),
         ("/v1/table/{id}/index/list", post(table::index::list::list_indices)),
         ("/v1/table/{id}/index/{name}/stats", post(table::index::stats::index_stats)),
         (
             "/v1/table/{id}/index/{name}/drop",
-            to_the_end(post(table::index::drop_index::drop_index)),
+            changes_table(post(table::index::drop_index::drop_index)),
         ),
         ("/v1/table/{id}/index/{name}/prewarm", post(table::index::prewarm::prewarm_index)),
-        ("/v1/jobs/list", post(job::list::list_jobs)),
-        ("/v1/jobs/describe", post(job::describe::describe_job)),
-        ("/v1/jobs/cancel", to_the_end(post(job::cancel::cancel_job))),
-        ("/v1/jobs/submit", to_the_end(post(job::submit::submit_job))),
-        ("/v1/jobs/pause", to_the_end(post(job::pause::pause_job))),
-        ("/v1/jobs/resume", to_the_end(post(job::pause::resume_job))),
-        ("/v1/workers", get(worker::list_workers)),
-        ("/v1/models", get(worker::list_models)),
-        ("/v1/table/{id}/update", to_the_end(post(table::update::update_rows))),
-        ("/v1/table/{id}/add_columns", to_the_end(post(table::add_columns::add_columns))),
-        ("/v1/table/{id}/alter_columns", to_the_end(post(table::alter_columns::alter_columns))),
-        ("/v1/table/{id}/drop_columns", to_the_end(post(table::drop_columns::drop_columns))),
+        ("/v1/jobs/list", runs_jobs(post(job::list::list_jobs))),
+        ("/v1/jobs/describe", runs_jobs(post(job::describe::describe_job))),
+        ("/v1/jobs/cancel", runs_jobs(post(job::cancel::cancel_job))),
+        ("/v1/jobs/submit", runs_jobs(post(job::submit::submit_job))),
+        ("/v1/jobs/pause", runs_jobs(post(job::pause::pause_job))),
+        ("/v1/jobs/resume", runs_jobs(post(job::pause::resume_job))),
+        ("/v1/workers", runs_jobs(get(worker::list_workers))),
+        ("/v1/models", runs_jobs(get(worker::list_models))),
+        ("/v1/table/{id}/update", changes_table(post(table::update::update_rows))),
+        ("/v1/table/{id}/add_columns", changes_table(post(table::add_columns::add_columns))),
+        ("/v1/table/{id}/alter_columns", changes_table(post(table::alter_columns::alter_columns))),
+        ("/v1/table/{id}/drop_columns", changes_table(post(table::drop_columns::drop_columns))),
         (
             "/v1/table/{id}/update_field_metadata",
-            to_the_end(post(table::field_metadata::update_field_metadata)),
+            changes_table(post(table::field_metadata::update_field_metadata)),
         ),
         (
             "/v1/table/{id}/schema_metadata/update",
-            to_the_end(post(table::schema_metadata::replace_schema_metadata)),
+            changes_table(post(table::schema_metadata::replace_schema_metadata)),
         ),
         ("/v1/table/{id}/count_rows", post(table::count_rows::count_rows)),
         ("/v1/table/{id}/version/list", post(table::versions::list_versions)),
-        ("/v1/table/{id}/tags/create", to_the_end(post(table::tags::create::create_tag))),
-        ("/v1/table/{id}/tags/update", to_the_end(post(table::tags::update::update_tag))),
-        ("/v1/table/{id}/tags/delete", to_the_end(post(table::tags::delete::delete_tag))),
+        ("/v1/table/{id}/tags/create", changes_table(post(table::tags::create::create_tag))),
+        ("/v1/table/{id}/tags/update", changes_table(post(table::tags::update::update_tag))),
+        ("/v1/table/{id}/tags/delete", changes_table(post(table::tags::delete::delete_tag))),
         ("/v1/table/{id}/tags/list", post(table::tags::list::list_tags)),
         ("/v1/table/{id}/changes", post(table::changes::changes)),
-        ("/v1/table/{id}/cursors/create", to_the_end(post(table::cursors::create::create_cursor))),
+        (
+            "/v1/table/{id}/cursors/create",
+            changes_table(post(table::cursors::create::create_cursor)),
+        ),
         (
             "/v1/table/{id}/cursors/list",
             get(table::cursors::list::list_cursors).post(table::cursors::list::list_cursors),
         ),
         (
             "/v1/table/{id}/cursors/advance",
-            to_the_end(post(table::cursors::advance::advance_cursor)),
+            changes_table(post(table::cursors::advance::advance_cursor)),
         ),
-        ("/v1/table/{id}/cursors/delete", to_the_end(post(table::cursors::delete::delete_cursor))),
+        (
+            "/v1/table/{id}/cursors/delete",
+            changes_table(post(table::cursors::delete::delete_cursor)),
+        ),
         ("/v1/table/{id}/tags/version", post(table::tags::version::tag_version)),
         ("/v1/table/{id}/fetch_blobs", post(table::fetch_blobs::fetch_blobs)),
         ("/v1/table/{id}/blob/{column}/{row_id}/bytes", get(blob::read_blob)),

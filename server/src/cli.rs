@@ -58,8 +58,10 @@ enum Verb {
     Models(ModelsVerb),
     /// Join small fragments of a table.
     Compact(command::compact::Compact),
-    /// Delete old versions of a table, and what only they use.
+    /// Delete old versions of a table, and what only they use; or large blobs that nothing refers to.
     Gc(command::gc::Gc),
+    /// Take the bytes of deleted rows away, and all older versions with them.
+    Purge(command::purge::Purge),
     /// Copy a lake, or some of its tables, to another place; only what is new the next time.
     Backup(command::backup::Backup),
     /// Make a lake of a backup, or put a table of it back, offline.
@@ -300,6 +302,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Search(verb) => run_client(verb, &environment),
         Verb::Compact(verb) => run_client(verb, &environment),
         Verb::Gc(verb) => run_client(verb, &environment),
+        Verb::Purge(verb) => run_client(verb, &environment),
         Verb::Index(IndexVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Index(IndexVerb::List(verb)) => run_client(verb, &environment),
         Verb::Jobs(verb) => match verb {

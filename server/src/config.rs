@@ -53,6 +53,10 @@ pub(crate) struct Config {
     pub(crate) tls: Option<TlsFiles>,
     /// Whether the server may listen beyond loopback without TLS.
     pub(crate) insecure: bool,
+    /// How other servers of the lake reach this one.
+    pub(crate) advertise_host: Option<String>,
+    /// What their certificates are checked against.
+    pub(crate) peer_ca_cert: Option<PathBuf>,
     /// How log lines are written.
     pub(crate) log_format: LogFormat,
     /// Which log lines are written.
@@ -126,6 +130,8 @@ impl Config {
             tls_cert,
             tls_key,
             insecure,
+            advertise_host,
+            peer_ca_cert,
             log_format,
             shutdown_timeout_ms,
             connections_max,
@@ -144,6 +150,8 @@ impl Config {
             allow_anonymous: allow_anonymous.unwrap_or(false),
             tls: tls_files(tls_cert, tls_key)?,
             insecure: insecure.unwrap_or(false),
+            advertise_host,
+            peer_ca_cert,
             log_format: log_format.unwrap_or(LogFormat::Text),
             log_filter: variable(RUST_LOG).unwrap_or_else(|| DEFAULT_LOG_FILTER.to_owned()),
             shutdown_timeout: Duration::from_millis(shutdown_timeout_ms.unwrap_or(30_000)),

@@ -23,6 +23,7 @@ mod http_server;
 mod listen;
 mod logs;
 mod output;
+mod peers;
 mod ready_file;
 mod rows_output;
 mod serve;

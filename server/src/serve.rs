@@ -26,7 +26,7 @@ use crate::ready_file::{Addresses, ReadyFile};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
-use crate::{admin_key, grpc, http_server, logs, tls};
+use crate::{admin_key, grpc, http_server, logs, peers, tls, trust};
 
 /// The version of the binary.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -65,6 +65,11 @@ pub(crate) async fn open_service(config: &Config) -> Result<Arc<Service>, Exit> 
         limits: config.limits.clone(),
         clock,
         allow_anonymous: config.allow_anonymous,
+        peer_tls: config
+            .tls
+            .as_ref()
+            .map(|_| trust::peer_tls(config.peer_ca_cert.as_deref()))
+            .transpose()?,
     };
     Ok(Service::open(options).await?)
 }
@@ -141,6 +146,8 @@ async fn start(
     admin_key::ensure(service, config).await?;
     let listeners = listen(config).await?;
     let addresses = Addresses::of(&listeners);
+    let [http, flight] = peers::base_urls(config, &listeners)?;
+    service.join_servers(http, flight).await?;
     let stop = CancellationToken::new();
     let broken = CancellationToken::new();
     let doors = open_doors(config, service, telemetry, listeners, tls.as_ref(), &stop, &broken)?;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 
 use hyper_rustls::{ConfigBuilderExt as _, HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::connect::HttpConnector;
+use lakebed_service::PeerTls;
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 
@@ -39,6 +40,16 @@ pub(crate) fn flight_config(ca_cert: Option<&Path>) -> Result<ClientConfig, Exit
     let mut config = config(true, ca_cert)?;
     config.alpn_protocols = FLIGHT_PROTOCOLS.iter().map(|name| name.to_vec()).collect();
     Ok(config)
+}
+
+/// How the certificates of other servers of the lake are checked.
+///
+/// # Errors
+/// As [`connector`].
+pub(crate) fn peer_tls(ca_cert: Option<&Path>) -> Result<PeerTls, Exit> {
+    let mut http = config(true, ca_cert)?;
+    http.alpn_protocols = vec![b"http/1.1".to_vec()];
+    Ok(PeerTls { http: Arc::new(http), flight: Arc::new(flight_config(ca_cert)?) })
 }
 
 fn config(has_tls: bool, ca_cert: Option<&Path>) -> Result<ClientConfig, Exit> {

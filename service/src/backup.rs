@@ -116,6 +116,7 @@ impl Service {
             }),
             result: None,
             failure: None,
+            server: None,
         }
     }
 

@@ -14,6 +14,7 @@ impl Service {
     /// `Denied` without the role.
     pub async fn list_jobs(&self, ctx: &RequestContext) -> Result<Vec<Job>> {
         require(ctx, Role::Read)?;
+        self.refresh_jobs().await?;
         Ok(self.jobs.of_database(ctx.database.as_str()))
     }
 
@@ -23,6 +24,7 @@ impl Service {
     /// `NotFound` when there is no such job.
     pub async fn describe_job(&self, ctx: &RequestContext, job_id: &str) -> Result<Job> {
         require(ctx, Role::Read)?;
+        self.refresh_jobs().await?;
         Ok(self.jobs.get(ctx, job_id)?.0)
     }
 

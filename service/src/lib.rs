@@ -17,12 +17,14 @@ mod audit;
 mod authenticate;
 mod backup;
 mod blob;
+mod blob_gc;
 mod changes;
 mod column_jobs;
 mod columns;
 mod compact;
 mod cursors;
 mod delete_rows;
+mod forward;
 mod gate;
 mod gc;
 mod indexes;
@@ -33,10 +35,14 @@ mod maintenance;
 mod merge;
 mod multipart;
 mod namespaces;
+mod peer_io;
+mod peers;
+mod purge;
 mod read;
 mod resolve;
 mod restore;
 mod search;
+mod servers;
 mod service;
 mod sql;
 mod tables;
@@ -58,6 +64,7 @@ pub use blob::Blob;
 pub use changes::{Changes, ChangesPart, ChangesPlan};
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use cursors::Cursor;
+pub use forward::{BodyError, ForwardBody, Forwarded, Led, Port};
 pub use gc::Keep;
 pub use indexes::CreateIndex;
 pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey};
@@ -68,13 +75,17 @@ pub use lakebed_jobs::{
 };
 /// What an index and a merge are, for the doors.
 pub use lakebed_storage::{
-    Cleaned, IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind,
-    VectorIndexKind, VectorIndexSpec,
+    BlobCount, Cleaned, IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind,
+    SweptBlobs, VectorIndexKind, VectorIndexSpec,
 };
 pub use list::{TableDetails, TableStats, TableSummary};
 pub use merge::Merge;
 pub use multipart::Part;
 pub use namespaces::{CreateMode, Properties};
+pub use peer_io::PeerTls;
+pub use peers::{
+    PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_HEADER, PEER_SQL_PATH, PeerChange, PeerEmbed, PeerGive,
+};
 pub use read::{ReadPart, ReadPlan};
 pub use search::{Found, SearchPlan};
 pub use service::{Service, ServiceOptions};

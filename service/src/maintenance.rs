@@ -5,7 +5,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lakebed_compaction::{Budget, Retention, Targets, catch_up, clean, compact, sweep};
+use lakebed_compaction::{
+    Budget, Retention, Targets, catch_up, clean, compact, sweep, sweep_blobs,
+};
 use lakebed_core::{ErrorKind, Result, TableId};
 use lakebed_storage::Table;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +20,7 @@ type Seen = HashMap<String, u64>;
 
 /// Expired versions that are worth a cleaning.
 const VERSIONS_MIN: usize = 100;
-/// Of so many passes over all tables one cleans whatever is expired.
+/// Of so many passes over all tables one cleans whatever is expired, and what no version names.
 const PASSES_A_ROUND: u64 = 24;
 
 impl Service {
@@ -29,25 +31,35 @@ impl Service {
         let cleaning = Duration::from_millis(self.limits.cleaning_interval_ms);
         let (mut cleaned, mut cleanings) = (Instant::now(), 0_u64);
         while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
-            match sweep(&self.lake).await {
-                Ok(swept) => {
-                    metrics::counter!("lakebed_swept_uploads_total")
-                        .increment(swept.uploads as u64);
-                    metrics::counter!("lakebed_swept_tables_total").increment(swept.tables as u64);
-                }
-                Err(error) => tracing::warn!(error = %error.report(), "maintenance pass failed"),
+            if self.leads_maintenance().await {
+                self.sweep_lake().await;
             }
             if self.limits.compaction_bytes_max > 0 {
                 stop.run_until_cancelled(self.compact_open_tables(&mut seen)).await;
             }
             if cleaned.elapsed() >= cleaning {
                 cleanings += 1;
-                // Few versions are not worth reading all manifests, but they shall not stay for ever.
-                let count_min =
-                    if cleanings.is_multiple_of(PASSES_A_ROUND) { 1 } else { VERSIONS_MIN };
+                // Few versions are not worth reading all manifests, nor is what a killed write left,
+                // but they shall not stay for ever.
+                let is_whole = cleanings.is_multiple_of(PASSES_A_ROUND);
+                let count_min = if is_whole { 0 } else { VERSIONS_MIN };
                 stop.run_until_cancelled(self.clean_tables(count_min)).await;
+                if is_whole && self.leads_maintenance().await {
+                    stop.run_until_cancelled(self.clean_blobs()).await;
+                }
                 cleaned = Instant::now();
             }
+        }
+    }
+
+    /// Uploads whose time ran out, and dropped tables.
+    async fn sweep_lake(&self) {
+        match sweep(&self.lake).await {
+            Ok(swept) => {
+                metrics::counter!("lakebed_swept_uploads_total").increment(swept.uploads as u64);
+                metrics::counter!("lakebed_swept_tables_total").increment(swept.tables as u64);
+            }
+            Err(error) => tracing::warn!(error = %error.report(), "maintenance pass failed"),
         }
     }
 
@@ -56,6 +68,9 @@ impl Service {
         let tables = self.lake.open_tables();
         seen.retain(|uid, _| tables.iter().any(|table| table.uid() == uid));
         for table in tables {
+            if !self.maintains(&table).await {
+                continue;
+            }
             // What changes while it is looked at is seen by the next pass.
             let version = match table.newest_known_version(None).await {
                 Ok(version) if seen.get(table.uid()) != Some(&version) => version,
@@ -78,9 +93,9 @@ impl Service {
     async fn catch_up_indexes(&self, table: &Arc<Table>) -> bool {
         let _compacting = self.compacting.lock().await;
         match catch_up(table, None).await {
-            Ok((done, is_all)) => {
+            Ok(done) => {
                 metrics::counter!("lakebed_index_catch_ups_total").increment(done as u64);
-                is_all
+                true
             }
             Err(error) if error.kind() == ErrorKind::NotFound => true,
             Err(error) => {
@@ -89,7 +104,8 @@ impl Service {
                     error = %error.report(),
                     "catching up with indexes failed"
                 );
-                false
+                // What else is wrong would be wrong again as long as the table is as it is.
+                error.kind() != ErrorKind::Unavailable
             }
         }
     }
@@ -158,8 +174,31 @@ impl Service {
         }
     }
 
+    /// Large blobs that nothing refers to any more, of the whole lake.
+    async fn clean_blobs(&self) {
+        let now_ms = self.clock.now_ms();
+        match sweep_blobs(&self.lake, &self.limits, now_ms, false).await {
+            Ok(swept) => {
+                metrics::counter!("lakebed_swept_blobs_total").increment(swept.deleted.blobs);
+                metrics::counter!("lakebed_swept_blob_bytes_total").increment(swept.deleted.bytes);
+                if swept.deleted.blobs > 0 {
+                    let (blobs, bytes) = (swept.deleted.blobs, swept.deleted.bytes);
+                    tracing::info!(blobs, bytes, "large blobs are deleted");
+                }
+            }
+            // A backup; the next round comes.
+            Err(error) if error.kind() == ErrorKind::Busy => {
+                tracing::info!(error = %error.report(), "no blob is deleted");
+            }
+            Err(error) => tracing::warn!(error = %error.report(), "no blob is deleted"),
+        }
+    }
+
     async fn clean_table(&self, id: &TableId, count_min: usize) -> Result<()> {
         let table = self.lake.table(id).await?;
+        if !self.maintains(&table).await {
+            return Ok(());
+        }
         let retention = Retention::of(&table, &self.limits).await?;
         for branch in table.branch_names().await? {
             let now_ms = self.clock.now_ms();

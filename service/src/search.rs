@@ -185,7 +185,7 @@ impl Service {
                 QueryInput::Picture(bytes.into())
             }
         };
-        let vector = self.column_jobs.embed(model, digest, input).await?;
+        let vector = self.embed(model, digest, input).await?;
         Ok(SearchRequest {
             vector: Some(QueryVectors::One(vector)),
             embed: None,

@@ -10,7 +10,10 @@ use crate::admission::Admission;
 use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::backup::RunningBackup;
+use crate::forward::PeerConnections;
 use crate::gate::Gate;
+use crate::peer_io::PeerTls;
+use crate::servers::Beats;
 use crate::sql::{Once, PreparedStatements, Running};
 use crate::tickets::Tickets;
 
@@ -27,6 +30,8 @@ pub struct ServiceOptions {
     pub clock: Arc<dyn Clock>,
     /// Whether requests without a key are taken as an admin's.
     pub allow_anonymous: bool,
+    /// How the certificates of other servers are checked; nothing without TLS.
+    pub peer_tls: Option<PeerTls>,
 }
 
 /// The use cases over one lake.
@@ -38,6 +43,7 @@ pub struct Service {
     pub(crate) admission: Admission,
     pub(crate) audit: AuditLog,
     pub(crate) backup: RunningBackup,
+    pub(crate) beats: Beats,
     pub(crate) column_jobs: Arc<ColumnJobs>,
     /// Held while a table is compacted: the memory of one is stated, that of many would not be.
     pub(crate) compacting: tokio::sync::Mutex<()>,
@@ -45,6 +51,8 @@ pub struct Service {
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) keys: KeyCache,
     pub(crate) once: Once,
+    pub(crate) peer_tls: Option<PeerTls>,
+    pub(crate) peers: PeerConnections,
     pub(crate) prepared: PreparedStatements,
     pub(crate) running: Running,
     pub(crate) sql: Sql,
@@ -54,21 +62,25 @@ pub struct Service {
 impl Service {
     /// Opens the service over a lake.
     pub async fn open(options: ServiceOptions) -> Result<Arc<Service>> {
-        let ServiceOptions { lake, limits, clock, allow_anonymous } = options;
+        let ServiceOptions { lake, limits, clock, allow_anonymous, peer_tls } = options;
         let admission = Admission::new(&limits);
         let spill_folder = match lake.local_folder() {
             Some(folder) => folder.join("_lakebed/tmp/sql"),
-            None => std::env::temp_dir().join(format!("lakebed-sql-{}", lake.lake_id())),
+            // Several servers of the lake may run on one machine.
+            None => std::env::temp_dir().join(format!("lakebed-sql-{}", uuid::Uuid::now_v7())),
         };
         let sql = SqlOptions { lake: Arc::clone(&lake), limits: limits.clone(), spill_folder };
         let sql = Sql::open(sql)?;
+        // A lake in a bucket can have several servers.
+        let is_shared = lake.local_folder().is_none();
         let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock));
-        let jobs = Jobs::open(lake.system().clone(), Arc::clone(&clock)).await?;
+        let jobs = Jobs::open(lake.system().clone(), Arc::clone(&clock), is_shared).await?;
         let column_jobs = ColumnJobs::open(
             Arc::clone(&lake),
             Arc::clone(&clock),
             Arc::clone(&jobs),
             limits.task_lease_ms,
+            is_shared,
         )
         .await?;
         Ok(Arc::new(Service {
@@ -79,12 +91,15 @@ impl Service {
             admission,
             audit,
             backup: RunningBackup::default(),
+            beats: Beats::default(),
             column_jobs,
             compacting: tokio::sync::Mutex::default(),
             gate: Gate::default(),
             jobs,
             keys: KeyCache::default(),
             once: Once::default(),
+            peer_tls,
+            peers: PeerConnections::default(),
             prepared: PreparedStatements::default(),
             running: Running::default(),
             sql,
@@ -110,6 +125,7 @@ impl Service {
         }
         // The requests may have used up the time; the log of what they did is worth a little more.
         self.lake.flush().await;
+        self.leave_servers().await;
         self.audit.stop(deadline.max(tokio::time::Instant::now() + AUDIT_GRACE)).await;
     }
     /// Checks that the store answers.

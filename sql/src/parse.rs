@@ -7,14 +7,15 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, ExplainStatement, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, ObjectName, Statement as Ast, TableFactor, VisitMut, VisitorMut,
+    Expr, FromTable, ObjectName, Statement as Ast, TableFactor, TableObject, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
-use lakebed_core::{Error, ErrorKind, Limits, Result};
+use lakebed_core::{Error, ErrorKind, Limits, Result, TableId};
 use lakebed_storage::{check_statement, is_multiplying};
 
 use crate::error::from_datafusion;
+use crate::names::Scope;
 use crate::time_travel::fold_versions;
 
 /// One parsed statement.
@@ -72,6 +73,35 @@ impl Statement {
     /// What it does.
     pub fn kind(&self) -> StatementKind {
         self.kind
+    }
+
+    /// The table that a change is about, the first of several; nothing for a query.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that breaks the rules.
+    pub fn changed_table(&self, scope: &Scope) -> Result<Option<TableId>> {
+        let DfStatement::Statement(statement) = &self.tree else { return Ok(None) };
+        let of_factor = |factor: &TableFactor| match factor {
+            TableFactor::Table { name, .. } => Some(name.clone()),
+            _ => None,
+        };
+        let name = match statement.as_ref() {
+            Ast::Insert(insert) => match &insert.table {
+                TableObject::TableName(name) => Some(name.clone()),
+                _ => None,
+            },
+            Ast::Update(update) => of_factor(&update.table.relation),
+            Ast::Delete(delete) => {
+                let (FromTable::WithFromKeyword(from) | FromTable::WithoutKeyword(from)) =
+                    &delete.from;
+                from.first().and_then(|from| of_factor(&from.relation))
+            }
+            Ast::CreateTable(create) => Some(create.name.clone()),
+            Ast::AlterTable(alter) => Some(alter.name.clone()),
+            Ast::Drop { names, .. } => names.first().cloned(),
+            _ => None,
+        };
+        name.map(|name| scope.table_of(&name)).transpose()
     }
 
     /// The text that it was parsed from.
@@ -218,6 +248,32 @@ mod tests {
     fn refusal(text: &str) -> (ErrorKind, String) {
         let error = parse(text).unwrap_err();
         (error.kind(), error.message().to_owned())
+    }
+
+    #[test]
+    fn a_change_names_its_table() {
+        let scope = Scope::new(&lakebed_core::DatabaseName::default_database(), None).unwrap();
+        let changed = |text: &str| {
+            let statement = Statement::parse(text, &Limits::default()).unwrap();
+            statement.changed_table(&scope).unwrap().map(|table| table.to_string())
+        };
+        for text in [
+            "insert into t values (1)",
+            "insert into t select * from other",
+            "update t set a = 1 where b = 2",
+            "delete from t where a = 1",
+            "create table t (a int)",
+            "create table t as select * from other",
+            "alter table t add column b int",
+            "drop table t",
+        ] {
+            assert_eq!(changed(text).as_deref(), changed("drop table t").as_deref(), "{text}");
+            assert!(changed(text).is_some_and(|table| table.ends_with('t')), "{text}");
+        }
+        assert_eq!(changed("select * from t"), None);
+        assert_eq!(changed("explain select * from t"), None);
+        let nested = changed("delete from other.ns.t").unwrap();
+        assert!(nested.contains("ns") && nested.contains("other"), "{nested}");
     }
 
     #[test]

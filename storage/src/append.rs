@@ -36,7 +36,8 @@ impl Table {
         branch.ensure_blob_base_for(&sent).await?;
         let dataset = branch.latest().await?;
         let stored = Schema::from(dataset.schema());
-        let blobs = BlobWriter::new(shared.clone());
+        let claims = shared.write_claims();
+        let blobs = BlobWriter::new(shared.clone(), Arc::clone(&claims));
         let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
 
         let counted = Arc::new(Counted::default());
@@ -47,7 +48,9 @@ impl Table {
             Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)?;
         let record = counted.record(&options, shared.clock.now_ms());
         let write = options.write_id.map(|id| (id, record));
-        let version = branch.commit_append(transaction, write).await?;
-        Ok(counted.receipt(version))
+        claims.may_commit();
+        let committed = branch.commit_append(transaction, write).await;
+        claims.end(&committed);
+        Ok(counted.receipt(committed?))
     }
 }

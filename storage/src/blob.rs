@@ -27,6 +27,8 @@ use lance_table::format::BasePath;
 use object_store::{ObjectStoreExt, PutMode, PutOptions};
 use sha2::{Digest, Sha256};
 
+use crate::blob_claims::WriteClaims;
+use crate::blob_digest::BlobDigest;
 use crate::lake::Shared;
 use crate::lance_error::{from_lance, from_object_store};
 use crate::root::BLOBS_FOLDER;
@@ -78,11 +80,13 @@ pub(crate) fn hex(digest: &[u8]) -> String {
 pub(crate) struct BlobWriter {
     shared: Arc<Shared>,
     uploads: Uploads,
+    claims: Arc<WriteClaims>,
 }
 
 impl BlobWriter {
-    pub(crate) fn new(shared: Arc<Shared>) -> Self {
-        BlobWriter { uploads: Uploads::new(shared.clone()), shared }
+    /// The claims are those of the write, which keeps them until it is committed.
+    pub(crate) fn new(shared: Arc<Shared>, claims: Arc<WriteClaims>) -> Self {
+        BlobWriter { uploads: Uploads::new(shared.clone()), shared, claims }
     }
 
     /// Converts a column of binary values, or of `struct<data, uri>`, whose first row is `first_row`.
@@ -189,7 +193,9 @@ impl BlobWriter {
 
     /// Stores large bytes under their digest, once.
     async fn put(&self, bytes: &[u8]) -> Result<String> {
-        let relative = blob_path(&hex(&Sha256::digest(bytes)));
+        let digest = BlobDigest::new(Sha256::digest(bytes).into());
+        self.claims.claim(digest).await?;
+        let relative = blob_path(&digest.hex());
         let path = self.shared.root.path(&relative);
         let store = self.shared.root.store();
         if store.head(&path).await.is_err() {
@@ -219,6 +225,9 @@ impl BlobWriter {
         if upload.size <= BLOB_IN_TABLE_BYTES_MAX {
             return Ok(Stored::Here(self.uploads.read(&upload).await?));
         }
+        let digest = BlobDigest::parse(&upload.sha256);
+        let digest = digest.ok_or_else(|| Error::internal("an upload has no digest"))?;
+        self.claims.claim(digest).await?;
         let relative = self.uploads.keep_as_blob(&upload).await?;
         Ok(Stored::There(external_uri(&self.shared, &relative)?, upload.size))
     }

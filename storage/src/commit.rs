@@ -28,6 +28,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use crate::durable::{DurableCommitHandler, sync_file, sync_transaction};
 use crate::lake::Shared;
 use crate::lance_error::{StreamError, from_lance};
+use crate::servers::Term;
 use crate::table::Branch;
 use crate::write_id::{WriteRecord, to_properties};
 
@@ -217,10 +218,17 @@ impl Branch {
         // Here too, because whoever asked for the commit may be gone, and what it held with it.
         let _pin = self.hold().await?;
         let dataset = self.current().await;
+        let term = self.term().map(|number| Term {
+            number,
+            is_rebuilt: matches!(
+                transaction.operation,
+                Operation::Restore { .. } | Operation::Overwrite { .. }
+            ),
+        });
         self.wait_out_the_clock(&dataset).await;
         let not_before_nanos = dataset.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
         let mut builder = CommitBuilder::new(dataset.clone())
-            .with_commit_handler(Arc::new(DurableCommitHandler { not_before_nanos }))
+            .with_commit_handler(Arc::new(DurableCommitHandler { not_before_nanos, term }))
             .with_skip_auto_cleanup(true);
         if let Some(rows) = affected_rows {
             builder = builder.with_affected_rows(rows);

@@ -52,7 +52,8 @@ impl Lake {
         }
         let shared = &self.shared;
         let stored = stored_schema(&sent, &shared.limits)?;
-        let blobs = BlobWriter::new(shared.clone());
+        let claims = shared.write_claims();
+        let blobs = BlobWriter::new(shared.clone(), Arc::clone(&claims));
         let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
         let location = self.free_location(id).await?;
         let inside = self.creators.enter(&location);
@@ -108,12 +109,14 @@ impl Lake {
                 .execute(transaction)
                 .await
         };
+        claims.may_commit();
         // A task of its own, so that a caller that goes away cannot cut the commit in half.
         let committed = tokio::spawn(commit)
             .await
-            .map_err(|error| Error::internal("the commit task failed").with_source(error))?;
+            .map_err(|error| Error::internal("the commit task failed").with_source(error))?
+            .map_err(write_error);
+        claims.end(&committed);
         if let Err(error) = committed {
-            let error = write_error(error);
             // With no retries lance looks for our read version, 0, in the other one's table.
             if matches!(
                 error.kind(),

@@ -36,6 +36,9 @@ pub struct Cursor {
     pub created_at_ms: i64,
     /// When it moved last.
     pub moved_at_ms: i64,
+    /// Tells this write of the record from every other one that says the same.
+    #[serde(default)]
+    step: String,
 }
 
 impl Table {
@@ -55,6 +58,7 @@ impl Table {
             let at = version.filter(|version| *version > 0).map_or(At::Latest, At::Version);
             // Pinned until the record stands, so that nothing takes the version away in between.
             let snapshot = self.snapshot(branch, &at).await?;
+            let _led = self.branch(branch).await?.lead_surely().await?;
             let cursors_max = self.shared.limits.cursors_max;
             if self.shared.system.list(&self.cursors_folder()).await?.len() >= cursors_max {
                 return Err(Error::invalid(format!(
@@ -69,6 +73,7 @@ impl Table {
                 version: version.unwrap_or_else(|| snapshot.version()),
                 created_at_ms: now_ms,
                 moved_at_ms: now_ms,
+                step: new_step(),
             };
             match self.shared.system.create(&self.cursor_path(name), encode(&cursor)?).await? {
                 true => Ok(cursor),
@@ -140,9 +145,10 @@ impl Table {
                 return Ok(cursor);
             }
             let _snapshot = self.snapshot(cursor.branch.as_deref(), &At::Version(version)).await?;
+            let _led = self.branch(cursor.branch.as_deref()).await?.lead_surely().await?;
             let now_ms = self.shared.clock.now_ms();
             let was = cursor.version;
-            let cursor = Cursor { version, moved_at_ms: now_ms, ..cursor };
+            let cursor = Cursor { version, moved_at_ms: now_ms, step: new_step(), ..cursor };
             let path = self.cursor_path(name);
             match self.shared.system.replace(&path, &stored, encode(&cursor)?).await? {
                 true => Ok(cursor),
@@ -204,6 +210,10 @@ impl Table {
 /// Where the cursors of a table lie, below `_lakebed/`.
 pub(crate) fn folder_of(uid: &str) -> String {
     format!("cursors/{uid}")
+}
+
+fn new_step() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
 }
 
 fn moved(name: &CursorName, now: u64, expected: u64) -> Error {

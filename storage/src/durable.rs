@@ -32,6 +32,7 @@ use url::Url;
 
 use crate::lance_error::from_io;
 use crate::local_parts::LocalParts;
+use crate::servers::Term;
 
 /// The storage option that asks for the store of data files, see `local_parts.rs`.
 pub(crate) const DATA_FILES_OPTION: &str = "lakebed_data_files";
@@ -87,6 +88,8 @@ pub(crate) struct DurableCommitHandler {
     /// The earliest time that the version may bear, in nanoseconds since the Unix epoch. Lance stamps it
     /// from the system's clock, which may have stepped back.
     pub(crate) not_before_nanos: u128,
+    /// The term that the commit is made in, of a table that is led.
+    pub(crate) term: Option<Term>,
 }
 
 #[async_trait::async_trait]
@@ -110,6 +113,9 @@ impl CommitHandler for DurableCommitHandler {
         transaction: Option<lance_table::format::Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
         manifest.timestamp_nanos = manifest.timestamp_nanos.max(self.not_before_nanos);
+        if let Some(term) = self.term {
+            term.check(manifest, base_path, object_store).await?;
+        }
         if object_store.is_local()
             && let Some(name) = manifest.transaction_file.clone()
         {

@@ -9,17 +9,19 @@
 mod deep;
 mod strays;
 
+pub(crate) use self::strays::is_half_written;
+
 use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
-use arrow_array::{Array, StringArray, StructArray};
 use futures::TryStreamExt as _;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, StreamExt as _};
 use lakebed_core::{DatabaseName, Result, TableId};
 use object_store::path::Path;
 
+use crate::backup::uris;
 use crate::lake::{Lake, LakeOptions, open_root, read_record};
 use crate::lance_error::from_object_store;
 use crate::root::BLOBS_FOLDER;
@@ -339,8 +341,4 @@ async fn missing_blobs(snapshot: &Snapshot, blobs: &HashSet<String>) -> Result<(
         }
     }
     Ok((missing, first))
-}
-
-fn uris(descriptors: &StructArray) -> Option<&StringArray> {
-    descriptors.column_by_name("blob_uri")?.as_any().downcast_ref::<StringArray>()
 }

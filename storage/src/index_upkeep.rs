@@ -13,10 +13,48 @@ use lance_index::optimize::OptimizeOptions;
 use lance_table::format::IndexMetadata;
 
 use crate::commit::sync_versions;
+use crate::indexes::{IndexSpec, IndexSummary, ScalarIndexKind};
 use crate::lance_error::from_lance;
+use crate::snapshot::At;
 use crate::table::Table;
 
 impl Table {
+    /// Builds an index of a branch anew from nothing but the rows that are there, whether it lacks any or
+    /// not. Returns the version, or nothing where it is gone or rows are rewritten all the time.
+    ///
+    /// # Errors
+    /// `NotImplemented` for an index of a kind that Lakebed does not build, `Unavailable` when the store
+    /// does not answer.
+    pub fn renew_index<'a>(
+        self: &'a Arc<Self>,
+        branch: Option<&'a str>,
+        name: &'a str,
+    ) -> BoxFuture<'a, Result<Option<u64>>> {
+        async move {
+            let indexes = self.snapshot(branch, &At::Latest).await?.indexes().await?;
+            let Some(index) = indexes.iter().find(|index| index.name == name) else {
+                return Ok(None);
+            };
+            if index.type_url.ends_with("VectorIndexDetails") {
+                return self.catch_up_index(branch, name).await;
+            }
+            let unknown = || {
+                let kind = &index.index_type;
+                let message =
+                    format!("index `{name}` of type {kind} cannot be built anew; drop it");
+                Error::new(ErrorKind::NotImplemented, message)
+            };
+            let [column] = index.columns.as_slice() else { return Err(unknown()) };
+            let spec = scalar_spec(index).ok_or_else(unknown)?;
+            match self.build_index(branch, column, name, &spec).await {
+                Ok(version) => Ok(Some(version)),
+                Err(error) if error.kind() == ErrorKind::Conflict => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+        .boxed()
+    }
+
     /// Builds an index of a branch anew, of the same kind. Returns the version, or nothing where
     /// there was nothing to do or rows were rewritten meanwhile.
     ///
@@ -83,4 +121,23 @@ impl Table {
         }
         .boxed()
     }
+}
+
+/// How an index over values or words was built.
+fn scalar_spec(index: &IndexSummary) -> Option<IndexSpec> {
+    let kind = index.type_url.rsplit('.').next()?.strip_suffix("IndexDetails")?;
+    Some(IndexSpec::Scalar(match kind {
+        "BTree" => ScalarIndexKind::BTree,
+        "Bitmap" => ScalarIndexKind::Bitmap,
+        "LabelList" => ScalarIndexKind::LabelList,
+        "NGram" => ScalarIndexKind::NGram,
+        "ZoneMap" => ScalarIndexKind::ZoneMap,
+        "BloomFilter" => ScalarIndexKind::BloomFilter,
+        "Fm" | "FM" => ScalarIndexKind::Fm,
+        "Inverted" => {
+            let details: serde_json::Value = serde_json::from_str(&index.details).ok()?;
+            return Some(IndexSpec::Text(details.as_object()?.clone()));
+        }
+        _ => return None,
+    }))
 }

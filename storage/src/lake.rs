@@ -7,23 +7,28 @@
 use async_recursion::async_recursion as boxed;
 use std::collections::HashMap;
 use std::fs::File;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures::future::BoxFuture;
 use lakebed_core::{
     Clock, DatabaseName, Error, ErrorKind, Limits, NamespacePath, Result, TableId, nearest_names,
 };
 use serde::{Deserialize, Serialize};
 
 use crate::backup::refuse_cut_off;
+use crate::blob_claims::{BlobClaims, WriteClaims};
+use crate::blob_sweep::references_path;
 use crate::catalog::{Catalog, Entry, canonical_location, is_in, numbered_location};
+use crate::cleanup::purges_folder;
 use crate::creators::Creators;
 use crate::cursors;
 use crate::durable::create_folder_durably;
 use crate::lance_error::{from_io, from_lance, from_object_store};
 use crate::pins::Pins;
 use crate::root::{BLOBS_FOLDER, Root, SYSTEM_FOLDER};
+use crate::servers::{DoomNote, Leader, ServerAddresses, Servers};
 use crate::system::SystemStore;
 use crate::table::Table;
 
@@ -81,10 +86,24 @@ pub(crate) struct Shared {
     pub(crate) limits: Limits,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) pins: Pins,
+    pub(crate) blob_claims: Arc<BlobClaims>,
     pub(crate) system: SystemStore,
+    /// The servers of the lake, once this process is one of them and there can be others.
+    pub(crate) servers: OnceLock<Arc<Servers>>,
 }
 
 impl Shared {
+    /// What else than memory says which blobs are claimed: in a bucket, which other servers may use.
+    pub(crate) fn bucket(&self) -> Option<(SystemStore, Arc<dyn Clock>)> {
+        let is_bucket = self.root.local().is_none();
+        is_bucket.then(|| (self.system.clone(), Arc::clone(&self.clock)))
+    }
+
+    /// The claims of a write on large blobs, none yet.
+    pub(crate) fn write_claims(&self) -> Arc<WriteClaims> {
+        WriteClaims::new(Arc::clone(&self.blob_claims), self.bucket())
+    }
+
     /// Opens the dataset at a location at its newest version on a branch.
     pub(crate) async fn open_dataset(
         &self,
@@ -99,16 +118,29 @@ impl Shared {
     }
 }
 
+/// Asks the server at an address to give the lead of the table of a uid to this one.
+type AskLead = Box<dyn Fn(ServerAddresses, String) -> BoxFuture<'static, Result<()>> + Send + Sync>;
+
+/// Times that the lead of a table is asked for: others may ask, too.
+const ASK_TRIES_MAX: usize = 5;
+
 /// An open lake.
-#[derive(Debug)]
 pub struct Lake {
     pub(crate) shared: Arc<Shared>,
     pub(crate) catalog: Catalog,
     pub(crate) record: LakeRecord,
     tables: Mutex<HashMap<String, Arc<Table>>>,
     pub(crate) creators: Creators,
+    /// Asks another server for the lead of a table.
+    asker: OnceLock<AskLead>,
     /// Held until the lake is dropped: a second server on the same folder must not start.
     _lock: Option<File>,
+}
+
+impl std::fmt::Debug for Lake {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Lake").field("record", &self.record).finish_non_exhaustive()
+    }
 }
 
 impl Lake {
@@ -156,11 +188,20 @@ impl Lake {
         let catalog = Catalog::new(system.clone(), trusted_for);
         let LakeOptions { limits, clock, .. } = options;
         let lake = Arc::new(Lake {
-            shared: Arc::new(Shared { root, limits, clock, pins: Pins::default(), system }),
+            shared: Arc::new(Shared {
+                root,
+                limits,
+                clock,
+                pins: Pins::default(),
+                blob_claims: Arc::default(),
+                system,
+                servers: OnceLock::new(),
+            }),
             catalog,
             record,
             tables: Mutex::new(HashMap::new()),
             creators: Creators::default(),
+            asker: OnceLock::new(),
             _lock: lock,
         });
         lake.finish_drops().await?;
@@ -304,10 +345,100 @@ impl Lake {
 
     fn handle(&self, entry: Entry) -> Arc<Table> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        tables
-            .entry(entry.uid.clone())
-            .or_insert_with(|| Arc::new(Table::new(self.shared.clone(), entry)))
-            .clone()
+        if let Some(table) = tables.get(&entry.uid).filter(|table| !table.is_lost()) {
+            return Arc::clone(table);
+        }
+        let table = Arc::new(Table::new(self.shared.clone(), entry));
+        tables.insert(table.uid().to_owned(), Arc::clone(&table));
+        table
+    }
+
+    /// Makes this process one of the servers of the lake, which the others reach at these base URLs. A
+    /// local lake has one server only, and nothing is done.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    #[boxed]
+    pub async fn join_servers(&self, http: String, flight: String) -> Result<()> {
+        if self.shared.root.local().is_some() || self.shared.servers.get().is_some() {
+            return Ok(());
+        }
+        let ttl = Duration::from_millis(self.shared.limits.server_ttl_ms);
+        let (pins, clock) = (self.shared.pins.clone(), Arc::clone(&self.shared.clock));
+        let servers =
+            Servers::join(self.shared.system.clone(), http, flight, ttl, pins, clock).await?;
+        let _ = self.shared.servers.set(Arc::new(servers));
+        Ok(())
+    }
+
+    /// Says how another server is asked for the lead of a table.
+    pub fn ask_by(&self, ask: AskLead) {
+        let _ = self.asker.set(ask);
+    }
+
+    /// Makes this server lead a table, also where another one does, which is asked to give it; the handle
+    /// to change it by.
+    ///
+    /// # Errors
+    /// `Unavailable` when the other server does not give it, or the store does not answer.
+    #[boxed]
+    pub async fn insist(&self, table: &Arc<Table>) -> Result<Arc<Table>> {
+        let Some(servers) = self.shared.servers.get() else { return Ok(Arc::clone(table)) };
+        let mut other = None;
+        for _ in 0..ASK_TRIES_MAX {
+            match servers.lead(table.uid()).await? {
+                Leader::Here { .. } => return Ok(self.handle(table.entry.clone())),
+                Leader::There(leader) => {
+                    let Some(ask) = self.asker.get() else { break };
+                    ask(leader.clone(), table.uid().to_owned()).await?;
+                    servers.forget(table.uid());
+                    other = Some(leader);
+                }
+            }
+        }
+        let other = other.map(|other| other.http).unwrap_or_default();
+        let message = format!("the server at {other} leads the table and does not give it");
+        Err(Error::new(ErrorKind::Unavailable, message).with_retry_after_ms(1_000))
+    }
+
+    /// Gives the lead of a table to another server. What changes rows meanwhile is waited for; appends
+    /// that are under way are refused when they would commit.
+    ///
+    /// # Errors
+    /// `Conflict` when this server does not lead it, `Busy` when it is being changed for long.
+    #[boxed]
+    pub async fn give_lead(&self, uid: &str, to: &str) -> Result<()> {
+        let servers = self
+            .shared
+            .servers
+            .get()
+            .ok_or_else(|| Error::new(ErrorKind::Conflict, "the lake has one server"))?;
+        let table = self.open_tables().into_iter().find(|table| table.uid() == uid);
+        let _quiet = match &table {
+            Some(table) => Some(table.stand_down().await?),
+            None => None,
+        };
+        servers.give(uid, to).await
+    }
+
+    /// The servers of the lake, where it can have several.
+    pub fn servers(&self) -> Option<&Arc<Servers>> {
+        self.shared.servers.get()
+    }
+
+    /// The other server that leads a table; nothing when this one does, or may from now on, or when
+    /// there is no such table.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    #[boxed]
+    pub async fn other_leader(&self, id: &TableId) -> Result<Option<ServerAddresses>> {
+        let Some(servers) = self.shared.servers.get() else { return Ok(None) };
+        let Some(table) = self.find_table(id).await? else { return Ok(None) };
+        Ok(match servers.lead(table.uid()).await? {
+            Leader::Here { .. } => None,
+            Leader::There(other) => Some(other),
+        })
     }
 
     /// The tables that this process has worked with, whatever their database.
@@ -342,13 +473,17 @@ impl Lake {
     pub async fn drop_table(&self, id: &TableId) -> Result<()> {
         self.table(id).await?;
         let entry = self.catalog.remove(id).await?;
-        self.finish_drop(&id.database, &entry).await
+        self.finish_drop(&id.database, &entry).await;
+        Ok(())
     }
 
     /// Ends the writes to a table that left the catalogue, and deletes its folder if nobody needs it.
-    pub(crate) async fn finish_drop(&self, database: &DatabaseName, entry: &Entry) -> Result<()> {
+    /// The drop is done by then: what cannot be deleted now is deleted by the next pass of maintenance.
+    pub(crate) async fn finish_drop(&self, database: &DatabaseName, entry: &Entry) {
         self.handle(entry.clone()).set_dropped();
-        self.delete_if_unused(database, entry).await.map(|_| ())
+        if let Err(error) = self.delete_if_unused(database, entry).await {
+            tracing::info!(error = %error.report(), "a dropped table's folder stays for now");
+        }
     }
 
     /// Deletes the folders of dropped tables that nobody needs any more; says how many.
@@ -369,6 +504,14 @@ impl Lake {
     async fn delete_if_unused(&self, database: &DatabaseName, entry: &Entry) -> Result<bool> {
         let now_ms = self.shared.clock.now_ms();
         let Some(_doom) = self.shared.pins.doom(&entry.location, now_ms) else { return Ok(false) };
+        let note = DoomNote { location: entry.location.clone(), branch: None, versions: None };
+        let agreed = match self.shared.servers.get() {
+            Some(servers) => Some(servers.agree(note).await?),
+            None => None,
+        };
+        if agreed.as_ref().is_some_and(|agreed| !agreed.held.is_empty()) {
+            return Ok(false);
+        }
         // Another pass may have been first, and what stands there now may be a new table.
         if !self.catalog.dropped(database).await?.contains(entry) {
             return Ok(false);
@@ -379,6 +522,8 @@ impl Lake {
         }
         self.shared.system.delete_below(&format!("cleanup/{}", entry.uid)).await?;
         self.shared.system.delete_below(&cursors::folder_of(&entry.uid)).await?;
+        self.shared.system.delete(&references_path(&entry.uid)).await?;
+        self.shared.system.delete_below(&purges_folder(&entry.uid)).await?;
         self.catalog.forget_dropped(database, &entry.location).await?;
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(&entry.uid);
         Ok(true)
@@ -401,6 +546,11 @@ impl Lake {
             .try_for_each(|_| futures::future::ready(Ok(())))
             .await
             .map_err(|error| from_object_store(error, "deletion of a dropped table"))
+    }
+
+    /// Whether a backup of it is under way, until whose end nothing is deleted.
+    pub fn is_being_copied(&self) -> bool {
+        self.shared.pins.are_all_kept()
     }
 
     /// Checks that the store answers.

@@ -10,6 +10,7 @@ use futures::future::BoxFuture;
 use lakebed_core::Result;
 use lance::Dataset;
 use lance::index::DatasetIndexExt as _;
+use lance::session::Session;
 use lance_io::object_store::ObjectStore;
 use lance_table::format::{IndexMetadata, Manifest};
 use lance_table::io::commit::{
@@ -20,7 +21,11 @@ use uuid::Uuid;
 use crate::commit::TIME_STEP_NANOS;
 use crate::durable::{DurableCommitHandler, sync_new};
 use crate::lance_error::from_lance;
+use crate::servers::Term;
 use crate::table::Branch;
+
+/// What a session for one commit may remember, of indexes and of metadata.
+const APART_CACHE_BYTES: usize = 16 << 20;
 
 impl Branch {
     /// Runs `commit` on the newest version, under the mutation lock that the caller holds; what it gave,
@@ -38,11 +43,13 @@ impl Branch {
         let not_before = latest.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
         let handler = SyncingCommitHandler {
             not_before_nanos: Mutex::new(not_before),
+            term: self.term().map(|number| Term { number, is_rebuilt: false }),
             known_indices: indices.iter().map(|index| index.uuid).collect(),
             folder,
             root: self.shared.root.local().map(PathBuf::from),
         };
-        let mut dataset = self.open_with(Arc::new(handler)).await?;
+        let is_inheriting = indices.iter().any(|index| index.base_id.is_some());
+        let mut dataset = self.open_with(Arc::new(handler), is_inheriting).await?;
         let outcome = commit(&mut dataset).await.map_err(from_lance);
         // Also after a failure: lance may have made a version before it failed.
         let newest = Arc::new(self.open_latest().await?);
@@ -50,10 +57,16 @@ impl Branch {
         Ok((outcome, newest))
     }
 
-    /// The newest version, which commits through `handler`.
-    async fn open_with(&self, handler: Arc<dyn CommitHandler>) -> Result<Dataset> {
-        let mut builder =
-            self.shared.root.dataset(&self.entry.location).with_commit_handler(handler);
+    /// The newest version, which commits through `handler`. `is_apart` keeps what lance remembers of the
+    /// commit from everybody else.
+    async fn open_with(&self, handler: Arc<dyn CommitHandler>, is_apart: bool) -> Result<Dataset> {
+        let root = &self.shared.root;
+        let mut builder = root.dataset(&self.entry.location).with_commit_handler(handler);
+        if is_apart {
+            let registry = root.session().store_registry();
+            let session = Session::new(APART_CACHE_BYTES, APART_CACHE_BYTES, registry);
+            builder = builder.with_session(Arc::new(session));
+        }
         if let Some(branch) = &self.name {
             builder = builder.with_branch(branch, None);
         }
@@ -64,6 +77,7 @@ impl Branch {
 #[derive(Debug)]
 struct SyncingCommitHandler {
     not_before_nanos: Mutex<u128>,
+    term: Option<Term>,
     known_indices: HashSet<Uuid>,
     folder: Option<PathBuf>,
     root: Option<PathBuf>,
@@ -89,6 +103,14 @@ impl CommitHandler for SyncingCommitHandler {
         naming_scheme: ManifestNamingScheme,
         transaction: Option<lance_table::format::Transaction>,
     ) -> std::result::Result<ManifestLocation, CommitError> {
+        // A branch's indexes may lie in the folder of the table that it came from. Lance keeps saying so
+        // of one that it wrote anew, in the branch's own folder.
+        let mut indices = indices;
+        for index in indices.iter_mut().flatten() {
+            if !self.known_indices.contains(&index.uuid) {
+                index.base_id = None;
+            }
+        }
         if let (Some(folder), Some(root)) = (&self.folder, &self.root) {
             let all = indices.iter().flatten();
             let new = all.filter(|index| !self.known_indices.contains(&index.uuid));
@@ -99,7 +121,7 @@ impl CommitHandler for SyncingCommitHandler {
         }
         let not_before_nanos =
             *self.not_before_nanos.lock().unwrap_or_else(PoisonError::into_inner);
-        let committed = DurableCommitHandler { not_before_nanos }
+        let committed = DurableCommitHandler { not_before_nanos, term: self.term }
             .commit(
                 manifest,
                 indices,

@@ -258,7 +258,9 @@ impl std::error::Error for StreamError {}
 pub(crate) fn from_object_store(error: object_store::Error, what: &str) -> Error {
     let kind = match &error {
         object_store::Error::NotFound { .. } => ErrorKind::NotFound,
-        object_store::Error::AlreadyExists { .. } => ErrorKind::AlreadyExists,
+        // Puts that want nothing to be there look at this themselves. Of anything else a bucket says so
+        // (409) where another call is under way on the same object: it is to be sent again.
+        object_store::Error::AlreadyExists { .. } => ErrorKind::Unavailable,
         object_store::Error::Precondition { .. } => ErrorKind::Conflict,
         _ => ErrorKind::Unavailable,
     };

@@ -14,6 +14,7 @@
 //! | see how anything becomes visible | `commit.rs`, `durable.rs` |
 //! | know why a write sent twice is done once | `write_id.rs` |
 //! | know who keeps a version, and how old ones go | `pins.rs`, `cleanup/` |
+//! | know who keeps a large blob, and how it goes | `blob_claims.rs`, `blob_sweep/` |
 //! | copy a lake or a table elsewhere, or back | `backup/`; what a manifest names: `manifest_file.rs` |
 #![recursion_limit = "256"]
 
@@ -21,6 +22,9 @@ mod append;
 mod backup;
 mod blob;
 mod blob_bytes;
+mod blob_claims;
+mod blob_digest;
+mod blob_sweep;
 mod catalog;
 mod changes;
 mod checksums;
@@ -64,6 +68,7 @@ mod scalar_index;
 mod scan;
 mod schema;
 mod search;
+mod servers;
 mod snapshot;
 mod spool;
 mod sql_guard;
@@ -89,9 +94,10 @@ pub use backup::{
     Pruned, RestoreTable, Restored, restore, restore_tables,
 };
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
+pub use blob_sweep::{BlobCount, BlobSweepRule, KeptBlob, SweptBlobs};
 pub use changes::{CHANGE_COLUMNS, CHANGES_KEY, ChangeKind, ChangesSpec};
 pub use checksums::Claimed;
-pub use cleanup::{CleanRule, Cleaned, RetentionFacts};
+pub use cleanup::{CleanRule, Cleaned, PurgePlan, RetentionFacts};
 pub use column_patch::RowPlaces;
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use compact::{Compacted, FragmentStats, LayoutStats};
@@ -108,6 +114,7 @@ pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};
 pub use search::{Ranking, SearchSpec, TextQuery, VectorQuery};
+pub use servers::{Leader, ServerAddresses, Servers};
 pub use snapshot::{At, Snapshot};
 pub use sql_guard::{check_statement, is_multiplying};
 pub use stats::TableStats;

@@ -108,9 +108,8 @@ impl ManifestFile {
         Some(manifest)
     }
 
-    /// Tells `visit` everything that the version names: the folder that it lies below (nothing for the
-    /// branch's own), its path in there, and what it is.
-    pub(crate) fn visit(&self, mut visit: impl FnMut(Option<&str>, String, Named)) -> Said<()> {
+    /// The version, if all that it uses is known here.
+    pub(crate) fn decoded(&self) -> Said<Manifest> {
         let manifest =
             Manifest::try_from(self.manifest.clone()).map_err(|error| error.to_string())?;
         if manifest.reader_feature_flags & FLAG_FRAGMENT_TREE != 0
@@ -121,6 +120,13 @@ impl ManifestFile {
                 manifest.reader_feature_flags
             ));
         }
+        Ok(manifest)
+    }
+
+    /// Tells `visit` everything that the version names: the folder that it lies below (nothing for the
+    /// branch's own), its path in there, and what it is.
+    pub(crate) fn visit(&self, mut visit: impl FnMut(Option<&str>, String, Named)) -> Said<()> {
+        let manifest = self.decoded()?;
         // The folder of a base, and where data files lie in it.
         let place = |id: Option<u32>| -> Said<(Option<&str>, &'static str)> {
             let Some(id) = id else { return Ok((None, "data/")) };

@@ -6,11 +6,12 @@
 //!                        └─► complete ─► one version        abort, or a day ─► files deleted
 //! ```
 //!
-//! A part is noted under `_lakebed/multipart/<id>/` once its files are written: first its transaction,
-//! then its note, which counts. Completing carries the upload's id as write id, so that doing it twice
+//! A part is noted under `_lakebed/multipart/<id>/` once its files are written: first the large blobs that
+//! it refers to, so that these stay, and its transaction, then its note, which counts. Completing carries the upload's id as write id, so that doing it twice
 //! commits once; parts that come after that are refused.
 
 use async_recursion::async_recursion as boxed;
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::blob::{BlobWriter, has_blob_column};
+use crate::blob_digest::BlobDigest;
 use crate::lake::{Lake, Shared};
 use crate::lance_error::from_lance;
 use crate::scan::BatchStream;
@@ -38,6 +40,8 @@ const FOLDER: &str = "multipart";
 const RECORD: &str = "upload.json";
 /// How the write id of a completed upload is noted.
 const MODE: &str = "multipart";
+/// How names end of notes which large blobs a part refers to.
+const BLOBS_NOTE: &str = "blobs";
 /// Parts of one upload.
 const PARTS_MAX: usize = 10_000;
 
@@ -98,10 +102,14 @@ impl Table {
             return Err(Error::invalid(format!("the upload has its {PARTS_MAX} parts already")));
         }
         let counted = Arc::new(Counted::default());
+        let claims = self.shared.write_claims();
+        let blobs = BlobWriter::new(self.shared.clone(), Arc::clone(&claims));
         let transaction = match overwrite {
-            false => self.stage_append(&branch, &sent, batches, &counted).await?,
-            true => self.stage_overwrite(&branch, &sent, batches, &counted).await?,
+            false => self.stage_append(&branch, &sent, batches, blobs, &counted).await?,
+            true => self.stage_overwrite(&branch, &sent, batches, blobs, &counted).await?,
         };
+        // What stands for the claims until all parts are committed.
+        note_blobs(&self.shared, id, part, &claims.digests()).await?;
         let note = PartRecord {
             overwrite,
             schema: schema_digest(&sent),
@@ -128,13 +136,13 @@ impl Table {
         branch: &Arc<Branch>,
         sent: &SchemaRef,
         batches: BatchStream,
+        blobs: BlobWriter,
         counted: &Arc<Counted>,
     ) -> Result<Transaction> {
         let shared = &self.shared;
         branch.ensure_blob_base_for(sent).await?;
         let dataset = branch.latest().await?;
         let stored = Schema::from(dataset.schema());
-        let blobs = BlobWriter::new(shared.clone());
         let conform = Arc::new(Conform::new(&stored, sent, false, &shared.limits, blobs)?);
         let source = conformed(conform, batches, counted.clone());
         let params = write_params(shared, WriteMode::Append);
@@ -147,11 +155,11 @@ impl Table {
         branch: &Arc<Branch>,
         sent: &SchemaRef,
         batches: BatchStream,
+        blobs: BlobWriter,
         counted: &Arc<Counted>,
     ) -> Result<Transaction> {
         let shared = &self.shared;
         let stored = stored_schema(sent, &shared.limits)?;
-        let blobs = BlobWriter::new(shared.clone());
         let conform = Arc::new(Conform::new(&stored, sent, false, &shared.limits, blobs)?);
         if has_blob_column(&stored) {
             branch.ensure_blob_base().await?;
@@ -343,6 +351,61 @@ async fn get<T: DeserializeOwned>(shared: &Shared, path: &str) -> Result<Option<
     serde_json::from_slice(&bytes).map(Some).map_err(|error| {
         Error::new(ErrorKind::Corrupt, format!("`{path}` cannot be read")).with_source(error)
     })
+}
+
+/// Notes which large blobs a part refers to; under a name of its own, because one of two that are sent at
+/// once wins.
+async fn note_blobs(shared: &Shared, id: &str, part: &str, digests: &[BlobDigest]) -> Result<()> {
+    if digests.is_empty() {
+        return Ok(());
+    }
+    let lines: Vec<String> = digests.iter().map(BlobDigest::hex).collect();
+    let note = uuid::Uuid::now_v7().simple();
+    let path = format!("{FOLDER}/{id}/{part}.{note}.{BLOBS_NOTE}");
+    shared.system.put(&path, Bytes::from(lines.join("\n"))).await
+}
+
+/// The data files of parts of writes to a table that are not complete, by their names without the ending.
+pub(crate) async fn files_of_parts(shared: &Shared, uid: &str) -> Result<BTreeSet<String>> {
+    let mut files = BTreeSet::new();
+    for object in shared.system.list(FOLDER).await? {
+        let Some(folder) = object.path.strip_suffix(&format!("/{RECORD}")) else { continue };
+        let record: Option<UploadRecord> = get(shared, &object.path).await?;
+        if record.is_none_or(|record| record.table_uid != uid) {
+            continue;
+        }
+        for part in shared.system.list(folder).await? {
+            if !part.path.ends_with(".txn") {
+                continue;
+            }
+            let Some(bytes) = shared.system.get(&part.path).await? else { continue };
+            for file in fragments_of(&decode(&bytes)?).iter().flat_map(|it| &it.files) {
+                files.insert(file.path.trim_end_matches(".lance").to_owned());
+            }
+        }
+    }
+    Ok(files)
+}
+
+/// The large blobs that parts of writes refer to which are not complete.
+pub(crate) async fn blobs_of_parts(shared: &Shared) -> Result<HashSet<BlobDigest>> {
+    let mut digests = HashSet::new();
+    for object in shared.system.list(FOLDER).await? {
+        if !object.path.ends_with(&format!(".{BLOBS_NOTE}")) {
+            continue;
+        }
+        // One that is gone was completed since, or thrown away.
+        let Some(bytes) = shared.system.get(&object.path).await? else { continue };
+        let text = String::from_utf8_lossy(&bytes);
+        for line in text.lines() {
+            let damaged = || {
+                let message = format!("the record `{}` is damaged", object.path);
+                Error::new(ErrorKind::Corrupt, message)
+            };
+            digests.insert(BlobDigest::parse(line).ok_or_else(damaged)?);
+        }
+    }
+    Ok(digests)
 }
 
 /// The names of the parts that count, sorted.

@@ -148,10 +148,7 @@ impl Lake {
             })
             .await?;
         for entry in dropped {
-            // What cannot be deleted now is deleted by the next pass of the maintenance.
-            if let Err(error) = self.finish_drop(database, &entry).await {
-                tracing::info!(error = %error.report(), "a dropped table's folder stays for now");
-            }
+            self.finish_drop(database, &entry).await;
         }
         Ok(had)
     }

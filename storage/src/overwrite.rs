@@ -38,7 +38,8 @@ impl Table {
         };
         let shared = &self.shared;
         let stored = stored_schema(&sent, &shared.limits)?;
-        let blobs = BlobWriter::new(shared.clone());
+        let claims = shared.write_claims();
+        let blobs = BlobWriter::new(shared.clone(), Arc::clone(&claims));
         let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
         if has_blob_column(&stored) {
             branch.ensure_blob_base().await?;
@@ -56,8 +57,10 @@ impl Table {
         transaction.read_version = branch.latest().await?.version().version;
         let record = counted.record(&options, shared.clock.now_ms());
         let writes = options.write_id.map(|id| (id, record)).into_iter().collect();
-        let committed = branch.commit(transaction, writes, None).await?;
-        Ok(counted.receipt(committed.version().version))
+        claims.may_commit();
+        let committed = branch.commit(transaction, writes, None).await;
+        claims.end(&committed);
+        Ok(counted.receipt(committed?.version().version))
     }
 }
 

@@ -6,14 +6,20 @@
 use async_recursion::async_recursion as boxed;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::TryStreamExt;
-use lakebed_core::{Error, Result};
+use lakebed_core::{Error, ErrorKind, Result};
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions, UpdateVersion};
 
 use crate::lance_error::{from_io, from_object_store};
+
+/// How often, and how far apart at first, an object is created while the bucket says that it is there,
+/// and it is not.
+const CREATE_TRIES_MAX: u32 = 5;
+const CREATE_WAIT: Duration = Duration::from_millis(50);
 
 /// One object of a listing.
 #[derive(Debug, Clone)]
@@ -90,10 +96,11 @@ impl SystemStore {
     }
 
     /// Replaces what is at `path` if it is still `stored`; false when it is not. On a local lake, which
-    /// one process holds, the caller sees to that nobody else replaces it meanwhile.
+    /// one process holds, the caller sees to that nobody else replaces it meanwhile; in a bucket, that no
+    /// two callers ever write the same `bytes`.
     ///
     /// # Errors
-    /// `Unavailable` when the store does not answer; either value may be there then.
+    /// `Unavailable` when the store did not do it, `CommitUnknown` when nobody knows.
     #[boxed]
     pub(crate) async fn replace(
         &self,
@@ -106,30 +113,74 @@ impl SystemStore {
         }
         let mode = PutMode::Update(stored.state.clone());
         let options = PutOptions { mode, ..Default::default() };
-        match self.store.put_opts(&self.full(path)?, bytes.into(), options).await {
+        match self.store.put_opts(&self.full(path)?, bytes.clone().into(), options).await {
             Ok(_) => Ok(true),
             Err(
                 object_store::Error::Precondition { .. } | object_store::Error::NotFound { .. },
-            ) => Ok(false),
-            Err(error) => Err(from_object_store(error, &format!("write of `{path}`"))),
+            ) => Ok(self.stored_after(path).await? == Some(bytes)),
+            Err(error) => self.outcome_of(path, &bytes, error).await,
         }
     }
 
-    /// Writes `bytes` where nothing is; false when something is there already.
+    /// Writes `bytes` where nothing is; false when something else is there already. In a bucket the same
+    /// bytes count as this call's own: where two callers may want the same object and only one may have
+    /// it, the bytes have to say who wrote them.
     ///
     /// # Errors
-    /// `Unavailable` when the store does not answer; the object may or may not be there then.
+    /// `Unavailable` when the store did not do it; `CommitUnknown` when nobody knows.
     #[boxed]
     pub async fn create(&self, path: &str, bytes: Bytes) -> Result<bool> {
-        let options = PutOptions { mode: PutMode::Create, ..Default::default() };
-        match self.store.put_opts(&self.full(path)?, bytes.into(), options).await {
-            Ok(_) => Ok(true),
-            Err(
+        let full = self.full(path)?;
+        let mut tries = 1;
+        loop {
+            let options = PutOptions { mode: PutMode::Create, ..Default::default() };
+            let error = match self.store.put_opts(&full, bytes.clone().into(), options).await {
+                Ok(_) => return Ok(true),
+                Err(error) => error,
+            };
+            let is_taken = matches!(
+                error,
                 object_store::Error::AlreadyExists { .. }
-                | object_store::Error::Precondition { .. },
-            ) => Ok(false),
-            Err(error) => Err(from_object_store(error, &format!("write of `{path}`"))),
+                    | object_store::Error::Precondition { .. }
+            );
+            if is_taken && self.folder.is_some() {
+                return Ok(false);
+            }
+            if !is_taken {
+                return self.outcome_of(path, &bytes, error).await;
+            }
+            match self.stored_after(path).await? {
+                Some(found) => return Ok(found == bytes),
+                // A bucket says the same (409) while another put of the object is under way.
+                None if tries < CREATE_TRIES_MAX => tokio::time::sleep(CREATE_WAIT * tries).await,
+                None => return Err(from_object_store(error, &format!("write of `{path}`"))),
+            }
+            tries += 1;
         }
+    }
+
+    /// What a bucket holds at `path` after a conditional put there. One that was done and whose answer
+    /// did not arrive, or said otherwise, is sent again by the store's client and then meets itself.
+    async fn stored_after(&self, path: &str) -> Result<Option<Bytes>> {
+        self.get(path).await.map_err(|error| unknown_outcome(path, error.report()))
+    }
+
+    /// What became of a conditional put that failed.
+    async fn outcome_of(
+        &self,
+        path: &str,
+        bytes: &Bytes,
+        error: object_store::Error,
+    ) -> Result<bool> {
+        // A local put that failed is not looked at: what is there may not be durable.
+        if self.folder.is_none() {
+            match self.get(path).await {
+                Ok(found) if found.as_ref() == Some(bytes) => return Ok(true),
+                Ok(_) => {}
+                Err(_) => return Err(unknown_outcome(path, error)),
+            }
+        }
+        Err(from_object_store(error, &format!("write of `{path}`")))
     }
 
     /// Replaces what is at `path`, atomically.
@@ -203,5 +254,42 @@ impl SystemStore {
             }
             _ => Ok(()),
         }
+    }
+}
+
+fn unknown_outcome(
+    path: &str,
+    source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+) -> Error {
+    let message = format!("whether the write of `{path}` was done is not known");
+    Error::new(ErrorKind::CommitUnknown, message).with_source(source)
+}
+
+#[cfg(test)]
+mod tests {
+    use object_store::memory::InMemory;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_put_in_a_bucket_that_meets_itself_is_done() {
+        let system = SystemStore::new(Arc::new(InMemory::new()), Path::default(), None);
+        let (mine, other) = (Bytes::from_static(b"mine"), Bytes::from_static(b"other"));
+        assert!(system.create("a", mine.clone()).await.unwrap());
+        assert!(system.create("a", mine.clone()).await.unwrap());
+        assert!(!system.create("a", other.clone()).await.unwrap());
+        let stored = system.get_stored("a").await.unwrap().unwrap();
+        assert!(system.replace("a", &stored, other.clone()).await.unwrap());
+        assert!(system.replace("a", &stored, other.clone()).await.unwrap());
+        assert!(!system.replace("a", &stored, mine).await.unwrap());
+        assert_eq!(system.get("a").await.unwrap(), Some(other));
+    }
+
+    #[tokio::test]
+    async fn a_local_put_takes_nothing_for_its_own() {
+        let folder = Some(PathBuf::from("."));
+        let system = SystemStore::new(Arc::new(InMemory::new()), Path::default(), folder);
+        assert!(system.create("a", Bytes::from_static(b"1")).await.unwrap());
+        assert!(!system.create("a", Bytes::from_static(b"1")).await.unwrap());
     }
 }

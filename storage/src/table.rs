@@ -12,18 +12,22 @@ use std::time::{Duration, Instant};
 
 use lakebed_core::{Error, ErrorKind, Freshness, Result, Subject, nearest_names};
 use lance::Dataset;
-use tokio::sync::{Mutex, OnceCell, RwLock};
+use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, RwLock};
 
 use crate::catalog::Entry;
 use crate::commit::PendingAppend;
 use crate::lake::Shared;
 use crate::lance_error::from_lance;
 use crate::pins::{Doomed, Pin, PinnedVersion};
+use crate::servers::{Leader, begin_term, lost};
 use crate::upsert_group::PendingUpsert;
 use crate::write_id::WriteIds;
 
 /// How long the newest version is trusted before the store is asked whether another tool committed.
 const TRUSTED_FOR: Duration = Duration::from_millis(500);
+
+/// How long a change may keep the lead of a table from being given away.
+const STAND_DOWN_MAX: Duration = Duration::from_secs(5);
 
 /// One table.
 #[derive(Debug)]
@@ -31,6 +35,7 @@ pub struct Table {
     pub(crate) shared: Arc<Shared>,
     pub(crate) entry: Entry,
     is_dropped: Arc<AtomicBool>,
+    is_lost: Arc<AtomicBool>,
     branches: Mutex<HashMap<Option<String>, Arc<Branch>>>,
     /// Held while a cursor is changed.
     pub(crate) cursors: Mutex<()>,
@@ -42,6 +47,10 @@ pub(crate) struct Branch {
     pub(crate) entry: Entry,
     pub(crate) name: Option<String>,
     is_dropped: Arc<AtomicBool>,
+    is_lost: Arc<AtomicBool>,
+    /// The term in which this process leads the table, once it does. What is kept in memory holds in
+    /// this term only: in a later one the table gets another handle.
+    term: OnceCell<u64>,
     latest: RwLock<(Arc<Dataset>, Instant)>,
     pub(crate) queue: Mutex<VecDeque<PendingAppend>>,
     /// Small upserts that wait for the mutation lock.
@@ -70,6 +79,7 @@ impl Table {
             shared,
             entry,
             is_dropped: Arc::default(),
+            is_lost: Arc::default(),
             branches: Mutex::new(HashMap::new()),
             cursors: Mutex::default(),
         }
@@ -143,6 +153,8 @@ impl Table {
             entry: self.entry.clone(),
             name: name.map(str::to_owned),
             is_dropped: self.is_dropped.clone(),
+            is_lost: self.is_lost.clone(),
+            term: OnceCell::new(),
             latest: RwLock::new((Arc::new(dataset), Instant::now())),
             queue: Mutex::default(),
             upserts: Mutex::default(),
@@ -180,6 +192,35 @@ impl Table {
         self.is_dropped.store(true, Ordering::SeqCst);
     }
 
+    /// Whether another server took the lead since this process had it: nothing that this handle keeps
+    /// in memory holds any more.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.is_lost.load(Ordering::SeqCst)
+    }
+
+    /// Changes nothing through this handle from here on; what was being changed is over.
+    ///
+    /// # Errors
+    /// `Busy` when a change takes long; nothing is different then.
+    pub(crate) async fn stand_down(&self) -> Result<Vec<OwnedMutexGuard<()>>> {
+        let branches: Vec<Arc<Branch>> = self.branches.lock().await.values().cloned().collect();
+        let mut quiet = Vec::new();
+        for branch in branches {
+            let still = async {
+                let mutation = Arc::clone(&branch.mutation).lock_owned().await;
+                (mutation, Arc::clone(&branch.committing).lock_owned().await)
+            };
+            let (mutation, committing) =
+                tokio::time::timeout(STAND_DOWN_MAX, still).await.map_err(|_| {
+                    Error::new(ErrorKind::Busy, "the table is being changed")
+                        .with_retry_after_ms(1_000)
+                })?;
+            quiet.extend([mutation, committing]);
+        }
+        self.is_lost.store(true, Ordering::SeqCst);
+        Ok(quiet)
+    }
+
     async fn unknown_branch(&self, wanted: &str) -> Error {
         let known = match self.shared.open_dataset(&self.entry.location, None).await {
             Ok(main) => main.list_branches().await.unwrap_or_default(),
@@ -207,14 +248,18 @@ impl Branch {
     /// Keeps the table's folder while something is written into it: were it deleted meanwhile, the
     /// files would come to lie in the folder of the next table of that name.
     ///
+    /// On a lake with several servers this one leads the table from here on.
+    ///
     /// # Errors
-    /// `NotFound` when the table was dropped.
+    /// `NotFound` when the table was dropped, `Unavailable` when another server leads it.
     pub(crate) async fn hold(&self) -> Result<Pin> {
-        let pin = self.shared.pins.pin(PinnedVersion {
+        self.lead().await?;
+        let newest = PinnedVersion {
             location: self.entry.location.clone(),
             branch: self.name.clone(),
             version: self.current().await.version().version,
-        });
+        };
+        let pin = self.shared.pins.pin_to_write(newest, self.shared.clock.now_ms());
         // In this order: a drop sets the mark before it looks for pins.
         match pin {
             Ok(pin) if !self.is_dropped.load(Ordering::SeqCst) => Ok(pin),
@@ -223,6 +268,63 @@ impl Branch {
             }
             _ => Err(Error::not_found("the table was dropped")),
         }
+    }
+
+    /// Makes sure that this server leads the table, where the lake has several.
+    ///
+    /// # Errors
+    /// `Unavailable` when another one leads it, or when the store does not answer.
+    async fn lead(&self) -> Result<()> {
+        let Some(servers) = self.shared.servers.get() else { return Ok(()) };
+        if self.is_lost.load(Ordering::SeqCst) {
+            return Err(lost());
+        }
+        let number = match servers.lead(&self.entry.uid).await? {
+            Leader::Here { term } => term,
+            Leader::There(other) => {
+                // What was kept from the time before is as good as lost.
+                self.is_lost.fetch_or(self.term.initialized(), Ordering::SeqCst);
+                let message = format!("the server at {} leads the table", other.http);
+                return Err(Error::new(ErrorKind::Unavailable, message).with_retry_after_ms(100));
+            }
+        };
+        let begun =
+            self.term.get_or_try_init(|| async { begin_term(self, number).await.map(|()| number) });
+        if *begun.await? != number {
+            self.is_lost.store(true, Ordering::SeqCst);
+            return Err(lost());
+        }
+        Ok(())
+    }
+
+    /// As [`Branch::hold`], and asks the store whether this server leads: for what no commit guards, such as
+    /// a tag that keeps a version from being cleaned by whoever leads.
+    ///
+    /// # Errors
+    /// As [`Branch::hold`].
+    pub(crate) async fn lead_surely(&self) -> Result<Pin> {
+        let pin = self.hold().await?;
+        match self.still_leads().await? {
+            true => Ok(pin),
+            false => Err(lost()),
+        }
+    }
+
+    /// Whether the store still says that this server leads the table; true where nobody else could.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    pub(crate) async fn still_leads(&self) -> Result<bool> {
+        match (self.shared.servers.get(), self.term()) {
+            (Some(servers), Some(term)) => servers.still_leads(&self.entry.uid, term).await,
+            (Some(_), None) => Ok(false),
+            (None, _) => Ok(true),
+        }
+    }
+
+    /// The term in which commits are made, where the lake has several servers.
+    pub(crate) fn term(&self) -> Option<u64> {
+        self.term.get().copied()
     }
 
     /// The newest version this process knows, without asking the store.

@@ -1,14 +1,20 @@
 //! Tags: names for versions, kept by lance beside the table and global to it across branches.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use async_recursion::async_recursion as boxed;
-use lakebed_core::{Error, ErrorKind, Result, Subject, TagName, nearest_names};
+use lakebed_core::{Clock, Error, ErrorKind, Result, Subject, SystemClock, TagName, nearest_names};
 use lance::Dataset;
 use lance::dataset::refs::{Ref, TagContents};
 
 use crate::lance_error::from_lance;
 use crate::table::Table;
+
+/// How often, and how far apart at first, a tag is created while a bucket says that it is there, and it
+/// is not.
+const TRIES_MAX: u32 = 5;
+const WAIT: Duration = Duration::from_millis(50);
 
 /// A tag in a listing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +33,8 @@ impl Table {
     /// Names a version of a branch. One of two concurrent creations of a name wins.
     ///
     /// # Errors
-    /// `AlreadyExists` when the name is taken, `NotFound` without such a version.
+    /// `AlreadyExists` when the name is taken, `NotFound` without such a version, `Conflict` while another
+    /// client makes it, `CommitUnknown` when nobody knows whether it was made.
     #[boxed]
     pub async fn create_tag(
         &self,
@@ -36,20 +43,49 @@ impl Table {
         version: u64,
     ) -> Result<()> {
         let branch = self.branch(branch).await?;
+        let _led = branch.lead_surely().await?;
         // Until the tag is there, which keeps it from then on.
         let _pin = self.pin(branch.name.as_deref(), version)?;
         let dataset = branch.latest().await?;
-        dataset
-            .tags()
-            .create(tag.as_str(), Ref::Version(branch.name.clone(), Some(version)))
-            .await
-            .map_err(|error| match from_lance(error) {
-                error if error.kind() == ErrorKind::AlreadyExists => {
-                    Error::new(ErrorKind::AlreadyExists, format!("tag `{tag}` already exists"))
-                        .about(Subject::Tag)
+        let began_ms = SystemClock.now_ms();
+        let is_in_bucket = self.shared.root.local().is_none();
+        let mut tries = 1;
+        loop {
+            let reference = Ref::Version(branch.name.clone(), Some(version));
+            let Err(error) = dataset.tags().create(tag.as_str(), reference).await else {
+                return Ok(());
+            };
+            let error = from_lance(error);
+            let is_taken = error.kind() == ErrorKind::AlreadyExists;
+            if is_in_bucket && (is_taken || error.kind() == ErrorKind::Unavailable) {
+                match stored_tag(&dataset, tag).await? {
+                    // A put that a bucket did without saying so is sent again and then meets itself.
+                    Some(found)
+                        if found.version == version
+                            && found.branch == branch.name
+                            && is_made_since(&found, began_ms) =>
+                    {
+                        return Ok(());
+                    }
+                    // A bucket says that it is there (409) while another put of it is under way.
+                    None if is_taken && tries < TRIES_MAX => {
+                        tokio::time::sleep(WAIT * tries).await;
+                        tries += 1;
+                        continue;
+                    }
+                    None if is_taken => {
+                        let message = format!("tag `{tag}` is being created by another client");
+                        return Err(Error::new(ErrorKind::Conflict, message).about(Subject::Tag));
+                    }
+                    _ => {}
                 }
-                error => no_such_version(error, version),
-            })
+            }
+            return Err(match is_taken {
+                true => Error::new(ErrorKind::AlreadyExists, format!("tag `{tag}` already exists"))
+                    .about(Subject::Tag),
+                false => no_such_version(error, version),
+            });
+        }
     }
 
     /// Moves a tag to another version.
@@ -65,6 +101,7 @@ impl Table {
     ) -> Result<()> {
         self.tagged_version(tag.as_str()).await?;
         let branch = self.branch(branch).await?;
+        let _led = branch.lead_surely().await?;
         let _pin = self.pin(branch.name.as_deref(), version)?;
         // Lance replaces the file of a tag by its own writer, which is not synced; an old tag must not
         // come back after a power failure.
@@ -140,6 +177,28 @@ impl Table {
         });
         synced.await.map_err(|error| Error::internal("sync task failed").with_source(error))?
     }
+}
+
+/// What a tag says, or nothing, after a put of it whose outcome is in doubt.
+///
+/// # Errors
+/// `CommitUnknown` when the store does not answer.
+async fn stored_tag(dataset: &Dataset, tag: &TagName) -> Result<Option<TagContents>> {
+    match dataset.tags().get(tag.as_str()).await.map_err(from_lance) {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidArgument) => {
+            Ok(None)
+        }
+        Err(error) => {
+            let message = format!("whether tag `{tag}` was made is not known");
+            Err(Error::new(ErrorKind::CommitUnknown, message).with_source(error.report()))
+        }
+    }
+}
+
+/// Whether a tag was made since `began_ms`, by lance's clock, which is the machine's.
+fn is_made_since(tag: &TagContents, began_ms: i64) -> bool {
+    tag.created_at.is_some_and(|at| at.timestamp_millis() >= began_ms)
 }
 
 /// The tags of a data set by their names. Lance lists them and then reads each, and fails where one was

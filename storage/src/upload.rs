@@ -25,6 +25,7 @@ use object_store::{MultipartUpload, ObjectStore, ObjectStoreExt, PutPayload};
 use serde::{Deserialize, Serialize};
 
 use crate::blob::{ByteStream, blob_path, hex};
+use crate::blob_digest::BlobDigest;
 use crate::checksums::{self, Checksums, Claimed, Hasher};
 use crate::growing_part::{GrowingPart, blocking};
 use crate::lake::{Lake, Shared};
@@ -474,6 +475,25 @@ impl Uploads {
             }
         }
         Ok(expired)
+    }
+
+    /// The digests of finished uploads that a write may still refer to.
+    #[boxed]
+    pub(crate) async fn digests(&self) -> Result<HashSet<BlobDigest>> {
+        let mut digests = HashSet::new();
+        for object in self.shared.system.list("uploads").await? {
+            let Some(folder) = object.path.strip_suffix("/complete.json") else { continue };
+            let id = folder.rsplit('/').next().unwrap_or_default();
+            match self.check_open(id, folder).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(error),
+            }
+            if let Some(finished) = self.read_finished(id, folder).await? {
+                digests.extend(BlobDigest::parse(&finished.sha256));
+            }
+        }
+        Ok(digests)
     }
 
     async fn read_finished(&self, id: &str, folder: &str) -> Result<Option<Finished>> {

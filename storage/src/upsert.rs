@@ -27,6 +27,7 @@ use lance::dataset::{MergeInsertBuilder, WhenMatched, WhenNotMatched, WhenNotMat
 use lance_table::format::Fragment;
 
 use crate::blob::BlobWriter;
+use crate::blob_claims::WriteClaims;
 use crate::commit::{AffectedRows, TRIES_MAX};
 use crate::keys::KeyGuard;
 use crate::lance_error::from_lance;
@@ -130,6 +131,7 @@ pub struct PreparedUpsert {
     /// What is kept with the version, by write id.
     pub(crate) writes: Vec<(String, WriteRecord)>,
     wants_key_index: bool,
+    claims: Arc<WriteClaims>,
     _held: Option<Held>,
 }
 
@@ -161,8 +163,10 @@ impl Table {
             Start::Go(branch, held) => (branch, held),
         };
         let counted = Counted::default();
+        let claims = self.shared.write_claims();
+        let blobs = BlobWriter::new(self.shared.clone(), Arc::clone(&claims));
         let Received { spool, schema, keys } =
-            self.receive(&branch, on, sent, batches, &counted).await?;
+            self.receive(&branch, on, sent, batches, blobs, &counted).await?;
         let latest = branch.latest().await?;
         let wants_key_index =
             rule.matched != Matched::Keep && is_partial_beside_blobs(&latest, &schema);
@@ -190,6 +194,7 @@ impl Table {
             counted,
             writes: options.write_id.map(|id| (id, record)).into_iter().collect(),
             wants_key_index,
+            claims,
             _held: Some(held),
         })))
     }
@@ -200,6 +205,7 @@ impl Table {
         on: &[String],
         sent: SchemaRef,
         mut batches: BatchStream,
+        blobs: BlobWriter,
         counted: &Counted,
     ) -> Result<Received> {
         let stored = Schema::from(branch.latest().await?.schema());
@@ -209,7 +215,6 @@ impl Table {
             return Err(Error::not_found(format!("key column `{unknown}` does not exist{near}"))
                 .about(Subject::Column));
         }
-        let blobs = BlobWriter::new(self.shared.clone());
         let conform = Conform::new(&stored, &sent, true, &self.shared.limits, blobs)?;
         let schema = conform.schema().clone();
         let mut keys = KeyGuard::new(on, &schema, self.shared.limits.upsert_rows_max)?;
@@ -250,6 +255,14 @@ impl PreparedUpsert {
     /// the table changed too much or too often meanwhile.
     #[boxed]
     pub async fn commit(self) -> Result<MergeOutcome> {
+        let claims = Arc::clone(&self.claims);
+        claims.may_commit();
+        let outcome = self.commit_in_turn().await;
+        claims.end(&outcome);
+        outcome
+    }
+
+    async fn commit_in_turn(self) -> Result<MergeOutcome> {
         self.branch.ensure_blob_base_for(&self.schema).await?;
         if self.may_wait_for_others().await {
             return self.commit_with_others().await;
@@ -274,6 +287,7 @@ impl PreparedUpsert {
             counted,
             writes,
             wants_key_index: self.wants_key_index,
+            claims: Arc::clone(&self.claims),
             _held: None,
         }
     }

@@ -33,10 +33,11 @@ def free_ports(count: int) -> list[int]:
 
 
 class S3Server:
-    """One seaweedfs process with its folder and an empty bucket."""
+    """One seaweedfs process with its folder and an empty bucket of so many volumes of 64 MiB."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, work: Path, volumes: int = 20) -> None:
         self.work = work
+        self.volumes = volumes
         self.process: subprocess.Popen[bytes] | None = None
         self.ports: list[int] = []
 
@@ -65,7 +66,8 @@ class S3Server:
             *("-filer", f"-filer.port={filer}", "-s3", f"-s3.port={port}"),
             *(f"-s3.config={keys}", "-s3.iam=false", "-s3.port.iceberg=0"),
             "-s3.port.lance=0",
-            *("-master.volumeSizeLimitMB=64", "-volume.max=20", "-master.telemetry=false"),
+            *("-master.volumeSizeLimitMB=64", f"-volume.max={self.volumes}"),
+            "-master.telemetry=false",
         ]
         with (self.work / "s3.log").open("ab") as log:
             self.process = subprocess.Popen(

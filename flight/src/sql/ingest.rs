@@ -28,18 +28,7 @@ pub(crate) async fn write_of(
             crate::descriptor::shown(option)
         )));
     }
-    let database = match command.catalog.as_deref().filter(|name| !name.is_empty()) {
-        Some(name) => DatabaseName::parse(name)?,
-        None => call.ctx.database.clone(),
-    };
-    let schema = command.schema.clone().filter(|name| !name.is_empty());
-    let schema = schema.unwrap_or_else(|| super::default_schema(call));
-    let mut segments: Vec<&str> = match schema.as_str() {
-        "public" => Vec::new(),
-        nested => nested.split('$').collect(),
-    };
-    segments.push(&command.table);
-    let table = TableId::from_segments(&database, &segments)?;
+    let table = table_of(call, &command)?;
     let options = command.table_definition_options.unwrap_or_default();
     let exists = options.if_exists();
     let mode = match (options.if_not_exist(), exists) {
@@ -73,5 +62,24 @@ pub(crate) async fn write_of(
         write_id: None,
         commit: CommitRule::OnEnd,
     };
-    Ok((database, write))
+    Ok((table.database, write))
+}
+
+/// The table that an ingest is about.
+///
+/// # Errors
+/// `InvalidArgument` for names that break the rules.
+pub(crate) fn table_of(call: &Call, command: &CommandStatementIngest) -> Result<TableId> {
+    let database = match command.catalog.as_deref().filter(|name| !name.is_empty()) {
+        Some(name) => DatabaseName::parse(name)?,
+        None => call.ctx.database.clone(),
+    };
+    let schema = command.schema.clone().filter(|name| !name.is_empty());
+    let schema = schema.unwrap_or_else(|| super::default_schema(call));
+    let mut segments: Vec<&str> = match schema.as_str() {
+        "public" => Vec::new(),
+        nested => nested.split('$').collect(),
+    };
+    segments.push(&command.table);
+    TableId::from_segments(&database, &segments)
 }

@@ -41,7 +41,7 @@ use lakebed_service::{BatchStream, Service, SqlRequest};
 pub(crate) use actions::{ACTIONS, cancel, do_action};
 pub(crate) use command::{command_of, statement_in_ticket};
 pub(crate) use exchange::do_exchange;
-pub(crate) use ingest::write_of;
+pub(crate) use ingest::{table_of, write_of};
 pub(crate) use put::{do_put, updated};
 pub(crate) use ticket::SqlTicket;
 

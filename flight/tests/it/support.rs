@@ -55,6 +55,7 @@ impl Harness {
             limits,
             clock: Arc::new(SystemClock),
             allow_anonymous,
+            peer_tls: None,
         };
         let service = Service::open(options).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

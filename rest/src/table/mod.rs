@@ -20,6 +20,7 @@ pub(crate) mod insert;
 pub(crate) mod list;
 pub(crate) mod merge_insert;
 pub(crate) mod multipart_write;
+pub(crate) mod purge;
 pub(crate) mod query;
 pub(crate) mod query_body;
 pub(crate) mod real_time;

@@ -1,4 +1,5 @@
-//! `lakebed gc TABLE`: deletes old versions and what only they use, after saying what that is.
+//! `lakebed gc TABLE`: deletes old versions and what only they use, after saying what that is; or with
+//! `--blobs` the lake's large blobs that nothing refers to.
 
 use std::time::Duration;
 
@@ -8,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::cli::{ClientArgs, ClientVerb, Format};
 use crate::client::{Client, segment};
+use crate::command::gc_blobs::gc_blobs;
 use crate::confirm::confirm;
 use crate::exit::Exit;
 use crate::output::{cell, print, print_json};
@@ -15,7 +17,11 @@ use crate::output::{cell, print, print_json};
 #[derive(Debug, Args)]
 pub(crate) struct Gc {
     /// The table: its namespaces and name joined with `$`
-    table: String,
+    #[arg(required_unless_present = "blobs")]
+    table: Option<String>,
+    /// Delete large blobs of the whole lake that nothing refers to any more
+    #[arg(long, conflicts_with_all = ["table", "branch", "keep_age", "keep_versions"])]
+    blobs: bool,
     /// The branch [default: main]
     #[arg(long)]
     branch: Option<String>,
@@ -39,14 +45,14 @@ pub(crate) struct Gc {
 }
 
 impl Gc {
-    async fn ask(&self, client: &Client, is_dry_run: bool) -> Result<Value, Exit> {
+    async fn ask(&self, client: &Client, table: &str, is_dry_run: bool) -> Result<Value, Exit> {
         let body = json!({
             "branch": self.branch,
             "keep_age_ms": self.keep_age.map(|age| u64::try_from(age.as_millis()).unwrap_or(u64::MAX)),
             "keep_versions": self.keep_versions,
             "dry_run": is_dry_run,
         });
-        let path = format!("/v1/table/{}/gc", segment(&self.table));
+        let path = format!("/v1/table/{}/gc", segment(table));
         client.send(Method::POST, &path, Some(body)).await
     }
 }
@@ -57,13 +63,16 @@ impl ClientVerb for Gc {
     }
 
     async fn run(&self, client: &Client) -> Result<(), Exit> {
+        let Some(table) = &self.table else {
+            return gc_blobs(client, self.format, self.dry_run, self.yes).await;
+        };
         if let Format::Json = self.format {
             if !self.dry_run {
-                confirm(self.yes, &format!("Delete old versions of {}?", self.table))?;
+                confirm(self.yes, &format!("Delete old versions of {table}?"))?;
             }
-            return print_json(&self.ask(client, self.dry_run).await?);
+            return print_json(&self.ask(client, table, self.dry_run).await?);
         }
-        let planned = self.ask(client, true).await?;
+        let planned = self.ask(client, table, true).await?;
         for kept in planned["kept"].as_array().map(Vec::as_slice).unwrap_or_default() {
             print(&format!(
                 "version {} stays: {}",
@@ -80,7 +89,7 @@ impl ClientVerb for Gc {
             return print("nothing was deleted: this is what would be");
         }
         confirm(self.yes, "Delete that?")?;
-        let done = self.ask(client, false).await?;
+        let done = self.ask(client, table, false).await?;
         print(&format!("deleted: {}", explained(&done)))
     }
 }

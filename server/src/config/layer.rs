@@ -107,6 +107,11 @@ settings! {
     insecure: bool, true, "`false`",
         "Allows listening beyond loopback without TLS: keys and data cross the network \
          readably.";
+    advertise_host: String, false, "the address of `http_addr`, or this machine's name",
+        "How other servers of a lake in a bucket reach this one: a name or an address, without a \
+         port.";
+    peer_ca_cert: PathBuf, false, "the system's certificates",
+        "What the certificates of the other servers of the lake are checked against, in PEM.";
     log_format: LogFormat, true, "`text`",
         "How log lines on standard error are written: `text` or `json`. Which ones, `RUST_LOG` \
          says.";

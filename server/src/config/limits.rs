@@ -130,7 +130,9 @@ limits! {
         "Time between two passes of maintenance.";
     compaction_bytes_max: u64, 0, 1_024 * TIB,
         "Bytes that compaction reads of one table in a pass of maintenance; with 0 it runs only when it \
-         is asked for.";
+         is asked for, and indexes are not built anew.";
+    server_ttl_ms: u64, 400, 3_600_000,
+        "How long a server of a lake in a bucket may be silent before others take over what it led.";
     retention_ms: u64, 0, 36_500 * DAY_MS,
         "How long a version is kept at least, unless more are kept by their number.";
     retention_versions: u64, 1, 1 << 40,
@@ -138,7 +140,8 @@ limits! {
     version_age_ms_min: u64, 0, 365 * DAY_MS,
         "How long a version, or a file that no version names, is kept in any case.";
     orphan_age_ms: u64, 0, 3_650 * DAY_MS,
-        "How long a file that no version names is kept: a write that takes longer loses it.";
+        "How long a file that no version names is kept, `upload_ttl_ms` at least: a write that takes \
+         longer loses it.";
     cleaning_interval_ms: u64, 100, 365 * DAY_MS,
         "Time between two passes that look for old versions of all tables.";
     task_lease_ms: i64, 500, 3_600_000,

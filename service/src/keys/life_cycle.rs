@@ -24,6 +24,7 @@ async fn fixture(allow_anonymous: bool) -> Fixture {
         limits: Limits::default(),
         clock: clock.clone(),
         allow_anonymous,
+        peer_tls: None,
     };
     let service = Service::open(options).await.unwrap();
     Fixture { _folder: folder, clock, service, lake }

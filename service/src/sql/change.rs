@@ -35,8 +35,26 @@ impl Service {
         self.change_to_the_end(ctx, scope, statement, parameters).await
     }
 
-    /// Runs a change in a task of its own.
+    /// Runs a change where its table is led.
     pub(super) async fn change_to_the_end(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        scope: Scope,
+        statement: Statement,
+        parameters: Option<RecordBatch>,
+    ) -> Result<u64> {
+        if let Some(table) = statement.changed_table(&scope)? {
+            let elsewhere =
+                self.change_elsewhere(ctx, table, &scope, &statement, parameters.as_ref());
+            if let Some(rows) = elsewhere.await? {
+                return Ok(rows);
+            }
+        }
+        self.change_here(ctx, scope, statement, parameters).await
+    }
+
+    /// Runs a change in a task of its own.
+    pub(crate) async fn change_here(
         self: &Arc<Self>,
         ctx: &RequestContext,
         scope: Scope,

@@ -17,6 +17,8 @@ use super::history::manifest;
 use super::listing::{Found, listing, sizes};
 use super::table::{TablePlan, Transfer};
 use crate::blob::blob_path;
+use crate::blob_claims::WriteClaims;
+use crate::blob_digest::BlobDigest;
 use crate::lance_error::{from_lance, from_object_store};
 use crate::manifest_file::Move;
 use crate::root::BLOBS_FOLDER;
@@ -59,9 +61,14 @@ impl Transfer<'_> {
         }
     }
 
-    /// Copies the blobs that the versions of a table refer to which are about to be copied.
+    /// Copies the blobs that the versions of a table refer to which are about to be copied. Where the
+    /// target is a lake that others may be working with, they are claimed.
     #[boxed]
-    pub(super) async fn copy_blobs_of(&self, plan: &TablePlan) -> Result<()> {
+    pub(super) async fn copy_blobs_of(
+        &self,
+        plan: &TablePlan,
+        claims: Option<&WriteClaims>,
+    ) -> Result<()> {
         let mut digests = BTreeSet::new();
         let mut seen = HashSet::new();
         // Where the source lies, whatever its manifests say.
@@ -84,6 +91,9 @@ impl Transfer<'_> {
         }
         let mut running = FuturesUnordered::new();
         for digest in digests {
+            if let (Some(claims), Some(digest)) = (claims, BlobDigest::parse(&digest)) {
+                claims.claim(digest).await?;
+            }
             let path = blob_path(&digest);
             let read = |error| from_object_store(error, &format!("copy of `{path}`"));
             let size = match self.from.store().head(&self.from.path(&path)).await {
@@ -167,6 +177,7 @@ pub(crate) fn what_it_holds(fragment: &Fragment) -> u64 {
     hasher.finish()
 }
 
-fn uris(descriptors: &StructArray) -> Option<&StringArray> {
+/// What the cells of a blob column refer to outside of the table's files.
+pub(crate) fn uris(descriptors: &StructArray) -> Option<&StringArray> {
     descriptors.column_by_name("blob_uri")?.as_any().downcast_ref::<StringArray>()
 }

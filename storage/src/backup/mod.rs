@@ -55,7 +55,7 @@ pub use prune::Pruned;
 pub use record::{BackedUpBranch, BackedUpTable, BackupRecord};
 pub use restore::{RestoreTable, Restored, restore, restore_tables};
 
-pub(crate) use blobs::{digest_of, what_it_holds};
+pub(crate) use blobs::{digest_of, uris, what_it_holds};
 pub(crate) use history::{manifest, versions};
 pub(crate) use listing::{Paths, listing};
 pub(crate) use record::{BACKUP_RECORD, ORIGIN_RECORD, refuse_cut_off};
@@ -238,7 +238,7 @@ impl WholeCopy<'_> {
             Selection::Lake => transfer.copy_all_blobs().await?,
             Selection::Tables(_) => {
                 for plan in &plans {
-                    transfer.copy_blobs_of(plan).await?;
+                    transfer.copy_blobs_of(plan, None).await?;
                 }
             }
         }

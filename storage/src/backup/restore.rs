@@ -218,9 +218,13 @@ async fn put_back(
         system.put(&note_path, Bytes::from(bytes)).await?;
     }
     let plan = transfer.copy_files(&table).await?;
-    transfer.copy_blobs_of(&plan).await?;
+    let claims = lake.shared.write_claims();
+    transfer.copy_blobs_of(&plan, Some(&claims)).await?;
+    claims.may_commit();
     transfer.copier.sync_folders().await?;
-    transfer.copy_versions(&plan).await?;
+    let copied = transfer.copy_versions(&plan).await;
+    claims.end(&copied);
+    copied?;
     transfer.copy_receipts(&plan).await?;
     if is_dry_run {
         return Ok(());

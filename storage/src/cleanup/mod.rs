@@ -22,6 +22,7 @@
 //! - What is not known to be a table's file is never touched.
 
 mod journal;
+mod purge;
 mod references;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,10 +36,13 @@ use lance::Dataset;
 use object_store::ObjectStoreExt as _;
 use object_store::path::Path;
 
-use self::journal::Journals;
+use self::journal::{Journals, Left};
+pub use self::purge::PurgePlan;
+pub(crate) use self::purge::purges_folder;
 use self::references::{FileKind, Names, StoredFile, TableFiles, names_of, other_branches};
 use crate::lance_error::{from_lance, from_object_store};
 use crate::pins::PinnedVersion;
+use crate::servers::{DoomNote, lost};
 use crate::table::{Branch, Table};
 use crate::tag::listed_tags;
 use crate::version::{version_at, version_numbers};
@@ -68,6 +72,8 @@ pub struct Cleaned {
     pub bytes: u64,
     /// How many of the files no version named: what writes left that never ended.
     pub orphans: u64,
+    /// Files that no version names and that stay, because a write may be under way with them.
+    pub young: u64,
 }
 
 /// What may be deleted.
@@ -78,6 +84,8 @@ pub struct CleanRule {
     /// Files that no version names go when they were last written before this time, in milliseconds since
     /// the Unix epoch.
     pub orphans_before_ms: i64,
+    /// Data files that no version names yet, by their names without the ending: of parts of writes.
+    pub spared: BTreeSet<String>,
     /// Whether to say only what would be deleted.
     pub is_dry_run: bool,
 }
@@ -171,12 +179,33 @@ impl Table {
             branch: branch.name.clone(),
             version: *version,
         });
-        // From here on nobody begins to read, tag, branch or restore one of them.
-        let doomed = self.shared.pins.doom_versions(pinned, self.shared.clock.now_ms());
+        let (pins, now_ms) = (&self.shared.pins, self.shared.clock.now_ms());
+        let doomed;
+        let mut versions = match rule.is_dry_run {
+            true => pins.free_versions(pinned, now_ms),
+            false => {
+                // From here on nobody begins to read, tag, branch or restore one of them.
+                doomed = pins.doom_versions(pinned, now_ms);
+                doomed.numbers()
+            }
+        };
+        let agreed = match self.shared.servers.get() {
+            Some(servers) if !rule.is_dry_run && !versions.is_empty() => {
+                let note = DoomNote {
+                    location: self.entry.location.clone(),
+                    branch: branch.name.clone(),
+                    versions: Some(versions.clone()),
+                };
+                let agreed = servers.agree(note).await?;
+                let held = agreed.held_versions();
+                versions.retain(|version| !held.contains(version));
+                Some(agreed)
+            }
+            _ => None,
+        };
         // Asked only now: a tag that was made before is seen, and one that would be made after is refused.
         let mut kept = self.kept_versions(branch, &latest).await?;
         kept.retain(|version, _| expired.contains(version));
-        let mut versions = doomed.numbers();
         for version in expired.iter().filter(|version| !versions.contains(version)) {
             kept.entry(*version).or_insert_with(|| "a reader or a ticket".to_owned());
         }
@@ -195,11 +224,15 @@ impl Table {
                 FileKind::Manifest(version) => doomed_numbers.contains(version),
                 kind if stays.has(kind) => false,
                 kind if gone.has(kind) || left.has(kind) => true,
+                FileKind::Data(stem) | FileKind::Blob(stem) if rule.spared.contains(stem) => false,
                 _ if file.modified_ms < rule.orphans_before_ms => {
                     cleaned.orphans += 1;
                     true
                 }
-                _ => false,
+                _ => {
+                    cleaned.young += 1;
+                    false
+                }
             };
             if !is_gone {
                 continue;
@@ -219,6 +252,11 @@ impl Table {
             branch.write_ids().await?.checkpoint().await?;
         }
         let journal = journals.write(&others).await?;
+        if agreed.is_some() && !branch.still_leads().await? {
+            // Whoever leads now may have let somebody name what was agreed on before.
+            journals.delete(journal, &Left::default()).await?;
+            return Err(lost());
+        }
         self.delete(&manifests).await?;
         if !manifests.is_empty() {
             self.sync_versions_folder(&base).await?;

@@ -139,6 +139,18 @@ impl Names {
         }
     }
 
+    /// Whether both have a data file, its blobs or an index.
+    pub(super) fn share(&self, other: &Names) -> bool {
+        !self.data.is_disjoint(&other.data) || !self.indices.is_disjoint(&other.indices)
+    }
+
+    /// Those of the files that hold values of rows, without the ones that `other` has, too.
+    pub(super) fn without(mut self, other: &Names) -> Names {
+        self.data.retain(|name| !other.data.contains(name));
+        self.indices.retain(|name| !other.indices.contains(name));
+        self
+    }
+
     /// Adds the name of one file.
     pub(super) fn insert(&mut self, kind: FileKind) {
         match kind {

@@ -225,7 +225,15 @@ async fn only_old_files_of_a_table_go_when_no_version_names_them() {
     std::fs::remove_file(stored.join("_refs/tags/broken")).unwrap();
     let now_ms = table.shared.clock.now_ms();
     let young = CleanRule { orphans_before_ms: now_ms - 60_000, ..CleanRule::default() };
-    assert_eq!(table.clean(None, young).await.unwrap(), Cleaned::default());
+    let kept = Cleaned { young: 4, ..Cleaned::default() };
+    assert_eq!(table.clean(None, young).await.unwrap(), kept);
+    let spared = CleanRule {
+        orphans_before_ms: now_ms + 60_000,
+        spared: ["a".to_owned()].into(),
+        is_dry_run: true,
+        ..CleanRule::default()
+    };
+    assert_eq!(table.clean(None, spared).await.unwrap().orphans, 2);
     let old = CleanRule { orphans_before_ms: now_ms + 60_000, ..CleanRule::default() };
     let cleaned = table.clean(None, old).await.unwrap();
     assert_eq!((cleaned.orphans, cleaned.bytes), (4, 4));

@@ -131,7 +131,7 @@ fn find_half_written(folder: &FsPath, left: &mut Vec<(PathBuf, u64)>) -> Result<
 }
 
 /// The names that stores give to files which are being written: `NAME#1`.
-fn is_half_written(name: &str) -> bool {
+pub(crate) fn is_half_written(name: &str) -> bool {
     name.rsplit_once('#').is_some_and(|(name, number)| {
         !name.is_empty() && !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit())
     })
