@@ -8,10 +8,23 @@ import json
 import tempfile
 from pathlib import Path
 
-from bench import do_get, do_put, embedding, importing, search, sql, take, upserts
+from bench import (
+    add_column,
+    compaction,
+    do_get,
+    do_put,
+    embedding,
+    importing,
+    restart,
+    search,
+    sql,
+    take,
+    update_cells,
+    upserts,
+)
 from bench.machine import describe_machine, describe_versions
 from bench.picture import draw
-from bench.rounds import Comparison
+from bench.rounds import Comparison, Measure
 from support.server import LakebedServer
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,6 +33,10 @@ BENCHMARKS = {
     "do_get": do_get,
     "take": take,
     "upserts": upserts,
+    "add_column": add_column,
+    "update_cells": update_cells,
+    "compaction": compaction,
+    "restart": restart,
     "sql": sql,
     "search": search,
     "embedding": embedding,
@@ -30,38 +47,37 @@ BENCHMARKS = {
 def main() -> None:
     parser = argparse.ArgumentParser(prog="bench", description=__doc__)
     parser.add_argument("--rounds", type=int, default=5, help="alternating rounds (at least 5)")
-    parser.add_argument("--table-mb", type=int, default=1_000, help="size of the table, in MB")
+    parser.add_argument("--table-mb", type=int, default=1_000, help="size of the tables, in MB")
     parser.add_argument("--only", choices=BENCHMARKS, help="one benchmark")
     parser.add_argument("--out", type=Path, default=RESULTS, help="folder for the results")
     options = parser.parse_args()
     if options.rounds < 5:
         parser.error("medians of fewer than 5 rounds say nothing")
 
-    comparisons: list[Comparison] = []
+    found: list[Comparison | Measure] = []
     with tempfile.TemporaryDirectory(prefix="lakebed-bench-") as folder:
         server = LakebedServer(Path(folder) / "server").start()
         try:
             versions = describe_versions(server)
             for name, benchmark in BENCHMARKS.items():
                 if options.only in {None, name}:
-                    comparisons += benchmark.run(
-                        server, Path(folder), options.rounds, options.table_mb
-                    )
+                    found += benchmark.run(server, Path(folder), options.rounds, options.table_mb)
         finally:
             server.kill()
 
     machine = describe_machine()
     print(f"\n{machine['cpu']}, {machine['cores']} cores, {machine['memory_gib']} GiB")
     print(", ".join(f"{name} {version}" for name, version in versions.items()))
-    for comparison in comparisons:
-        print(comparison.line())
+    for figure in found:
+        print(figure.line())
     options.out.mkdir(parents=True, exist_ok=True)
     report = {
         "machine": machine,
         "versions": versions,
         "rounds": options.rounds,
         "table_mb": options.table_mb,
-        "comparisons": [comparison.record() for comparison in comparisons],
+        "comparisons": [it.record() for it in found if isinstance(it, Comparison)],
+        "measures": [it.record() for it in found if isinstance(it, Measure)],
     }
     (options.out / "latest.json").write_text(json.dumps(report, indent=2) + "\n")
     draw(report, options.out / "latest.png")

@@ -5,6 +5,7 @@ import platform
 import subprocess
 from pathlib import Path
 
+import deltalake
 import duckdb
 import lance
 import lancedb
@@ -45,6 +46,7 @@ def describe_versions(server: LakebedServer) -> dict[str, str]:
         "pyarrow": pa.__version__,
         "pylance": lance.__version__,
         "lancedb": lancedb.__version__,
+        "deltalake": deltalake.__version__,
         "duckdb": duckdb.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),

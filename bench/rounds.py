@@ -1,4 +1,4 @@
-"""Two contestants in alternating rounds, and the ratio of their medians."""
+"""Two contestants in alternating rounds and the ratio of their medians; measures without a peer."""
 
 import gc
 import statistics
@@ -46,6 +46,45 @@ class Comparison:
         }
 
 
+@dataclass
+class Measure:
+    """A figure of Lakebed alone, a value a round: bytes, seconds or a share. Less is better."""
+
+    name: str
+    what: str
+    unit: str
+    most: float | None
+    values: list[float]
+
+    @property
+    def value(self) -> float:
+        """The median."""
+        return statistics.median(self.values)
+
+    def line(self) -> str:
+        """One line for people."""
+        most = "" if self.most is None else f", at most {self.most:,g}"
+        return f"{self.name:<18} {self.value:,.4g} {self.unit}{most}  ({self.what})"
+
+    def record(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "name": self.name,
+            "what": self.what,
+            "unit": self.unit,
+            "most": self.most,
+            "value": round(self.value, 4),
+            "values": [round(value, 6) for value in self.values],
+        }
+
+
+def measure(name: str, what: str, unit: str, most: float | None, values: list[float]) -> Measure:
+    """A measure, printed."""
+    result = Measure(name, what, unit, most, values)
+    print(result.line(), flush=True)
+    return result
+
+
 def seconds_of(work: Callable[[], None]) -> float:
     """How long a piece of work takes."""
     gc.collect()
@@ -62,12 +101,18 @@ def compare(
     rounds: int,
     ours: Callable[[], None],
     theirs: Callable[[], None],
+    before: Callable[[], None] | None = None,
 ) -> Comparison:
-    """Runs both once to warm up, then `rounds` times in turn, each first in every other round."""
+    """Runs both once to warm up, then `rounds` times in turn, each first in every other round.
+    `before` makes the same start for both; it runs before each round and counts for nobody."""
+    if before is not None:
+        before()
     ours()
     theirs()
     result = Comparison(name, peer, what, bar, [], [])
     for number in range(rounds):
+        if before is not None:
+            before()
         sides = [(result.ours_s, ours), (result.peer_s, theirs)]
         for times, work in sides if number % 2 == 0 else reversed(sides):
             times.append(seconds_of(work))
