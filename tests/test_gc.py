@@ -144,14 +144,18 @@ def test_branches_keep_what_they_began_with(server: LakebedServer, lake: Lake, t
     overwritten(lake, table, 3)
     stored = lance.dataset(str(server.table_path(table)))
     stored.create_branch("exp", 2)
+    lake.write(table, row(19), branch="exp")
     lake.write(table, row(20), branch="exp")
     done = gc(server, table, **NOW)
     assert done["versions"] == [1]
     assert done["kept"] == [{"version": 2, "kept_by": "branch `exp`"}]
-    expected = pa.concat_tables([row(2), row(20)])
+    expected = pa.concat_tables([row(2), row(19), row(20)])
     assert lake.read(table, branch="exp").equals(expected)
     lake.write(table, row(30), "overwrite", branch="exp")
-    assert gc(server, table, branch="exp", **NOW)["versions"]
+    done = gc(server, table, branch="exp", **NOW)
+    # The one that was read is kept by its ticket.
+    assert done["versions"] == [3]
+    assert done["kept"][0] == {"version": 2, "kept_by": "the beginning of the branch"}
     assert lake.read(table, branch="exp").equals(row(30))
     assert lake.read(table).equals(row(3))
 

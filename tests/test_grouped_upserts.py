@@ -8,22 +8,12 @@ from typing import Any
 import lance
 import pyarrow as pa
 
-from support.faults import slow_syncs
+from support.faults import slow_server
 from support.flight import Lake
 from support.server import LakebedServer
 
 CLIENTS = 32
-SLOW_MS = 500
 ARROW = {"content-type": "application/vnd.apache.arrow.stream"}
-
-
-def slow_server(make_server: Callable[..., LakebedServer], rows: pa.Table) -> LakebedServer:
-    """A server on a table `t`, each commit of which takes a while."""
-    server = make_server().start()
-    server.lake().create("t", rows)
-    assert server.terminate() == 0
-    server.wrapper = slow_syncs(server.table_path("t") / "_versions", SLOW_MS)
-    return server.start()
 
 
 def merge(server: LakebedServer, rows: pa.Table) -> dict[str, Any]:

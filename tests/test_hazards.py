@@ -81,17 +81,15 @@ def rows(ids: list[int], text: str) -> pa.Table:
     return pa.table({"id": pa.array(ids, pa.int64()), "label": labels, "v": ids})
 
 
-def build(http: Http, table: str, column: str, kind: str) -> bool:
-    """Builds an index; false when rows changed under it again and again, and it says so."""
+def build(http: Http, table: str, column: str, kind: str) -> None:
+    """Builds an index, whatever runs beside."""
     body = {"column": column, "index_type": kind}
     job = http.ok("POST", f"/v1/table/{table}/create_index", body).json()["job_id"]
     while True:
         found = http.ok("POST", "/v1/jobs/describe", {"job_id": job}).json()
         if found["job_state"] == "DONE":
-            return True
-        if found["job_state"] == "FAILED":
-            assert "conflict" in str(found) or "chang" in str(found), found
-            return False
+            return
+        assert found["job_state"] != "FAILED", found
         time.sleep(0.01)
 
 
@@ -105,11 +103,10 @@ def test_compaction_beside_index_building_and_deletes(
     server.expect_log(OVERTAKEN)
     model = {key: f"first {key % 5}" for key in range(200)}
     lake.create(table, rows(list(model), "first"))
-    built = [0, 0]
 
     def index() -> None:
         for column, kind in (("id", "BTREE"), ("label", "BITMAP")):
-            built[build(server.http(), table, column, kind)] += 1
+            build(server.http(), table, column, kind)
 
     def compact() -> None:
         server.http().ok("POST", f"/v1/table/{table}/compact", {})
@@ -145,9 +142,9 @@ def test_compaction_beside_index_building_and_deletes(
                 model = {key: model[key] for key in model if not low <= key < low + 8}
             check()
     check()
-    print(f"{counts[1]} compactions beside {built[1]} indexes built, {built[0]} given up")
+    print(f"{counts[1]} compactions beside {counts[0]} times two indexes built")
     assert counts[1] >= 2, "compaction met the writers"
-    assert built[1] >= 2, "indexes were built meanwhile"
+    assert counts[0] >= 1, "indexes were built meanwhile"
     assert lake.count(table) == len(model)
     dataset = lance.dataset(str(server.table_path(table)))
     dataset.validate()
@@ -163,7 +160,7 @@ def test_an_index_from_main_in_a_compacted_branch(
     lake.create(table, rows(list(range(40)), "first"))
     for start in range(40, 400, 40):
         lake.write(table, rows(list(range(start, start + 40)), "more"))
-    assert build(http, table, "id", "BTREE")
+    build(http, table, "id", "BTREE")
     version = lance.dataset(str(server.table_path(table))).version
     lance.dataset(str(server.table_path(table))).create_branch("exp", version)
     done = http.ok("POST", f"/v1/table/{table}/compact", {"branch": "exp"}).json()
@@ -197,7 +194,7 @@ def test_cleaning_beside_branches(server: LakebedServer, lake: Lake, table: str)
     lake.create(table, numbered(10))
     for start in range(10, 40, 10):
         lake.write(table, numbered(10, start=start))
-    assert build(server.http(), table, "id", "BTREE")
+    build(server.http(), table, "id", "BTREE")
     for branch in ("one", "two"):
         lance.dataset(path).create_branch(branch, lance.dataset(path).version)
     models: dict[str, set[int]] = {name: set(range(40)) for name in ("main", "one", "two")}

@@ -1,10 +1,13 @@
 //! Carries out what the policy plans, one rewrite after the other.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use lakebed_core::Result;
 use lakebed_storage::{At, Table};
+use tokio::sync::Mutex;
 
+use crate::pace::Pace;
 use crate::policy::{Rewrite, Targets, plan};
 
 /// What a pass over one branch did.
@@ -14,6 +17,8 @@ pub struct Pass {
     pub planned: Vec<Rewrite>,
     /// Rewrites that were done.
     pub done: usize,
+    /// Bytes that these read.
+    pub bytes: u64,
     /// Rewrites that were given up because their rows changed meanwhile; a later pass plans anew.
     pub lost: usize,
     /// Rewrites that the budget left for a later pass.
@@ -35,7 +40,8 @@ pub struct Budget {
     pub is_dry_run: bool,
 }
 
-/// Plans and rewrites on the newest version of a branch.
+/// Plans and rewrites on the newest version of a branch. Each rewrite holds `one`, because the memory of
+/// one is stated and that of many would not be; between two of them `pace` rests.
 ///
 /// # Errors
 /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer. What was rewritten
@@ -45,6 +51,8 @@ pub async fn compact(
     branch: Option<&str>,
     targets: &Targets,
     budget: Budget,
+    one: &Mutex<()>,
+    pace: &Pace,
 ) -> Result<Pass> {
     let layout = table.snapshot(branch, &At::Latest).await?.layout().await?;
     let planned = plan(&layout, targets);
@@ -59,9 +67,15 @@ pub async fn compact(
             pass.left += 1;
             continue;
         }
-        match table.rewrite_fragments(branch, &rewrite.fragments, rewrite.bytes).await? {
+        let turn = one.lock().await;
+        let began = Instant::now();
+        let outcome = table.rewrite_fragments(branch, &rewrite.fragments, rewrite.bytes).await?;
+        drop(turn);
+        pace.rest(began.elapsed()).await;
+        match outcome {
             Some(compacted) => {
                 pass.done += 1;
+                pass.bytes = pass.bytes.saturating_add(rewrite.bytes);
                 pass.removed += compacted.removed;
                 pass.added += compacted.added;
                 pass.version = compacted.version;

@@ -6,9 +6,13 @@
 //! indexes see <https://github.com/lance-format/lance/issues/8085>; B-trees, bitmaps and vectors do the same).
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use lakebed_core::Result;
 use lakebed_storage::{At, IndexSummary, Table};
+use tokio::sync::Mutex;
+
+use crate::pace::Pace;
 
 /// Rows without an index that are compared in a few milliseconds.
 const FEW_ROWS: u64 = 4_096;
@@ -27,16 +31,26 @@ fn is_worth(indexed: u64, unindexed: u64) -> bool {
     unindexed >= (rows / SMALL_SHARE).max(FEW_ROWS)
 }
 
-/// Catches up with the indexes of a branch that ask for it; how many. One whose rows are rewritten
+/// Catches up with the indexes of a branch that ask for it; how many. Each build holds `one`, and `pace`
+/// rests between two of them. One whose rows are rewritten
 /// meanwhile is left as it is: the branch has a newer version then, which is to be looked at anyway.
 ///
 /// # Errors
 /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer.
-pub async fn catch_up(table: &Arc<Table>, branch: Option<&str>) -> Result<usize> {
+pub async fn catch_up(
+    table: &Arc<Table>,
+    branch: Option<&str>,
+    one: &Mutex<()>,
+    pace: &Pace,
+) -> Result<usize> {
     let planned = plan_indexes(&table.snapshot(branch, &At::Latest).await?.indexes().await?);
     let mut done = 0;
     for index in &planned {
+        let turn = one.lock().await;
+        let began = Instant::now();
         done += usize::from(table.catch_up_index(branch, index).await?.is_some());
+        drop(turn);
+        pace.rest(began.elapsed()).await;
     }
     Ok(done)
 }

@@ -4,7 +4,9 @@
 
 mod blobs;
 mod compactor;
+mod history;
 mod indexes;
+mod pace;
 mod policy;
 mod purge;
 mod retention;
@@ -12,7 +14,9 @@ mod sweep;
 
 pub use blobs::sweep_blobs;
 pub use compactor::{Budget, Pass, compact};
+pub use history::{Done, HISTORY_TABLE, forget_done, is_history, note_done};
 pub use indexes::{catch_up, plan_indexes};
+pub use pace::Pace;
 pub use policy::{Reason, Rewrite, Targets, plan};
 pub use purge::{Purged, plan_purge, purge};
 pub use retention::{Retention, clean, expired};

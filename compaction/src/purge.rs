@@ -99,11 +99,13 @@ pub async fn purge(
     let orphans_before_ms = now_ms.saturating_sub(i64::try_from(orphan_age_ms).unwrap_or(i64::MAX));
     purged.cleaned = table.clean_before(branch, purged.version, orphans_before_ms).await?;
     let claims_before_ms = claims_before_ms(limits, now_ms);
+    table.finish_branch_deletions(Some(i64::MAX)).await?;
+    let unfinished = table.unfinished_branches().await;
     let (blobs, kept) = lake.purge_blobs(table, &named, claims_before_ms).await?;
     (purged.blobs, purged.blobs_kept) = (blobs, kept);
-    match purged.cleaned.kept.is_empty() {
+    match purged.cleaned.kept.is_empty() && unfinished.is_empty() {
         true => Ok(purged),
-        false => Err(held(&purged)),
+        false => Err(held(&purged, &unfinished)),
     }
 }
 
@@ -158,13 +160,12 @@ fn groups<'a>(fragments: &'a [FragmentStats], targets: &Targets) -> Vec<Vec<&'a 
     groups
 }
 
-fn held(purged: &Purged) -> Error {
-    let kept: Vec<String> = purged
-        .cleaned
-        .kept
-        .iter()
-        .map(|(version, by)| format!("version {version} by {by}"))
-        .collect();
+fn held(purged: &Purged, unfinished: &[String]) -> Error {
+    let versions = purged.cleaned.kept.iter();
+    let versions = versions.map(|(version, by)| format!("version {version} by {by}"));
+    let branches = unfinished.iter();
+    let branches = branches.map(|name| format!("branch `{name}`, which was deleted, by a reader"));
+    let kept: Vec<String> = versions.chain(branches).collect();
     let message = format!(
         "older versions are still in use: {}; all else is done, purge again when they are not",
         kept.join("; ")

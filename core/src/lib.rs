@@ -15,7 +15,7 @@ mod suggest;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use limits::Limits;
-pub use name::{CursorName, DatabaseName, NamespacePath, TableId, TableName, TagName};
+pub use name::{BranchName, CursorName, DatabaseName, NamespacePath, TableId, TableName, TagName};
 pub use principal::{Freshness, Principal, RequestContext, Role};
 pub use search::{ApproxMode, DistanceType, OrderBy, QueryVectors, SearchReport};
 pub use suggest::nearest_names;

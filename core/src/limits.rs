@@ -71,6 +71,8 @@ pub struct Limits {
     pub ticket_ttl_ms: i64,
     /// Milliseconds between two passes of maintenance.
     pub maintenance_interval_ms: u64,
+    /// The share of its time, in percent, that maintenance works while requests run; the rest it rests.
+    pub maintenance_share_percent: u64,
     /// Bytes that compaction reads of one table in a pass of maintenance; with 0 it runs only when it is
     /// asked for.
     pub compaction_bytes_max: u64,
@@ -133,6 +135,7 @@ impl Default for Limits {
             write_id_bytes_max: 256,
             ticket_ttl_ms: 3_600_000,
             maintenance_interval_ms: 60_000,
+            maintenance_share_percent: 33,
             compaction_bytes_max: 1 << 30,
             server_ttl_ms: 4_000,
             retention_ms: 7 * 24 * 3_600_000,

@@ -1,4 +1,4 @@
-//! Names of databases, namespaces, tables, tags and cursors.
+//! Names of databases, namespaces, tables, branches, tags and cursors.
 //!
 //! A name that was parsed is safe as one segment of a path below the lake's root: it has no slash, no
 //! dot-dot, no NUL or control character. The rules are those of the LanceDB SDKs (ASCII letters and
@@ -15,6 +15,7 @@ const SEGMENT_BYTES_MAX: usize = 64;
 const DEPTH_MAX: usize = 16;
 const TAG_BYTES_MAX: usize = 256;
 const CURSOR_BYTES_MAX: usize = 128;
+const BRANCH_BYTES_MAX: usize = 128;
 
 /// Separates the parts of a table's id in text: `ns$sub$table`.
 pub const ID_DELIMITER: char = '$';
@@ -273,6 +274,55 @@ impl fmt::Display for TagName {
     }
 }
 
+/// The name of a branch other than main.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct BranchName(String);
+
+impl BranchName {
+    /// Checks and takes a name that a user chose: one part or several, separated by `/`.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that breaks lance's rules (letters, digits, `.`, `-`, `_` in each part,
+    /// no `..`, not ending in `.lock`, not `main`), and for a part that would be taken for a folder of a
+    /// table: one that begins with `_` or is `data`.
+    pub fn parse(name: &str) -> Result<Self> {
+        let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+        if name.len() > BRANCH_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "branch name `{shown}` has {} bytes; the limit is {BRANCH_BYTES_MAX}",
+                name.len()
+            )));
+        }
+        for part in name.split('/') {
+            check_segment("branch", part, BRANCH_BYTES_MAX)?;
+            let is_folder = part.starts_with('_') || part == "data";
+            if is_folder || part.starts_with('.') || part.ends_with('.') || part.contains("..") {
+                return Err(Error::invalid(format!(
+                    "branch name `{shown}`: the part `{part}` begins with `_` or a dot, ends with a dot, \
+                     has two dots in a row or is `data`"
+                )));
+            }
+        }
+        if name.ends_with(".lock") || name == "main" {
+            return Err(Error::invalid(format!(
+                "branch name `{shown}` ends in `.lock` or is `main`"
+            )));
+        }
+        Ok(BranchName(name.to_owned()))
+    }
+
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for BranchName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
 /// The name of a cursor.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct CursorName(String);
@@ -353,6 +403,18 @@ mod tests {
         let db = DatabaseName::default_database();
         for text in ["t", "ns$t", "a$b.c$t-1_x"] {
             assert_eq!(TableId::parse(&db, text).unwrap().text(), text);
+        }
+    }
+
+    #[test]
+    fn branches_follow_lance_and_leave_the_folders_of_tables_alone() {
+        for bad in [
+            "", "/a", "a/", "a//b", "a/..", "main", "a.lock", "a b", ".a", "_a/b", "a/_x", "a/data",
+        ] {
+            assert!(BranchName::parse(bad).is_err(), "{bad:?} was taken");
+        }
+        for good in ["exp", "team/exp-1.2_x", "data2", "main/a"] {
+            assert!(BranchName::parse(good).is_ok(), "{good:?} was refused");
         }
     }
 

@@ -6,9 +6,8 @@
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray, UInt64Array};
-use futures::StreamExt;
-use lakebed_core::{DatabaseName, Error, ErrorKind, Result, TableId};
-use lakebed_storage::{BatchStream, Lake, WriteOptions, schema_digest};
+use lakebed_core::{DatabaseName, Error, Result, TableId};
+use lakebed_storage::Lake;
 
 /// The table's name.
 pub const ERRORS_TABLE: &str = "job_errors";
@@ -42,34 +41,8 @@ pub(crate) async fn note_errors(
     }
     let batches = rows.chunks(BATCH_ROWS).map(|rows| batch(rows, now_ms));
     let batches = batches.collect::<Result<Vec<RecordBatch>>>()?;
-    let Some(first) = batches.first() else { return Ok(()) };
-    let schema = first.schema();
-    let stream =
-        || -> BatchStream { futures::stream::iter(batches.clone().into_iter().map(Ok)).boxed() };
-    let options = |mode: &str| WriteOptions {
-        write_id: Some(write_id.clone()),
-        mode: mode.to_owned(),
-        schema_digest: schema_digest(&schema),
-    };
     let id = TableId::parse(database, ERRORS_TABLE)?;
-    if lake.find_table(&id).await?.is_none() {
-        let created =
-            lake.create_table(&id, Arc::clone(&schema), stream(), options("create:")).await;
-        match created {
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            created => return created.map(|_| ()),
-        }
-    }
-    let table = lake.insist(&lake.table(&id).await?).await?;
-    match table.append(None, Arc::clone(&schema), stream(), options("append:")).await {
-        // What made the table has the id already.
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
-        Err(error) if error.kind() == ErrorKind::InvalidArgument => {
-            tracing::warn!(error = %error.report(), "table {ERRORS_TABLE} takes no errors of jobs");
-            Ok(())
-        }
-        appended => appended.map(|_| ()),
-    }
+    lake.note_rows(&id, batches, Some(write_id)).await
 }
 
 fn batch(rows: &[ErrorRow], now_ms: i64) -> Result<RecordBatch> {

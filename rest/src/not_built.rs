@@ -30,10 +30,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/transaction/{id}/describe"),
     (MethodFilter::POST, "/v1/transaction/{id}/alter"),
     // Branches.
-    (MethodFilter::POST, "/v1/table/{id}/branches/create"),
-    (MethodFilter::POST, "/v1/table/{id}/branches/list"),
-    (MethodFilter::POST, "/v1/table/{id}/branches/delete"),
-    (MethodFilter::POST, "/v1/table/{id}/branches/diff"),
     (MethodFilter::POST, "/v1/table/{id}/branches/cherry_pick"),
     // Indexes.
     (MethodFilter::POST, "/v1/table/{id}/page_cache/prewarm"),

@@ -146,6 +146,20 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ),
         ("/v1/table/{id}/count_rows", post(table::count_rows::count_rows)),
         ("/v1/table/{id}/version/list", post(table::versions::list_versions)),
+        (
+            "/v1/table/{id}/branches/create",
+            changes_table(post(table::branches::create::create_branch)),
+        ),
+        ("/v1/table/{id}/branches/list", post(table::branches::list::list_branches)),
+        (
+            "/v1/table/{id}/branches/delete",
+            changes_table(post(table::branches::delete::delete_branch)),
+        ),
+        ("/v1/table/{id}/branches/diff", post(table::branches::diff::diff_branch)),
+        (
+            "/v1/table/{id}/branches/merge",
+            changes_table(post(table::branches::merge::merge_branch)),
+        ),
         ("/v1/table/{id}/tags/create", changes_table(post(table::tags::create::create_tag))),
         ("/v1/table/{id}/tags/update", changes_table(post(table::tags::update::update_tag))),
         ("/v1/table/{id}/tags/delete", changes_table(post(table::tags::delete::delete_tag))),

@@ -38,6 +38,9 @@ enum Verb {
     /// Keep how far a reader of changes has come.
     #[command(subcommand)]
     Cursor(CursorVerb),
+    /// Begin, compare and merge branches of a table.
+    #[command(subcommand)]
+    Branch(BranchVerb),
     /// Name versions of a table.
     #[command(subcommand)]
     Tag(TagVerb),
@@ -74,6 +77,20 @@ enum Verb {
     Version(command::version::Version),
     /// Print a completion script for a shell.
     Completion(command::completion::Completion),
+}
+
+#[derive(Debug, Subcommand)]
+enum BranchVerb {
+    /// Begin a branch with a version of a table, the latest unless one is given.
+    Create(command::branch_create::BranchCreate),
+    /// List the branches of a table.
+    List(command::branch_list::BranchList),
+    /// Say how a branch differs from the one that it began on.
+    Diff(command::branch_diff::BranchDiff),
+    /// Take what a branch changed into the one that it began on.
+    Merge(command::branch_merge::BranchMerge),
+    /// Delete a branch with all versions that are only its own.
+    Delete(command::branch_delete::BranchDelete),
 }
 
 #[derive(Debug, Subcommand)]
@@ -295,6 +312,11 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Cursor(CursorVerb::List(verb)) => run_client(verb, &environment),
         Verb::Cursor(CursorVerb::Advance(verb)) => run_client(verb, &environment),
         Verb::Cursor(CursorVerb::Delete(verb)) => run_client(verb, &environment),
+        Verb::Branch(BranchVerb::Create(verb)) => run_client(verb, &environment),
+        Verb::Branch(BranchVerb::List(verb)) => run_client(verb, &environment),
+        Verb::Branch(BranchVerb::Diff(verb)) => run_client(verb, &environment),
+        Verb::Branch(BranchVerb::Merge(verb)) => run_client(verb, &environment),
+        Verb::Branch(BranchVerb::Delete(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::List(verb)) => run_client(verb, &environment),
         Verb::Tag(TagVerb::Delete(verb)) => run_client(verb, &environment),

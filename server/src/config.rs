@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lakebed_core::{Error, Limits, Result, nearest_names};
+use lakebed_storage::ReadCacheOptions;
 
 pub(crate) use layer::{Layer, LogFormat};
 
@@ -71,6 +72,8 @@ pub(crate) struct Config {
     pub(crate) index_cache_bytes: usize,
     /// Memory for manifests and the metadata of files.
     pub(crate) metadata_cache_bytes: usize,
+    /// Where reads of a lake in a bucket are kept.
+    pub(crate) read_cache: Option<ReadCacheOptions>,
     /// The home directory, below which the admin key lies by default.
     pub(crate) home: Option<PathBuf>,
     /// The limits of the service.
@@ -138,6 +141,8 @@ impl Config {
             header_wait_ms_max,
             index_cache_bytes,
             metadata_cache_bytes,
+            read_cache_dir,
+            read_cache_bytes,
             limits,
         } = layer;
         Ok(Config {
@@ -159,6 +164,10 @@ impl Config {
             header_wait: Duration::from_millis(header_wait_ms_max.unwrap_or(60_000).max(1)),
             index_cache_bytes: index_cache_bytes.unwrap_or(256 << 20),
             metadata_cache_bytes: metadata_cache_bytes.unwrap_or(128 << 20),
+            read_cache: read_cache_dir.map(|folder| ReadCacheOptions {
+                folder,
+                bytes: read_cache_bytes.unwrap_or(10 << 30),
+            }),
             home: variable("HOME").map(PathBuf::from),
             limits: limits.apply()?,
         })

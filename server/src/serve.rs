@@ -86,6 +86,7 @@ pub(crate) fn lake_options(config: &Config) -> LakeOptions {
     LakeOptions {
         index_cache_bytes: config.index_cache_bytes,
         metadata_cache_bytes: config.metadata_cache_bytes,
+        read_cache: config.read_cache.clone(),
         limits: config.limits.clone(),
         clock: Arc::new(SystemClock),
         ..LakeOptions::at(config.data.clone())

@@ -21,6 +21,7 @@
 //! share to go on, gives them back one by one.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use lakebed_core::{Error, ErrorKind, Limits, Result};
@@ -29,6 +30,8 @@ use tokio::time::Instant;
 
 const UNIT_BYTES: usize = 64 << 10;
 const RETRY_AFTER_MS: u64 = 1_000;
+/// How long a request counts as recent.
+const RECENT_MS: u64 = 1_000;
 
 /// The three limits of one service.
 #[derive(Debug)]
@@ -36,6 +39,9 @@ pub(crate) struct Admission {
     requests: Limit,
     write_memory: Limit,
     read_memory: Limit,
+    began: Instant,
+    /// When the last request asked for its place, since `began`.
+    last_request_ms: Arc<AtomicU64>,
 }
 
 /// A share of a limit, given back when it is dropped.
@@ -58,6 +64,19 @@ impl Admission {
                 UNIT_BYTES,
             ),
             read_memory: limit("read_memory_bytes_max", limits.read_memory_bytes_max, UNIT_BYTES),
+            began: Instant::now(),
+            last_request_ms: Arc::default(),
+        }
+    }
+
+    /// Whether a request runs or was admitted within the last second, whenever it is called.
+    pub(crate) fn is_in_use(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        let (semaphore, units) = (Arc::clone(&self.requests.semaphore), self.requests.units);
+        let (began, last_ms) = (self.began, Arc::clone(&self.last_request_ms));
+        move || {
+            let now_ms = millis(began.elapsed());
+            let is_recent = now_ms.saturating_sub(last_ms.load(Ordering::Relaxed)) < RECENT_MS;
+            is_recent || semaphore.available_permits() < units as usize
         }
     }
 
@@ -66,6 +85,7 @@ impl Admission {
     /// # Errors
     /// `Busy` naming the limit when no place became free in time.
     pub(crate) async fn admit_request(&self) -> Result<Permit> {
+        self.last_request_ms.store(millis(self.began.elapsed()), Ordering::Relaxed);
         self.requests.take(1).await
     }
 
@@ -84,6 +104,10 @@ impl Admission {
     pub(crate) async fn read_bytes(&self, bytes: usize) -> Result<Permit> {
         self.read_memory.take(bytes).await
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[derive(Debug)]

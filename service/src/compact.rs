@@ -1,6 +1,6 @@
 //! Compact a table when somebody asks for it.
 
-use lakebed_compaction::{Budget, Pass, Targets, compact};
+use lakebed_compaction::{Budget, Pace, Pass, Targets, compact};
 use lakebed_core::{RequestContext, Result, Role, TableId};
 
 use crate::Service;
@@ -22,10 +22,12 @@ impl Service {
         self.permit(ctx, Role::Write, "compact", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         let _request = self.admission.admit_request().await?;
-        let _compacting = self.compacting.lock().await;
         let budget = Budget { bytes_max: u64::MAX, is_dry_run };
         let outcome = match self.fresh_table(ctx, table, branch).await {
-            Ok(handle) => compact(&handle, branch, &Targets::default(), budget).await,
+            Ok(handle) => {
+                let (targets, pace) = (Targets::default(), Pace::at_once());
+                compact(&handle, branch, &targets, budget, &self.compacting, &pace).await
+            }
             Err(error) => Err(error),
         };
         if !is_dry_run {

@@ -86,9 +86,10 @@ pub(crate) struct PeerConnections {
 }
 
 impl Service {
-    /// Whether there is no other server that a request could have to go to.
+    /// Whether there can be no other server that a request has to go to. That none was seen yet does not
+    /// say so: one may have joined a moment ago.
     pub fn is_alone(&self) -> bool {
-        self.lake.servers().is_none_or(|servers| servers.others().is_empty())
+        self.lake.servers().is_none()
     }
 
     /// The other server that leads `led`; nothing when this one does from here on.

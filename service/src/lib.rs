@@ -18,6 +18,7 @@ mod authenticate;
 mod backup;
 mod blob;
 mod blob_gc;
+mod branches;
 mod changes;
 mod column_jobs;
 mod columns;
@@ -61,6 +62,10 @@ use futures::Stream;
 pub use admission::Permit;
 pub use backup::BackupCommand;
 pub use blob::Blob;
+pub use branches::{
+    BranchConflict, BranchDiff, BranchEntry, BranchMerge, ColumnChange, ComparedBranch, MergeSides,
+    MergedBranch, RowChange, RowCounts,
+};
 pub use changes::{Changes, ChangesPart, ChangesPlan};
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use cursors::Cursor;

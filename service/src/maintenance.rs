@@ -2,11 +2,12 @@
 //! indexes do not cover, and versions that nobody needs any more.
 
 use std::collections::HashMap;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use lakebed_compaction::{
-    Budget, Retention, Targets, catch_up, clean, compact, sweep, sweep_blobs,
+    Budget, Done, Pace, Retention, Targets, catch_up, clean, compact, forget_done, is_history,
+    note_done, sweep, sweep_blobs,
 };
 use lakebed_core::{ErrorKind, Result, TableId};
 use lakebed_storage::Table;
@@ -22,6 +23,15 @@ type Seen = HashMap<String, u64>;
 const VERSIONS_MIN: usize = 100;
 /// Of so many passes over all tables one cleans whatever is expired, and what no version names.
 const PASSES_A_ROUND: u64 = 24;
+/// After so many passes, and so long at most, what was done is written into the history.
+const PASSES_A_NOTE: u32 = 10;
+const NOTE_AGE_MAX: Duration = Duration::from_secs(300);
+/// How long the end of the server waits for the last notes.
+const LAST_NOTE_MAX: Duration = Duration::from_secs(2);
+/// Notes that wait; more are forgotten.
+const NOTES_MAX: usize = 10_000;
+/// How long the history goes back: 30 days.
+const HISTORY_AGE_MS: i64 = 30 * 24 * 3_600_000;
 
 impl Service {
     /// Runs maintenance until `stop` is cancelled. A pass that fails is tried again by the next.
@@ -30,10 +40,12 @@ impl Service {
         let mut seen = Seen::new();
         let cleaning = Duration::from_millis(self.limits.cleaning_interval_ms);
         let (mut cleaned, mut cleanings) = (Instant::now(), 0_u64);
+        let mut noted = Instant::now();
         while stop.run_until_cancelled(tokio::time::sleep(interval)).await.is_some() {
             if self.leads_maintenance().await {
                 self.sweep_lake().await;
             }
+            stop.run_until_cancelled(self.finish_branches()).await;
             if self.limits.compaction_bytes_max > 0 {
                 stop.run_until_cancelled(self.compact_open_tables(&mut seen)).await;
             }
@@ -48,8 +60,53 @@ impl Service {
                     stop.run_until_cancelled(self.clean_blobs()).await;
                 }
                 cleaned = Instant::now();
+                if is_whole && self.leads_maintenance().await {
+                    self.forget_history().await;
+                }
+            }
+            if noted.elapsed() >= interval.saturating_mul(PASSES_A_NOTE).min(NOTE_AGE_MAX) {
+                stop.run_until_cancelled(self.note_history()).await;
+                noted = Instant::now();
             }
         }
+        // What was done last is noted, too, unless the store is slow.
+        let _ = tokio::time::timeout(LAST_NOTE_MAX, self.note_history()).await;
+    }
+
+    /// Notes what was done to a table, for the history.
+    fn note_done(&self, began: Instant, mut done: Done) {
+        if is_history(&done.location) {
+            return;
+        }
+        done.at_ms = self.clock.now_ms();
+        done.duration_ms = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let mut notes = self.maintained.lock().unwrap_or_else(PoisonError::into_inner);
+        if notes.len() < NOTES_MAX {
+            notes.push(done);
+        }
+    }
+
+    /// Writes the notes into the history; what cannot be written is tried again later.
+    async fn note_history(&self) {
+        let notes = || self.maintained.lock().unwrap_or_else(PoisonError::into_inner);
+        let done = std::mem::take(&mut *notes());
+        if let Err(error) = note_done(&self.lake, &done).await {
+            tracing::info!(error = %error.report(), "the history of maintenance is not written");
+            notes().splice(..0, done);
+        }
+    }
+
+    async fn forget_history(&self) {
+        let before_ms = self.clock.now_ms().saturating_sub(HISTORY_AGE_MS);
+        if let Err(error) = forget_done(&self.lake, before_ms).await {
+            tracing::info!(error = %error.report(), "the history of maintenance is not shortened");
+        }
+    }
+
+    /// How maintenance makes room for users.
+    fn pace(&self) -> Pace {
+        let share = self.limits.maintenance_share_percent.min(100) as u32;
+        Pace::new(share, self.admission.is_in_use())
     }
 
     /// Uploads whose time ran out, and dropped tables.
@@ -60,6 +117,17 @@ impl Service {
                 metrics::counter!("lakebed_swept_tables_total").increment(swept.tables as u64);
             }
             Err(error) => tracing::warn!(error = %error.report(), "maintenance pass failed"),
+        }
+    }
+
+    /// Folders of branches that were deleted while they were read.
+    async fn finish_branches(&self) {
+        for table in self.lake.open_tables() {
+            if self.maintains(&table).await
+                && let Err(error) = table.finish_branch_deletions(None).await
+            {
+                tracing::info!(error = %error.report(), "a deleted branch's folder stays for now");
+            }
         }
     }
 
@@ -91,10 +159,19 @@ impl Service {
     /// Builds indexes anew that lack many rows; whether there is nothing more to do until the table
     /// changes.
     async fn catch_up_indexes(&self, table: &Arc<Table>) -> bool {
-        let _compacting = self.compacting.lock().await;
-        match catch_up(table, None).await {
+        let began = Instant::now();
+        let about = |added| Done {
+            location: table.location().to_owned(),
+            action: "index",
+            added,
+            ..Done::default()
+        };
+        match catch_up(table, None, &self.compacting, &self.pace()).await {
             Ok(done) => {
                 metrics::counter!("lakebed_index_catch_ups_total").increment(done as u64);
+                if done > 0 {
+                    self.note_done(began, about(done as u64));
+                }
                 true
             }
             Err(error) if error.kind() == ErrorKind::NotFound => true,
@@ -104,6 +181,7 @@ impl Service {
                     error = %error.report(),
                     "catching up with indexes failed"
                 );
+                self.note_done(began, Done { error: Some(error.report()), ..about(0) });
                 // What else is wrong would be wrong again as long as the table is as it is.
                 error.kind() != ErrorKind::Unavailable
             }
@@ -113,8 +191,11 @@ impl Service {
     /// Whether there is nothing more to do until the table changes.
     async fn compact_in_budget(&self, table: &Arc<Table>) -> bool {
         let budget = Budget { bytes_max: self.limits.compaction_bytes_max, is_dry_run: false };
-        let _compacting = self.compacting.lock().await;
-        match compact(table, None, &Targets::default(), budget).await {
+        let (targets, pace) = (Targets::default(), self.pace());
+        let began = Instant::now();
+        let about =
+            || Done { location: table.location().to_owned(), action: "compact", ..Done::default() };
+        match compact(table, None, &targets, budget, &self.compacting, &pace).await {
             Ok(pass) => {
                 metrics::counter!("lakebed_compacted_fragments_total")
                     .increment(pass.removed as u64);
@@ -128,6 +209,14 @@ impl Service {
                         left = pass.left,
                         "compacted"
                     );
+                    let done = Done {
+                        version: Some(pass.version),
+                        removed: pass.removed as u64,
+                        added: pass.added as u64,
+                        bytes: pass.bytes,
+                        ..about()
+                    };
+                    self.note_done(began, done);
                 }
                 pass.planned.is_empty()
             }
@@ -139,6 +228,7 @@ impl Service {
                     error = %error.report(),
                     "a compaction failed"
                 );
+                self.note_done(began, Done { error: Some(error.report()), ..about() });
                 false
             }
         }
@@ -162,7 +252,10 @@ impl Service {
                 }
             };
             for (id, location) in tables {
-                match self.clean_table(&id, count_min).await {
+                let began = Instant::now();
+                let outcome = self.clean_table(&id, count_min).await;
+                self.pace().rest(began.elapsed()).await;
+                match outcome {
                     Ok(()) => {}
                     // Dropped or renamed meanwhile.
                     Err(error) if error.kind() == ErrorKind::NotFound => {}
@@ -176,7 +269,7 @@ impl Service {
 
     /// Large blobs that nothing refers to any more, of the whole lake.
     async fn clean_blobs(&self) {
-        let now_ms = self.clock.now_ms();
+        let (now_ms, began) = (self.clock.now_ms(), Instant::now());
         match sweep_blobs(&self.lake, &self.limits, now_ms, false).await {
             Ok(swept) => {
                 metrics::counter!("lakebed_swept_blobs_total").increment(swept.deleted.blobs);
@@ -184,6 +277,10 @@ impl Service {
                 if swept.deleted.blobs > 0 {
                     let (blobs, bytes) = (swept.deleted.blobs, swept.deleted.bytes);
                     tracing::info!(blobs, bytes, "large blobs are deleted");
+                    let location = "_blobs".to_owned();
+                    let action = "sweep_blobs";
+                    let done = Done { location, action, removed: blobs, bytes, ..Done::default() };
+                    self.note_done(began, done);
                 }
             }
             // A backup; the next round comes.
@@ -199,9 +296,14 @@ impl Service {
         if !self.maintains(&table).await {
             return Ok(());
         }
+        if count_min == 0 {
+            let age_ms = i64::try_from(self.limits.orphan_age_ms).unwrap_or(i64::MAX);
+            let before_ms = self.clock.now_ms().saturating_sub(age_ms);
+            table.finish_branch_deletions(Some(before_ms)).await?;
+        }
         let retention = Retention::of(&table, &self.limits).await?;
         for branch in table.branch_names().await? {
-            let now_ms = self.clock.now_ms();
+            let (now_ms, began) = (self.clock.now_ms(), Instant::now());
             let cleaned =
                 clean(&table, branch.as_deref(), &retention, now_ms, count_min, false).await?;
             metrics::counter!("lakebed_cleaned_versions_total")
@@ -217,6 +319,15 @@ impl Service {
                     bytes = cleaned.bytes,
                     "old versions are deleted"
                 );
+                let done = Done {
+                    location: table.location().to_owned(),
+                    branch,
+                    action: "clean",
+                    removed: cleaned.versions.len() as u64,
+                    bytes: cleaned.bytes,
+                    ..Done::default()
+                };
+                self.note_done(began, done);
             }
         }
         Ok(())

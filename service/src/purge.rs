@@ -45,7 +45,10 @@ impl Service {
         let outcome = match self.fresh_table(ctx, table, branch).await {
             Ok(handle) => {
                 let now_ms = self.clock.now_ms();
-                purge(&self.lake, &handle, branch, &self.limits, now_ms).await
+                let purged = purge(&self.lake, &handle, branch, &self.limits, now_ms).await;
+                // What it read of the old rows on the way is kept no longer.
+                let cleared = self.lake.clear_read_cache().await;
+                purged.and_then(|purged| cleared.map(|()| purged))
             }
             Err(error) => Err(error),
         };

@@ -50,6 +50,8 @@ pub struct Service {
     pub(crate) gate: Gate,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) keys: KeyCache,
+    /// What maintenance did, until it is in the history.
+    pub(crate) maintained: std::sync::Mutex<Vec<lakebed_compaction::Done>>,
     pub(crate) once: Once,
     pub(crate) peer_tls: Option<PeerTls>,
     pub(crate) peers: PeerConnections,
@@ -94,6 +96,7 @@ impl Service {
             beats: Beats::default(),
             column_jobs,
             compacting: tokio::sync::Mutex::default(),
+            maintained: std::sync::Mutex::default(),
             gate: Gate::default(),
             jobs,
             keys: KeyCache::default(),

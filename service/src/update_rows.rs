@@ -4,9 +4,6 @@ use lakebed_core::{Error, RequestContext, Result, Role, TableId};
 use crate::Service;
 use crate::audit::AuditLine;
 
-/// Memory that one update takes: a few batches of old and new values.
-const UPDATE_BYTES: usize = 16 << 20;
-
 impl Service {
     /// Sets each `(column, SQL expression)` in the rows for which `predicate` is true, or in all rows;
     /// returns how many, and the version with them.
@@ -26,7 +23,6 @@ impl Service {
         let _guard = self.gate.enter()?;
         self.check_update(predicate, updates)?;
         let _request = self.admission.admit_request().await?;
-        let _memory = self.admission.read_bytes(UPDATE_BYTES).await?;
         let outcome = match self.fresh_table(ctx, table, branch).await {
             Ok(handle) => handle.update_rows(branch, predicate, updates).await,
             Err(error) => Err(error),

@@ -70,6 +70,12 @@ pub(crate) fn external_uri(shared: &Shared, relative: &str) -> Result<String> {
     }
 }
 
+/// The digest of a blob that the lake keeps apart from tables; nothing for any other.
+pub(crate) fn large_blob(file: &BlobFile) -> Option<BlobDigest> {
+    let uri = file.uri().filter(|_| file.position() == 0)?;
+    BlobDigest::parse(uri.rsplit('/').next()?)
+}
+
 /// Lower-case hexadecimal of a digest.
 pub(crate) fn hex(digest: &[u8]) -> String {
     digest.iter().map(|byte| format!("{byte:02x}")).collect()

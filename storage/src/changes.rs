@@ -134,7 +134,7 @@ async fn settled(
     Ok((diff, Some(history)))
 }
 
-async fn history_of(begin: Option<&Snapshot>, end: &Snapshot) -> Result<History> {
+pub(crate) async fn history_of(begin: Option<&Snapshot>, end: &Snapshot) -> Result<History> {
     let fields = begin
         .map(|begin| begin.dataset.schema().fields_pre_order().map(|field| field.id).collect())
         .unwrap_or_default();

@@ -8,11 +8,12 @@
 //!
 //! Rows keep their ids, and readers of older versions their files. What was written beside the rewrite
 //! stays: appends pass it by, and where rows of a rewritten fragment were changed meanwhile, the rewrite
-//! is given up and its files are deleted. The lock is held for the commit alone, and for moving the
+//! is given up and its files are deleted. An index build that a rewrite overtook keeps later ones away. The lock is held for the commit alone, and for moving the
 //! entries of B-trees.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_recursion::async_recursion as boxed;
 use futures::future::BoxFuture;
@@ -172,9 +173,9 @@ impl StoredBytes {
 
 impl Table {
     /// Rewrites fragments of the newest version of a branch, which lie beside each other, as one or as
-    /// few as fit. Nothing when one of them is not there any more, or when their rows were changed while
-    /// they were rewritten. Up to [`LOCKED_BYTES_MAX`] are then written a second time, while no row is
-    /// changed.
+    /// few as fit. Nothing when one of them is not there any more, when their rows were changed while
+    /// they were rewritten, or while an index is built that rewrites hindered before. Up to
+    /// [`LOCKED_BYTES_MAX`] are then written a second time, while no row is changed.
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer; nothing is changed then.
@@ -187,6 +188,9 @@ impl Table {
         async move {
             let handle = self.branch(branch).await?;
             let _pin = handle.hold().await?;
+            if handle.rewrites.are_hindered() {
+                return Ok(None);
+            }
             let snapshot = self.snapshot(branch, &At::Latest).await?;
             let Some(first) = rewrite(&snapshot, fragments).await? else { return Ok(None) };
             let mutation = Arc::clone(&handle.mutation).lock_owned().await;
@@ -202,6 +206,32 @@ impl Table {
             }
         }
         .boxed()
+    }
+}
+
+/// Whether the fragments of a branch may be rewritten.
+#[derive(Debug, Default)]
+pub(crate) struct Rewrites(Arc<AtomicUsize>);
+
+impl Rewrites {
+    /// No rewrite is committed until the answer is dropped. The caller holds the branch's mutation lock.
+    pub(crate) fn hinder(&self) -> HinderedRewrites {
+        self.0.fetch_add(1, Ordering::SeqCst);
+        HinderedRewrites(Arc::clone(&self.0))
+    }
+
+    fn are_hindered(&self) -> bool {
+        self.0.load(Ordering::SeqCst) > 0
+    }
+}
+
+/// Keeps the fragments of a branch as they are.
+#[derive(Debug)]
+pub(crate) struct HinderedRewrites(Arc<AtomicUsize>);
+
+impl Drop for HinderedRewrites {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
@@ -272,7 +302,7 @@ impl Branch {
         let base = latest.branch_location().path.clone();
         let (old, new) = (rewritten.original_fragments.clone(), rewritten.new_fragments.clone());
         let is_there = |fragment: &Fragment| latest.fragments().iter().any(|now| now == fragment);
-        if !old.iter().all(is_there) {
+        if !old.iter().all(is_there) || self.rewrites.are_hindered() {
             discard(&self.shared, &base, &new).await?;
             return Ok(None);
         }

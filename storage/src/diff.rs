@@ -382,7 +382,7 @@ fn is_same_file(a: &DataFile, b: &DataFile) -> bool {
 }
 
 /// Calls `seen` with address, id and stamp of every row of some fragments. No column is read.
-async fn each_row(
+pub(crate) async fn each_row(
     dataset: &Dataset,
     fragments: Vec<Fragment>,
     mut seen: impl FnMut(u64, u64, u64),
@@ -405,7 +405,11 @@ async fn each_row(
 }
 
 /// Columns of rows by id, in the order of the ids, with where they lie and their stamps.
-async fn take(dataset: &Arc<Dataset>, columns: &[&str], rows: &[u64]) -> Result<RecordBatch> {
+pub(crate) async fn take(
+    dataset: &Arc<Dataset>,
+    columns: &[&str],
+    rows: &[u64],
+) -> Result<RecordBatch> {
     let system = [ROW_ADDR, ROW_CREATED_AT_VERSION, ROW_LAST_UPDATED_AT_VERSION];
     let names = columns.iter().copied().chain(system);
     let projection = ProjectionRequest::from_columns(names, dataset.schema());
@@ -416,13 +420,13 @@ async fn take(dataset: &Arc<Dataset>, columns: &[&str], rows: &[u64]) -> Result<
     }
 }
 
-fn named<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
+pub(crate) fn named<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a ArrayRef> {
     batch
         .column_by_name(name)
         .ok_or_else(|| Error::internal(format!("column `{name}` was not read")))
 }
 
-fn numbers<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a [u64]> {
+pub(crate) fn numbers<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a [u64]> {
     named(batch, name)?
         .as_primitive_opt::<UInt64Type>()
         .map(|column| column.values().as_ref())
@@ -441,7 +445,13 @@ pub(crate) fn as_type(array: &ArrayRef, like: &dyn Array) -> Option<ArrayRef> {
 
 /// Marks the rows from `start` on that differ: whole runs are compared, and halved where they do. NaN is
 /// the same as itself.
-fn differing_rows(old: &ArrayRef, new: &ArrayRef, start: usize, rows: usize, out: &mut [bool]) {
+pub(crate) fn differing_rows(
+    old: &ArrayRef,
+    new: &ArrayRef,
+    start: usize,
+    rows: usize,
+    out: &mut [bool],
+) {
     if rows == 0 || old.slice(start, rows).to_data() == new.slice(start, rows).to_data() {
         return;
     }

@@ -30,6 +30,7 @@ use lance_table::io::commit::{
 use object_store::local::LocalFileSystem;
 use url::Url;
 
+use crate::branches::note_merge;
 use crate::lance_error::from_io;
 use crate::local_parts::LocalParts;
 use crate::servers::Term;
@@ -116,6 +117,7 @@ impl CommitHandler for DurableCommitHandler {
         if let Some(term) = self.term {
             term.check(manifest, base_path, object_store).await?;
         }
+        note_merge(manifest, transaction.as_ref());
         if object_store.is_local()
             && let Some(name) = manifest.transaction_file.clone()
         {

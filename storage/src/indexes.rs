@@ -245,6 +245,7 @@ impl Table {
         let branch = self.branch(branch).await?;
         let _pin = branch.hold().await?;
         let mut builds = 1;
+        let mut _unmoved = None;
         loop {
             let built_on = branch.latest().await?;
             let index = build(&built_on, column, name, spec).await?;
@@ -259,6 +260,8 @@ impl Table {
                 Ok(committed) => return Ok(committed.version().version),
                 Err(error) if error.kind() == ErrorKind::Conflict && builds < BUILDS_MAX => {
                     builds += 1;
+                    // From here on no rewrite is committed, or a table that is always compacted never gets it.
+                    _unmoved.get_or_insert_with(|| branch.rewrites.hinder());
                 }
                 Err(error) => return Err(error),
             }

@@ -16,6 +16,7 @@ use lakebed_core::{
     Clock, DatabaseName, Error, ErrorKind, Limits, NamespacePath, Result, TableId, nearest_names,
 };
 use serde::{Deserialize, Serialize};
+use tokio::sync::Semaphore;
 
 use crate::backup::refuse_cut_off;
 use crate::blob_claims::{BlobClaims, WriteClaims};
@@ -27,10 +28,12 @@ use crate::cursors;
 use crate::durable::create_folder_durably;
 use crate::lance_error::{from_io, from_lance, from_object_store};
 use crate::pins::Pins;
+use crate::read_cache::{ReadCache, ReadCacheOptions};
 use crate::root::{BLOBS_FOLDER, Root, SYSTEM_FOLDER};
 use crate::servers::{DoomNote, Leader, ServerAddresses, Servers};
 use crate::system::SystemStore;
 use crate::table::Table;
+use crate::update::GROUPS_AT_ONCE;
 
 /// The format of everything under `_lakebed/` that this server writes.
 pub const LAKE_FORMAT: u32 = 1;
@@ -48,6 +51,8 @@ pub struct LakeOptions {
     pub index_cache_bytes: usize,
     /// Bytes of manifests and file metadata kept in memory.
     pub metadata_cache_bytes: usize,
+    /// Where reads of a lake in a bucket are kept.
+    pub read_cache: Option<ReadCacheOptions>,
     /// Limits that storage keeps.
     pub limits: Limits,
     /// Where time comes from.
@@ -62,6 +67,7 @@ impl LakeOptions {
             storage_options: HashMap::new(),
             index_cache_bytes: 256 << 20,
             metadata_cache_bytes: 128 << 20,
+            read_cache: None,
             limits: Limits::default(),
             clock: Arc::new(lakebed_core::SystemClock),
         }
@@ -90,6 +96,8 @@ pub(crate) struct Shared {
     pub(crate) system: SystemStore,
     /// The servers of the lake, once this process is one of them and there can be others.
     pub(crate) servers: OnceLock<Arc<Servers>>,
+    /// Groups of updates that are under way.
+    pub(crate) updating: Semaphore,
 }
 
 impl Shared {
@@ -151,7 +159,7 @@ impl Lake {
     /// not relocated, `Unavailable` when its format is newer or the store does not answer.
     #[boxed]
     pub async fn open(options: LakeOptions) -> Result<Arc<Lake>> {
-        let (root, system) = open_root(&options)?;
+        let (mut root, system) = open_root(&options)?;
         if let Some(folder) = root.local() {
             create_folder_durably(&folder.join(SYSTEM_FOLDER))?;
             create_folder_durably(&folder.join(BLOBS_FOLDER))?;
@@ -184,6 +192,12 @@ impl Lake {
         if root.local().is_none() {
             check_conditional_put(&system).await?;
         }
+        if let Some(cache) = &options.read_cache {
+            if root.local().is_some() {
+                return Err(Error::invalid("a read cache is for a lake in a bucket"));
+            }
+            root.set_read_cache(ReadCache::open(cache, &record.lake_id).await?);
+        }
         let trusted_for = root.local().is_none().then_some(Duration::from_secs(1));
         let catalog = Catalog::new(system.clone(), trusted_for);
         let LakeOptions { limits, clock, .. } = options;
@@ -196,6 +210,7 @@ impl Lake {
                 blob_claims: Arc::default(),
                 system,
                 servers: OnceLock::new(),
+                updating: Semaphore::new(GROUPS_AT_ONCE),
             }),
             catalog,
             record,
@@ -546,6 +561,18 @@ impl Lake {
             .try_for_each(|_| futures::future::ready(Ok(())))
             .await
             .map_err(|error| from_object_store(error, "deletion of a dropped table"))
+    }
+
+    /// Forgets what was kept of reads from a bucket.
+    ///
+    /// # Errors
+    /// `Unavailable` when the disk of the read cache fails.
+    #[boxed]
+    pub async fn clear_read_cache(&self) -> Result<()> {
+        match self.shared.root.read_cache() {
+            Some(cache) => cache.clear().await,
+            None => Ok(()),
+        }
     }
 
     /// Whether a backup of it is under way, until whose end nothing is deleted.

@@ -10,10 +10,12 @@
 //! | tell what changed between two versions | `changes.rs`, `diff.rs`, `history.rs`; how far its readers are: `cursors.rs` |
 //! | build an index, keep it up to date | `indexes.rs`, `scalar_index.rs`, `index_upkeep.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
+//! | create, compare and merge branches | `branches/` |
 //! | change columns | `columns/`; give cells values that were computed elsewhere: `fill.rs` |
 //! | see how anything becomes visible | `commit.rs`, `durable.rs` |
 //! | know why a write sent twice is done once | `write_id.rs` |
 //! | know who keeps a version, and how old ones go | `pins.rs`, `cleanup/` |
+//! | keep what is read from a bucket | `read_cache.rs` |
 //! | know who keeps a large blob, and how it goes | `blob_claims.rs`, `blob_sweep/` |
 //! | copy a lake or a table elsewhere, or back | `backup/`; what a manifest names: `manifest_file.rs` |
 #![recursion_limit = "256"]
@@ -25,6 +27,7 @@ mod blob_bytes;
 mod blob_claims;
 mod blob_digest;
 mod blob_sweep;
+mod branches;
 mod catalog;
 mod changes;
 mod checksums;
@@ -56,10 +59,12 @@ mod local_parts;
 mod manifest_file;
 mod multipart;
 mod namespaces;
+mod notes;
 mod overwrite;
 mod pieces;
 mod pins;
 mod provider;
+mod read_cache;
 mod relocate;
 mod restore;
 mod root;
@@ -80,6 +85,7 @@ mod tag;
 #[cfg(test)]
 mod test_lake;
 mod update;
+mod update_group;
 mod upload;
 mod upsert;
 mod upsert_group;
@@ -95,6 +101,10 @@ pub use backup::{
 };
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
 pub use blob_sweep::{BlobCount, BlobSweepRule, KeptBlob, SweptBlobs};
+pub use branches::{
+    BranchConflict, BranchDiff, BranchEntry, BranchMerge, ColumnChange, ConflictKind, MergeSides,
+    MergedBranch, RowChange, RowCounts,
+};
 pub use changes::{CHANGE_COLUMNS, CHANGES_KEY, ChangeKind, ChangesSpec};
 pub use checksums::Claimed;
 pub use cleanup::{CleanRule, Cleaned, PurgePlan, RetentionFacts};
@@ -110,6 +120,7 @@ pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use lance_error::without_folders;
 pub use namespaces::{CreateMode, Properties};
 pub use provider::{Extras, SYSTEM_COLUMNS, carried_error, carry, count_rule};
+pub use read_cache::ReadCacheOptions;
 pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};

@@ -14,7 +14,9 @@ use lance::dataset::ReadParams;
 use lance::dataset::builder::DatasetBuilder;
 use lance::session::Session;
 use lance_io::object_store::providers::aws::AwsStoreProvider;
-use lance_io::object_store::{ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor};
+use lance_io::object_store::{
+    ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor, WrappingObjectStore,
+};
 use object_store::ObjectStore;
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
@@ -22,6 +24,7 @@ use object_store::path::Path;
 
 use crate::durable::{DATA_FILES_OPTION, DurableFileProvider, create_folder_durably};
 use crate::lance_error::{from_io, from_lance, from_object_store};
+use crate::read_cache::ReadCache;
 
 /// The lake's own folder for system state.
 pub(crate) const SYSTEM_FOLDER: &str = "_lakebed";
@@ -39,6 +42,8 @@ pub(crate) struct Root {
     prefix: Path,
     session: Arc<Session>,
     storage_options: HashMap<String, String>,
+    /// Where reads of a bucket are kept.
+    read_cache: Option<Arc<ReadCache>>,
 }
 
 impl Root {
@@ -75,7 +80,17 @@ impl Root {
         let session =
             Arc::new(Session::new(index_cache_bytes, metadata_cache_bytes, Arc::new(registry)));
         let storage_options = storage_options.clone();
-        Ok(Root { uri, local, store, prefix, session, storage_options })
+        let read_cache = None;
+        Ok(Root { uri, local, store, prefix, session, storage_options, read_cache })
+    }
+
+    /// Keeps what is read from the bucket from here on.
+    pub(crate) fn set_read_cache(&mut self, cache: ReadCache) {
+        self.read_cache = Some(Arc::new(cache));
+    }
+
+    pub(crate) fn read_cache(&self) -> Option<&ReadCache> {
+        self.read_cache.as_deref()
     }
 
     pub(crate) fn uri(&self) -> &str {
@@ -116,6 +131,9 @@ impl Root {
     /// Store parameters for whatever lance opens below the root.
     pub(crate) fn store_params(&self) -> ObjectStoreParams {
         let mut params = ObjectStoreParams::default();
+        if let Some(cache) = &self.read_cache {
+            params.object_store_wrapper = Some(Arc::clone(cache) as Arc<dyn WrappingObjectStore>);
+        }
         if !self.storage_options.is_empty() {
             params.storage_options_accessor = Some(Arc::new(
                 StorageOptionsAccessor::with_static_options(self.storage_options.clone()),

@@ -216,7 +216,7 @@ impl Conform {
 
 /// The field as it is handed to lance: blobs come in its complete logical shape, which can say the size
 /// of an external blob. What is stored is the same for either shape.
-fn written_field(stored: &FieldRef) -> FieldRef {
+pub(crate) fn written_field(stored: &FieldRef) -> FieldRef {
     match declares_blob(stored) && matches!(stored.data_type(), DataType::Struct(_)) {
         true => Arc::new(Field::clone(stored).with_data_type(BLOB_V2_LOGICAL_TYPE.clone())),
         false => stored.clone(),

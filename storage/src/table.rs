@@ -5,21 +5,25 @@
 //! ids. There is one handle for a table in a process; [`crate::Lake`] keeps it.
 
 use async_recursion::async_recursion as boxed;
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use lakebed_core::{Error, ErrorKind, Freshness, Result, Subject, nearest_names};
 use lance::Dataset;
+use lance::dataset::refs::BranchIdentifier;
 use tokio::sync::{Mutex, OnceCell, OwnedMutexGuard, RwLock};
 
+use crate::branches::record_of;
 use crate::catalog::Entry;
 use crate::commit::PendingAppend;
+use crate::compact::Rewrites;
 use crate::lake::Shared;
 use crate::lance_error::from_lance;
 use crate::pins::{Doomed, Pin, PinnedVersion};
 use crate::servers::{Leader, begin_term, lost};
+use crate::update_group::PendingUpdate;
 use crate::upsert_group::PendingUpsert;
 use crate::write_id::WriteIds;
 
@@ -39,6 +43,10 @@ pub struct Table {
     branches: Mutex<HashMap<Option<String>, Arc<Branch>>>,
     /// Held while a cursor is changed.
     pub(crate) cursors: Mutex<()>,
+    /// Held while a branch is created or deleted.
+    pub(crate) branching: Mutex<()>,
+    /// Branches that this process deleted and whose folders may still be there.
+    pub(crate) deleted_here: Mutex<BTreeSet<String>>,
 }
 
 /// One branch of a table; main is the branch without a name.
@@ -48,6 +56,10 @@ pub(crate) struct Branch {
     pub(crate) name: Option<String>,
     is_dropped: Arc<AtomicBool>,
     is_lost: Arc<AtomicBool>,
+    /// Whether it was deleted, or another one of its name took its place.
+    is_deleted: AtomicBool,
+    /// Tells it from a later branch of its name; nothing for main.
+    identifier: Option<BranchIdentifier>,
     /// The term in which this process leads the table, once it does. What is kept in memory holds in
     /// this term only: in a later one the table gets another handle.
     term: OnceCell<u64>,
@@ -55,10 +67,14 @@ pub(crate) struct Branch {
     pub(crate) queue: Mutex<VecDeque<PendingAppend>>,
     /// Small upserts that wait for the mutation lock.
     pub(crate) upserts: Mutex<VecDeque<PendingUpsert>>,
+    /// Updates that wait for it.
+    pub(crate) updates: Mutex<VecDeque<PendingUpdate>>,
     /// Held while a manifest is written.
     pub(crate) committing: Arc<Mutex<()>>,
     /// Held from reading the newest version to committing on it, by everything but appends.
     pub(crate) mutation: Arc<Mutex<()>>,
+    /// Whether fragments may be rewritten.
+    pub(crate) rewrites: Rewrites,
     /// Held while old versions are deleted.
     pub(crate) cleaning: Mutex<()>,
     write_ids: OnceCell<Arc<WriteIds>>,
@@ -82,6 +98,8 @@ impl Table {
             is_lost: Arc::default(),
             branches: Mutex::new(HashMap::new()),
             cursors: Mutex::default(),
+            branching: Mutex::default(),
+            deleted_here: Mutex::default(),
         }
     }
 
@@ -138,7 +156,9 @@ impl Table {
     pub(crate) async fn branch(&self, name: Option<&str>) -> Result<Arc<Branch>> {
         let name = name.filter(|name| *name != "main");
         let mut branches = self.branches.lock().await;
-        if let Some(branch) = branches.get(&name.map(str::to_owned)) {
+        if let Some(branch) = branches.get(&name.map(str::to_owned))
+            && !branch.is_deleted.load(Ordering::SeqCst)
+        {
             return Ok(branch.clone());
         }
         let dataset = match self.shared.open_dataset(&self.entry.location, name).await {
@@ -148,18 +168,30 @@ impl Table {
             }
             Err(error) => return Err(error.context("open the table")),
         };
+        // Without its record a branch is not there, whatever lies in its folder.
+        let identifier = match name {
+            None => None,
+            Some(name) => match record_of(&dataset, name).await? {
+                Some(record) => Some(record.identifier),
+                None => return Err(self.unknown_branch(name).await),
+            },
+        };
         let branch = Arc::new(Branch {
             shared: self.shared.clone(),
             entry: self.entry.clone(),
             name: name.map(str::to_owned),
             is_dropped: self.is_dropped.clone(),
             is_lost: self.is_lost.clone(),
+            is_deleted: AtomicBool::new(false),
+            identifier,
             term: OnceCell::new(),
             latest: RwLock::new((Arc::new(dataset), Instant::now())),
             queue: Mutex::default(),
             upserts: Mutex::default(),
+            updates: Mutex::default(),
             committing: Arc::default(),
             mutation: Arc::default(),
+            rewrites: Rewrites::default(),
             cleaning: Mutex::default(),
             write_ids: OnceCell::new(),
         });
@@ -185,6 +217,11 @@ impl Table {
                     .about(Subject::Version))
             }
         }
+    }
+
+    /// Opens a branch anew when it is asked for next.
+    pub(crate) async fn forget_branch(&self, name: &str) {
+        self.branches.lock().await.remove(&Some(name.to_owned()));
     }
 
     /// Notes that the table was dropped: nothing is committed to it any more.
@@ -221,7 +258,7 @@ impl Table {
         Ok(quiet)
     }
 
-    async fn unknown_branch(&self, wanted: &str) -> Error {
+    pub(crate) async fn unknown_branch(&self, wanted: &str) -> Error {
         let known = match self.shared.open_dataset(&self.entry.location, None).await {
             Ok(main) => main.list_branches().await.unwrap_or_default(),
             Err(_) => HashMap::new(),
@@ -262,6 +299,9 @@ impl Branch {
         let pin = self.shared.pins.pin_to_write(newest, self.shared.clock.now_ms());
         // In this order: a drop sets the mark before it looks for pins.
         match pin {
+            Ok(_) if self.is_deleted.load(Ordering::SeqCst) => {
+                Err(Error::not_found("the branch was deleted").about(Subject::Branch))
+            }
             Ok(pin) if !self.is_dropped.load(Ordering::SeqCst) => Ok(pin),
             Err(Doomed::Version) => {
                 Err(Error::new(ErrorKind::Conflict, "another server or tool has newer versions"))
@@ -347,6 +387,7 @@ impl Branch {
     async fn look(&self) -> Result<Arc<Dataset>> {
         let asked = Instant::now();
         let current = self.current().await;
+        self.check_is_there(&current).await?;
         let newest = current.latest_version_id().await.map_err(from_lance)?;
         if newest == current.version().version {
             self.latest.write().await.1 = asked;
@@ -355,6 +396,36 @@ impl Branch {
         let dataset = Arc::new(self.open_latest().await?);
         self.publish(dataset).await;
         Ok(self.current().await)
+    }
+
+    /// Refuses a branch that was deleted, by whichever server or tool.
+    async fn check_is_there(&self, current: &Dataset) -> Result<()> {
+        let (Some(name), Some(identifier)) = (&self.name, &self.identifier) else { return Ok(()) };
+        if !self.is_deleted.load(Ordering::SeqCst) {
+            let record = record_of(current, name).await?;
+            if record.is_some_and(|record| record.identifier == *identifier) {
+                return Ok(());
+            }
+            self.is_deleted.store(true, Ordering::SeqCst);
+        }
+        let message = format!("branch `{name}` was deleted");
+        Err(Error::not_found(message).about(Subject::Branch))
+    }
+
+    /// Ends all changes of a branch that is to be deleted; none begins from here on.
+    ///
+    /// # Errors
+    /// `Busy` when a change takes longer than `wait_max`; nothing is different then.
+    pub(crate) async fn set_deleted(&self, wait_max: Duration) -> Result<Vec<OwnedMutexGuard<()>>> {
+        let still = async {
+            let mutation = Arc::clone(&self.mutation).lock_owned().await;
+            vec![mutation, Arc::clone(&self.committing).lock_owned().await]
+        };
+        let quiet = tokio::time::timeout(wait_max, still).await.map_err(|_| {
+            Error::new(ErrorKind::Busy, "the branch is being changed").with_retry_after_ms(1_000)
+        })?;
+        self.is_deleted.store(true, Ordering::SeqCst);
+        Ok(quiet)
     }
 
     /// Opens the newest version from the store.

@@ -12,11 +12,15 @@
 //! are, and rows keep their place and their row id. The price is that one cell costs a column of its
 //! fragment, which is at most 1,048,576 values.
 //!
+//! Updates that wait for their turn beside each other go into one version (`update_group.rs`): a fragment
+//! that many of them touch is written once.
+//!
 //! What always holds: memory is a few batches of [`BATCH_BYTES`] and one bit a row, whatever the table;
 //! nothing is committed when no row matches; an expression is evaluated for rows that match only.
 
 use futures::FutureExt;
 use futures::future::BoxFuture;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use arrow_array::{ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions};
@@ -25,7 +29,7 @@ use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema, SchemaR
 use arrow_select::filter::filter_record_batch;
 use datafusion::error::DataFusionError;
 use futures::StreamExt;
-use lakebed_core::{Error, ErrorKind, Result};
+use lakebed_core::{Error, ErrorKind, Limits, Result};
 use lance::dataset::fragment::FileFragment;
 use lance::dataset::transaction::{DataReplacementGroup, Transaction};
 use lance_core::datatypes::{Field, Schema};
@@ -39,15 +43,19 @@ use crate::lance_error::{StreamError, from_lance};
 use crate::scan::{BATCH_BYTES, Projection, ScanSpec};
 use crate::snapshot::{At, Snapshot};
 use crate::sql_guard::check_sql;
-use crate::table::Table;
+use crate::table::{Branch, Table};
 use crate::write::discard;
 
 /// Rows that are read and written at a time.
 const ROWS_MAX: u64 = 8_192;
+/// Groups of updates, of different branches, that are under way at a time. Each takes up to 16 MiB: a few
+/// batches of old and new values. What waits takes none.
+pub(crate) const GROUPS_AT_ONCE: usize = 4;
 
 impl Table {
     /// Sets columns to the values of SQL expressions in the rows for which `predicate` is true, or in all
     /// rows; returns how many, and the version with them. Nothing is committed when no row matches.
+    /// Updates that wait for their turn beside each other are committed together.
     ///
     /// # Errors
     /// `InvalidArgument` naming the column that cannot be assigned or whose value does not fit, `NotFound`
@@ -59,64 +67,91 @@ impl Table {
         updates: &'a [(String, String)],
     ) -> BoxFuture<'a, Result<(u64, u64)>> {
         async move {
+            let limits = &self.shared.limits;
             if let Some(predicate) = predicate {
-                check_sql(predicate, &self.shared.limits)
-                    .map_err(|error| error.context("filter"))?;
+                check_sql(predicate, limits).map_err(|error| error.context("filter"))?;
             }
             let branch = self.branch(branch).await?;
-            let _mutation = branch.mutation.lock().await;
             let _pin = branch.hold().await?;
-            let mut tries = 1;
-            let mut turn = None;
-            loop {
-                let newest = branch.latest().await?.version().version;
-                let snapshot = self.snapshot(branch.name.as_deref(), &At::Version(newest)).await?;
-                let update = ColumnUpdate::new(&snapshot, updates).await?;
-                let matched = matching_rows(&snapshot.dataset, predicate, None).await?;
-                let rows: u64 = matched.values().map(RoaringBitmap::len).sum();
-                if rows == 0 {
-                    return Ok((0, newest));
-                }
-                let patched = update.patch(matched).await?;
-                let written = patched.written.clone();
-                let transaction = Transaction::new(newest, patched.into_operation(), None);
-                match branch.commit_on_newest(transaction, Vec::new(), None, turn.take()).await {
-                    Ok(committed) => return Ok((rows, committed.version().version)),
-                    Err(error) if error.kind() == ErrorKind::Conflict => {
-                        let base = &snapshot.dataset.branch_location().path;
-                        discard(&self.shared, base, &written).await?;
-                        if tries == TRIES_MAX {
-                            return Err(error);
-                        }
-                        tries += 1;
-                        // Appends wait this time, or a table that is always appended to is never updated.
-                        turn = Some(branch.turn().await);
-                    }
-                    Err(error) => return Err(error),
-                }
-            }
+            // What is wrong with it is said before it waits.
+            ColumnUpdate::new(branch.latest().await?.schema(), updates, limits)?;
+            let predicate = predicate.map(str::to_owned);
+            let update = RowUpdate { predicate, assignments: updates.to_vec() };
+            branch.update_with_others(self, update).await
         }
         .boxed()
     }
+
+    /// Does several updates in one version, none of which reads what one before it assigns. The caller
+    /// holds the branch's mutation lock. How many rows each changed, and the version.
+    pub(crate) async fn update_together(
+        self: &Arc<Self>,
+        branch: &Arc<Branch>,
+        updates: &[&RowUpdate],
+    ) -> Result<(Vec<u64>, u64)> {
+        let _pin = branch.hold().await?;
+        let _updating = self.shared.updating.acquire().await;
+        let mut tries = 1;
+        let mut turn = None;
+        loop {
+            let newest = branch.latest().await?.version().version;
+            let snapshot = self.snapshot(branch.name.as_deref(), &At::Version(newest)).await?;
+            let mut planned = Vec::with_capacity(updates.len());
+            for RowUpdate { predicate, assignments } in updates {
+                let schema = snapshot.dataset.schema();
+                let update = ColumnUpdate::new(schema, assignments, &self.shared.limits)?;
+                let matched = matching_rows(&snapshot.dataset, predicate.as_deref(), None).await?;
+                planned.push((update, matched));
+            }
+            let rows = |matched: &RowPlaces| matched.values().map(RoaringBitmap::len).sum();
+            let rows: Vec<u64> = planned.iter().map(|(_, matched)| rows(matched)).collect();
+            planned.retain(|(_, matched)| !matched.is_empty());
+            if planned.is_empty() {
+                return Ok((rows, newest));
+            }
+            let patched = Updates::new(&snapshot, planned).await?.patch().await?;
+            let written = patched.written.clone();
+            let transaction = Transaction::new(newest, patched.into_operation(), None);
+            match branch.commit_on_newest(transaction, Vec::new(), None, turn.take()).await {
+                Ok(committed) => return Ok((rows, committed.version().version)),
+                Err(error) if error.kind() == ErrorKind::Conflict => {
+                    let base = &snapshot.dataset.branch_location().path;
+                    discard(&self.shared, base, &written).await?;
+                    if tries == TRIES_MAX {
+                        return Err(error);
+                    }
+                    tries += 1;
+                    // Appends wait this time, or a table that is always appended to is never updated.
+                    turn = Some(branch.turn().await);
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
 }
 
-/// An update planned on one version.
-struct ColumnUpdate {
-    snapshot: Snapshot,
+/// An update as it was asked for.
+#[derive(Debug, Clone)]
+pub(crate) struct RowUpdate {
+    /// Which rows; all where absent.
+    pub(crate) predicate: Option<String>,
+    /// Columns and SQL expressions.
+    pub(crate) assignments: Vec<(String, String)>,
+}
+
+/// The assignments of an update, planned on a schema.
+pub(crate) struct ColumnUpdate {
     expressions: Expressions,
     /// The columns that are assigned, in the order of the assignments.
     assigned: Vec<Field>,
-    /// What is read of a fragment: the assigned columns and those that the expressions read.
-    read: Schema,
-    /// The assigned columns as they are written.
-    written: SchemaRef,
-    batch_rows: u32,
 }
 
 impl ColumnUpdate {
-    async fn new(snapshot: &Snapshot, updates: &[(String, String)]) -> Result<ColumnUpdate> {
-        let schema = snapshot.dataset.schema();
-        let limits = &snapshot.table().shared.limits;
+    pub(crate) fn new(
+        schema: &Schema,
+        updates: &[(String, String)],
+        limits: &Limits,
+    ) -> Result<ColumnUpdate> {
         let mut assigned: Vec<Field> = Vec::with_capacity(updates.len());
         for (column, _) in updates {
             let field = assignable(schema, column)?;
@@ -137,39 +172,64 @@ impl ColumnUpdate {
                 )));
             }
         }
-        let mut names = expressions.columns();
-        for field in &assigned {
-            if !names.contains(&field.name) {
-                names.push(field.name.clone());
-            }
+        Ok(ColumnUpdate { expressions, assigned })
+    }
+
+    /// The columns that are read for it, without those of its predicate.
+    pub(crate) fn reads(&self) -> Vec<String> {
+        self.expressions.columns()
+    }
+
+    /// The columns that it assigns.
+    pub(crate) fn assigns(&self) -> impl Iterator<Item = &str> {
+        self.assigned.iter().map(|field| field.name.as_str())
+    }
+}
+
+/// Updates planned on one version, with the rows of each.
+struct Updates {
+    snapshot: Snapshot,
+    planned: Vec<(ColumnUpdate, RowPlaces)>,
+    batch_rows: u32,
+}
+
+/// What is to be done to one fragment.
+type Parts<'a> = Vec<(&'a ColumnUpdate, &'a RoaringBitmap)>;
+
+impl Updates {
+    async fn new(snapshot: &Snapshot, planned: Vec<(ColumnUpdate, RowPlaces)>) -> Result<Updates> {
+        let mut names: Vec<String> = Vec::new();
+        for (update, _) in &planned {
+            names.extend(update.reads());
+            names.extend(update.assigns().map(str::to_owned));
         }
-        let ids: Vec<i32> = schema
-            .fields
-            .iter()
-            .filter(|field| names.contains(&field.name))
-            .map(|field| field.id)
-            .collect();
-        let read = schema.project_by_ids(&ids, true);
-        let fields: Vec<ArrowField> = assigned.iter().map(ArrowField::from).collect();
+        names.sort();
+        names.dedup();
         let spec = ScanSpec { projection: Projection::Names(names), ..ScanSpec::default() };
         let batch_rows = snapshot.rows_of(&spec, BATCH_BYTES, ROWS_MAX).await?;
-        Ok(ColumnUpdate {
-            snapshot: snapshot.clone(),
-            expressions,
-            assigned,
-            read,
-            written: Arc::new(ArrowSchema::new(fields)),
-            batch_rows: u32::try_from(batch_rows).unwrap_or(1),
-        })
+        let batch_rows = u32::try_from(batch_rows).unwrap_or(1);
+        Ok(Updates { snapshot: snapshot.clone(), planned, batch_rows })
     }
 
     /// Writes the new columns of every fragment that has a matching row.
-    async fn patch(&self, matched: RowPlaces) -> Result<Patched> {
-        let mut patched = Patched { fields: self.field_ids(), ..Patched::default() };
-        for (id, positions) in matched {
-            let outcome = self.patch_fragment(id, &positions).await;
-            match outcome {
-                Ok((fragment, written)) => patched.add(fragment, written, positions),
+    async fn patch(&self) -> Result<Patched> {
+        let assigned = self.planned.iter().flat_map(|(update, _)| &update.assigned);
+        let mut fields: Vec<u32> = assigned.flat_map(ids_below).collect();
+        fields.sort_unstable();
+        fields.dedup();
+        let mut patched = Patched { fields, ..Patched::default() };
+        let mut by_fragment: BTreeMap<u32, Parts<'_>> = BTreeMap::new();
+        for (update, matched) in &self.planned {
+            for (id, positions) in matched {
+                by_fragment.entry(*id).or_default().push((update, positions));
+            }
+        }
+        for (id, parts) in by_fragment {
+            match self.patch_fragment(id, &parts).await {
+                Ok((fragment, written)) => {
+                    let positions = parts.iter().fold(RoaringBitmap::new(), |all, it| all | it.1);
+                    patched.add(fragment, written, positions);
+                }
                 Err(error) => {
                     let base = &self.snapshot.dataset.branch_location().path;
                     discard(&self.snapshot.table().shared, base, &patched.written).await?;
@@ -180,20 +240,18 @@ impl ColumnUpdate {
         Ok(patched)
     }
 
-    async fn patch_fragment(
-        &self,
-        id: u32,
-        positions: &RoaringBitmap,
-    ) -> Result<(Fragment, Fragment)> {
+    async fn patch_fragment(&self, id: u32, parts: &Parts<'_>) -> Result<(Fragment, Fragment)> {
         let fragment = self
             .snapshot
             .dataset
             .get_fragment(id as usize)
             .ok_or_else(|| Error::internal(format!("fragment {id} is not in its version")))?;
         let rows = fragment.physical_rows().await.map_err(from_lance)? as u64;
-        let ids: Vec<i32> = self.assigned.iter().map(|field| field.id).collect();
-        let target = self.snapshot.dataset.schema().project_by_ids(&ids, true);
-        let source = self.changed(&fragment, rows, positions).await?;
+        let schema = self.snapshot.dataset.schema();
+        let assigned = parts.iter().flat_map(|(update, _)| &update.assigned);
+        let ids: Vec<i32> = assigned.map(|field| field.id).collect();
+        let target = schema.project_by_ids(&ids, true);
+        let source = self.changed(&fragment, rows, &target, parts).await?;
         let DataReplacementGroup(_, file) =
             Box::pin(fragment.write_columns(source, &target)).await.map_err(from_lance)?;
 
@@ -207,59 +265,73 @@ impl ColumnUpdate {
         &'a self,
         fragment: &FileFragment,
         rows: u64,
-        positions: &'a RoaringBitmap,
+        target: &'a Schema,
+        parts: &'a Parts<'a>,
     ) -> Result<impl futures::Stream<Item = lance::Result<RecordBatch>> + Send + 'a> {
+        let names: Vec<String> = parts.iter().flat_map(|(update, _)| update.reads()).collect();
+        let schema = self.snapshot.dataset.schema();
+        let is_read = |field: &&Field| {
+            names.contains(&field.name) || target.fields.iter().any(|it| it.id == field.id)
+        };
+        let ids: Vec<i32> = schema.fields.iter().filter(is_read).map(|field| field.id).collect();
+        let read = schema.project_by_ids(&ids, true);
         let batches = fragment
-            .read_physical_slice(0..rows, &self.read, self.batch_rows)
+            .read_physical_slice(0..rows, &read, self.batch_rows)
             .await
             .map_err(from_lance)?;
+        let fields: Vec<ArrowField> = target.fields.iter().map(ArrowField::from).collect();
+        let written = Arc::new(ArrowSchema::new(fields));
         let mut next_row = 0_u64;
         Ok(batches.then(|batch| batch).map(move |batch| {
             let changed = batch.map_err(from_lance).and_then(|batch| {
                 let first = next_row;
                 next_row += batch.num_rows() as u64;
-                self.apply(&batch, first, positions)
+                apply(&batch, first, &target.fields, &written, parts)
             });
             changed.map_err(|error| {
                 lance::Error::from(DataFusionError::External(Box::new(StreamError::new(&error))))
             })
         }))
     }
+}
 
-    /// The assigned columns of a batch whose first row is at position `first` of its fragment.
-    fn apply(
-        &self,
-        batch: &RecordBatch,
-        first: u64,
-        positions: &RoaringBitmap,
-    ) -> Result<RecordBatch> {
-        let rows = batch.num_rows();
+/// The columns `fields` of a batch, whose first row is at position `first` of its fragment, after one
+/// update and then the next.
+fn apply(
+    batch: &RecordBatch,
+    first: u64,
+    fields: &[Field],
+    written: &SchemaRef,
+    parts: &Parts<'_>,
+) -> Result<RecordBatch> {
+    let rows = batch.num_rows();
+    let old = fields.iter().map(|field| {
+        let column = batch.column_by_name(&field.name).cloned();
+        column.ok_or_else(|| Error::internal(format!("column `{}` was not read", field.name)))
+    });
+    let mut columns = old.collect::<Result<Vec<ArrayRef>>>()?;
+    for (update, positions) in parts {
         let is_matched = |row: usize| {
             u32::try_from(first + row as u64).is_ok_and(|position| positions.contains(position))
         };
         let mask = BooleanArray::from_iter((0..rows).map(|row| Some(is_matched(row))));
-        let old = self.assigned.iter().map(|field| {
-            let column = batch.column_by_name(&field.name).cloned();
-            column.ok_or_else(|| Error::internal(format!("column `{}` was not read", field.name)))
-        });
-        let mut columns = old.collect::<Result<Vec<ArrayRef>>>()?;
-        if mask.true_count() > 0 {
-            let matching = filter_record_batch(batch, &mask)
-                .map_err(|error| Error::internal("rows to change").with_source(error))?;
-            let values = self.expressions.evaluate(&matching)?;
-            for ((column, value), field) in columns.iter_mut().zip(values).zip(&self.assigned) {
-                *column = place(column, &fit(field, &value)?, &mask, field)?;
-            }
+        if mask.true_count() == 0 {
+            continue;
         }
-        let options = RecordBatchOptions::new().with_row_count(Some(rows));
-        RecordBatch::try_new_with_options(Arc::clone(&self.written), columns, &options)
-            .map_err(|error| Error::invalid(format!("the new values do not fit: {error}")))
+        // None of them reads what one before it assigned, so all read the batch as it was.
+        let matching = filter_record_batch(batch, &mask)
+            .map_err(|error| Error::internal("rows to change").with_source(error))?;
+        let values = update.expressions.evaluate(&matching)?;
+        for (value, field) in values.into_iter().zip(&update.assigned) {
+            let at = fields.iter().position(|it| it.id == field.id);
+            let column = at.and_then(|at| columns.get_mut(at));
+            let column = column.ok_or_else(|| Error::internal("an assigned column is missing"))?;
+            *column = place(column, &fit(field, &value)?, &mask, field)?;
+        }
     }
-
-    /// The assigned columns with everything below them: what an index may be on.
-    fn field_ids(&self) -> Vec<u32> {
-        self.assigned.iter().flat_map(ids_below).collect()
-    }
+    let options = RecordBatchOptions::new().with_row_count(Some(rows));
+    RecordBatch::try_new_with_options(Arc::clone(written), columns, &options)
+        .map_err(|error| Error::invalid(format!("the new values do not fit: {error}")))
 }
 
 /// The column of an assignment, if it may be assigned.

@@ -98,7 +98,8 @@ pub(crate) async fn write_whole(
         if updates && places.found > 0 {
             let mut fragments =
                 write(shared, dataset, selected(spool, Arc::clone(&places), true)).await?;
-            keep_row_ids(&mut fragments, &places)?;
+            let stored = places.rows.iter().filter(|(_, at)| *at != NOWHERE);
+            keep_row_ids(&mut fragments, stored.map(|(id, _)| *id))?;
             updated = places.found;
             written.append(&mut fragments);
         }
@@ -205,9 +206,11 @@ async fn write(
     }
 }
 
-/// Changed rows keep their ids: those of the stored rows, in the order in which they were written.
-fn keep_row_ids(fragments: &mut [Fragment], places: &Places) -> Result<()> {
-    let mut ids = places.rows.iter().filter(|(_, at)| *at != NOWHERE).map(|(id, _)| *id);
+/// Rows that are written again keep their ids, which come in the order in which the rows were written.
+pub(crate) fn keep_row_ids(
+    fragments: &mut [Fragment],
+    mut ids: impl Iterator<Item = u64>,
+) -> Result<()> {
     for fragment in fragments.iter_mut() {
         let rows = fragment
             .physical_rows

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from pathlib import Path
 
+import pyarrow as pa
+
 from support.server import LakebedServer
 from support.waiting import wait_until
 
@@ -72,3 +74,12 @@ def failing_syncs(folder: Path, error: str = "EIO", delay_ms: int = 0) -> list[s
     """Every sync of `folder` fails, as on a disk that loses writes, after a while."""
     inject = f"--inject=fsync,fdatasync:error={error}:delay_enter={delay_ms * 1000}"
     return [*STRACE, inject, f"--trace-path={folder.resolve()}", "--output=/dev/null"]
+
+
+def slow_server(make_server: Callable[..., LakebedServer], rows: pa.Table) -> LakebedServer:
+    """A server on a table `t`, each commit of which takes half a second."""
+    server = make_server().start()
+    server.lake().create("t", rows)
+    assert server.terminate() == 0
+    server.wrapper = slow_syncs(server.table_path("t") / "_versions", 500)
+    return server.start()

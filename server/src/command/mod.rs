@@ -1,6 +1,11 @@
 //! One file for each verb of the command line.
 
 pub(crate) mod backup;
+pub(crate) mod branch_create;
+pub(crate) mod branch_delete;
+pub(crate) mod branch_diff;
+pub(crate) mod branch_list;
+pub(crate) mod branch_merge;
 pub(crate) mod changes;
 pub(crate) mod compact;
 pub(crate) mod completion;

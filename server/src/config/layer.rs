@@ -127,6 +127,11 @@ settings! {
         "Memory for pages of indexes, over all tables.";
     metadata_cache_bytes: usize, false, "`134217728`",
         "Memory for manifests and the metadata of files, over all tables.";
+    read_cache_dir: PathBuf, false, "none",
+        "A folder on a local disk that keeps what is read from a lake in a bucket. Each server \
+         needs its own.";
+    read_cache_bytes: u64, false, "`10737418240`",
+        "How much of the disk the read cache takes, at least 128 MiB.";
 }
 
 fn wrong(text: &str, wanted: &str) -> Error {

@@ -128,6 +128,9 @@ limits! {
         "How long a ticket keeps its version, renewed by use.";
     maintenance_interval_ms: u64, 100, 30 * DAY_MS,
         "Time between two passes of maintenance.";
+    maintenance_share_percent: u64, 1, 100,
+        "The share of its time, in percent, that maintenance works while requests run; it rests for \
+         the other.";
     compaction_bytes_max: u64, 0, 1_024 * TIB,
         "Bytes that compaction reads of one table in a pass of maintenance; with 0 it runs only when it \
          is asked for, and indexes are not built anew.";

@@ -39,6 +39,7 @@ use object_store::path::Path;
 use self::journal::{Journals, Left};
 pub use self::purge::PurgePlan;
 pub(crate) use self::purge::purges_folder;
+pub(crate) use self::references::version_of;
 use self::references::{FileKind, Names, StoredFile, TableFiles, names_of, other_branches};
 use crate::lance_error::{from_lance, from_object_store};
 use crate::pins::PinnedVersion;
@@ -86,6 +87,8 @@ pub struct CleanRule {
     pub orphans_before_ms: i64,
     /// Data files that no version names yet, by their names without the ending: of parts of writes.
     pub spared: BTreeSet<String>,
+    /// Whether the version that a branch began with may go, too, so that it cannot be compared any more.
+    pub forgets_beginnings: bool,
     /// Whether to say only what would be deleted.
     pub is_dry_run: bool,
 }
@@ -100,7 +103,7 @@ impl Table {
         let branch = self.branch(branch).await?;
         let latest = branch.latest().await?;
         let numbers = version_numbers(&latest).await?;
-        let kept = self.kept_versions(&branch, &latest).await?;
+        let kept = self.kept_versions(&branch, &latest, true).await?;
         Ok(RetentionFacts { numbers, kept })
     }
 
@@ -204,7 +207,7 @@ impl Table {
             _ => None,
         };
         // Asked only now: a tag that was made before is seen, and one that would be made after is refused.
-        let mut kept = self.kept_versions(branch, &latest).await?;
+        let mut kept = self.kept_versions(branch, &latest, !rule.forgets_beginnings).await?;
         kept.retain(|version, _| expired.contains(version));
         for version in expired.iter().filter(|version| !versions.contains(version)) {
             kept.entry(*version).or_insert_with(|| "a reader or a ticket".to_owned());
@@ -289,6 +292,7 @@ impl Table {
         &self,
         branch: &Branch,
         latest: &Dataset,
+        keeps_beginning: bool,
     ) -> Result<BTreeMap<u64, String>> {
         let mut kept: BTreeMap<u64, Vec<String>> = BTreeMap::new();
         for (name, tag) in listed_tags(latest).await? {
@@ -299,6 +303,11 @@ impl Table {
         for (name, contents) in latest.list_branches().await.map_err(from_lance)? {
             if contents.parent_branch == branch.name {
                 kept.entry(contents.parent_version).or_default().push(format!("branch `{name}`"));
+            }
+            if keeps_beginning && Some(&name) == branch.name.as_ref() {
+                // What it changed since it began is told from it.
+                let by = "the beginning of the branch".to_owned();
+                kept.entry(contents.parent_version).or_default().push(by);
             }
         }
         for (name, of, version) in self.cursor_versions().await? {

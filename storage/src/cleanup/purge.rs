@@ -228,7 +228,13 @@ impl Table {
         let spared = files_of_parts(&self.shared, &self.entry.uid).await?;
         let facts = self.retention_facts(branch).await?;
         let expired = facts.numbers.into_iter().filter(|number| *number < version).collect();
-        let rule = CleanRule { expired, orphans_before_ms, spared, is_dry_run: false };
+        let rule = CleanRule {
+            expired,
+            orphans_before_ms,
+            spared,
+            forgets_beginnings: true,
+            is_dry_run: false,
+        };
         let mut cleaned = self.clean(branch, rule).await?;
         if is_local {
             let handle = self.branch(branch).await?;

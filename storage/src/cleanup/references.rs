@@ -70,7 +70,7 @@ impl FileKind {
 
 /// The version of a manifest's file name. Lance counts down from the largest number, so that the newest
 /// comes first in a listing; see `ManifestNamingScheme` in lance-table's `io/commit.rs`.
-fn version_of(name: &str) -> Option<u64> {
+pub(crate) fn version_of(name: &str) -> Option<u64> {
     let digits = name.strip_suffix(".manifest")?;
     let is_number = !digits.is_empty() && digits.bytes().all(|byte| byte.is_ascii_digit());
     let number: u64 = digits.parse().ok().filter(|_| is_number)?;

@@ -326,6 +326,8 @@ async fn history(seed: u64, steps: usize) {
                 let made = dataset.create_branch(&new, source, None).await.unwrap();
                 *kept.entry((branch.clone(), any)).or_default() += 1;
                 let version = made.version().version;
+                // The branch keeps its own beginning, too.
+                *kept.entry((Some(new.clone()), version)).or_default() += 1;
                 model.insert((Some(new.clone()), version), model[&(branch, any)].clone());
                 newest.insert(Some(new), version);
                 continue;

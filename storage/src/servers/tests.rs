@@ -178,7 +178,9 @@ async fn other_process(lake: &crate::Lake, servers: &Arc<Servers>) -> Arc<Table>
         pins: Pins::default(),
         blob_claims: Arc::default(),
         system: lake.shared.system.clone(),
+        updating: tokio::sync::Semaphore::new(1),
         servers: OnceLock::from(Arc::clone(servers)),
+        updating: tokio::sync::Semaphore::new(1),
     };
     Arc::new(Table::new(Arc::new(shared), entry))
 }
