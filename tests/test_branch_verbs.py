@@ -189,6 +189,26 @@ def test_a_reader_goes_on_while_its_branch_is_deleted(make_server: Make) -> None
     assert lake.read("t", branch="exp").num_rows == 1
 
 
+def test_a_reader_of_a_deleted_branch_keeps_the_files_of_its_parent(make_server: Make) -> None:
+    server = make_server(env={**QUICK, "LAKEBED_LIMITS_VERSION_AGE_MS_MIN": "0"}).start()
+    lake, http = server.lake(), server.http()
+    rows = numbered(400_000)
+    lake.create("t", rows)
+    branch(http, "t", "create", name="exp")
+    endpoint = lake.info("t", branch="exp").endpoints[0]
+    reader = lake.client.do_get(endpoint.ticket, lake.options())
+    first = next(iter(reader)).data
+    branch(http, "t", "delete", name="exp")
+    lake.write("t", numbered(1), "overwrite")
+    now = {"keep_age_ms": 0, "keep_versions": 1}
+    assert http.ok("POST", "/v1/table/t/gc", now).json()["versions"] == [1]
+    data = server.table_path("t") / "data"
+    assert len(list(data.glob("*.lance"))) == 2
+    rest = reader.read_all()
+    assert first.num_rows + rest.num_rows == rows.num_rows
+    wait_until(lambda: not folder(server, "t", "exp"), "the end of the folder")
+
+
 def test_what_a_cut_off_creation_left_is_taken_away(make_server: Make) -> None:
     server = make_server().start()
     lake, http = server.lake(), server.http()

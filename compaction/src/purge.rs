@@ -62,6 +62,7 @@ pub async fn purge(
         let message = "a backup is under way, and nothing is deleted until it is done";
         return Err(Error::new(ErrorKind::Busy, message).with_retry_after_ms(60_000));
     }
+    table.finish_branch_deletions(Some(i64::MAX)).await?;
     let plan = table.purge_plan(branch).await?;
     if !plan.held_by.is_empty() {
         return Err(Error::new(

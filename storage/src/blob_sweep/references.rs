@@ -12,7 +12,7 @@
 //! of the rows, so that rows that were deleted later can be left out. It is derived data, under
 //! `_lakebed/blob_refs/<table uid>.json`, and may be deleted at any time.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
@@ -30,6 +30,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::backup::{branch_names, manifest, uris, versions};
 use crate::blob_digest::BlobDigest;
+use crate::branches::branch_folders;
 use crate::column_patch::ids_below;
 use crate::lake::Lake;
 use crate::lance_error::{from_lance, from_object_store};
@@ -247,7 +248,12 @@ impl<'a> References<'a> {
     async fn look_at(&mut self, location: &str, uid: Option<&str>, place: usize) -> Result<bool> {
         let root = &self.lake.shared.root;
         let mut folders = vec![location.to_owned()];
-        for branch in branch_names(root, location).await? {
+        let mut branches: BTreeSet<String> =
+            branch_names(root, location).await?.into_iter().collect();
+        // One that was deleted and is still read, too.
+        let left = branch_folders(root.store().as_ref(), &root.path(location)).await?;
+        branches.extend(left.into_keys());
+        for branch in branches {
             folders.push(format!("{location}/tree/{branch}"));
         }
         let mut unseen = Vec::new();

@@ -12,7 +12,7 @@ use lakebed_core::{BranchName, Error, ErrorKind, Result, Subject};
 use lance::Dataset;
 use lance::dataset::refs::BranchContents;
 use object_store::path::Path;
-use object_store::{ObjectStore as _, ObjectStoreExt as _};
+use object_store::{ObjectStore, ObjectStoreExt as _};
 
 use super::{listed_branches, record_path};
 use crate::lance_error::{from_lance, from_object_store};
@@ -199,24 +199,9 @@ impl Table {
         let latest = self.branch(None).await?.latest().await?;
         let all = listed_branches(&latest).await?;
         let main = latest.branch_location().find_branch(None).map_err(from_lance)?;
-        let tree = main.path.clone().join("tree");
-        let depth = tree.parts().count();
-        let store = self.shared.root.store();
-        let mut newest: BTreeMap<String, i64> = BTreeMap::new();
-        let mut listing = store.list(Some(&tree));
-        let failed = |error| from_object_store(error, "listing of the branches' folders");
-        while let Some(object) = listing.try_next().await.map_err(failed)? {
-            let parts: Vec<_> = object.location.parts().skip(depth).collect();
-            let is_folder = |part: &str| part.starts_with('_') || part == "data";
-            let Some(end) = parts.iter().position(|part| is_folder(part.as_ref())) else {
-                continue;
-            };
-            let name: Vec<&str> = parts[..end].iter().map(|part| part.as_ref()).collect();
-            let at_ms = newest.entry(name.join("/")).or_default();
-            *at_ms = (*at_ms).max(object.last_modified.timestamp_millis());
-        }
+        let mut newest = branch_folders(self.shared.root.store().as_ref(), &main.path).await?;
         newest.retain(|name, at_ms| !all.contains_key(name) && *at_ms < before_ms);
-        Ok(newest.into_keys().filter(|name| !name.is_empty()).collect())
+        Ok(newest.into_keys().collect())
     }
 
     async fn version_numbers_in(&self, folder: &Path) -> Result<Vec<u64>> {
@@ -252,6 +237,29 @@ impl Table {
         });
         synced.await.map_err(|error| Error::internal("sync task failed").with_source(error))?
     }
+}
+
+/// The branches that have a folder below that of a table, whether they are there or were deleted and are
+/// still read, and when something was written into it last.
+pub(crate) async fn branch_folders(
+    store: &dyn ObjectStore,
+    table: &Path,
+) -> Result<BTreeMap<String, i64>> {
+    let tree = table.clone().join("tree");
+    let depth = tree.parts().count();
+    let mut newest: BTreeMap<String, i64> = BTreeMap::new();
+    let mut listing = store.list(Some(&tree));
+    let failed = |error| from_object_store(error, "listing of the branches' folders");
+    while let Some(object) = listing.try_next().await.map_err(failed)? {
+        let parts: Vec<_> = object.location.parts().skip(depth).collect();
+        let is_folder = |part: &str| part.starts_with('_') || part == "data";
+        let end = parts.iter().position(|part| is_folder(part.as_ref()));
+        let Some(end) = end.filter(|end| *end > 0) else { continue };
+        let name: Vec<&str> = parts[..end].iter().map(|part| part.as_ref()).collect();
+        let at_ms = newest.entry(name.join("/")).or_default();
+        *at_ms = (*at_ms).max(object.last_modified.timestamp_millis());
+    }
+    Ok(newest)
 }
 
 fn branch_folder(dataset: &Dataset, name: &str) -> Result<Path> {

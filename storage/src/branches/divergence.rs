@@ -252,6 +252,9 @@ impl Divergence {
         };
         if !keys.is_empty() && !apart.theirs.inserted.is_empty() {
             apart.keys = super::patch::same_keys(&apart.ours.tip, &apart.theirs, &keys).await?;
+            // A row that the branch deleted and brought anew is its own.
+            let deleted = &apart.theirs.deleted;
+            apart.keys.retain(|_, row| !deleted.contains(*row));
         }
         Ok(apart)
     }

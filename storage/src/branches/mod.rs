@@ -35,6 +35,7 @@ use crate::durable::{DurableCommitHandler, create_folder_durably};
 use crate::lance_error::{from_lance, from_object_store};
 use crate::table::{Branch, Table};
 
+pub(crate) use delete::branch_folders;
 pub use divergence::{
     BranchConflict, BranchDiff, ColumnChange, ConflictKind, RowChange, RowCounts,
 };

@@ -41,6 +41,7 @@ pub use self::purge::PurgePlan;
 pub(crate) use self::purge::purges_folder;
 pub(crate) use self::references::version_of;
 use self::references::{FileKind, Names, StoredFile, TableFiles, names_of, other_branches};
+use crate::branches::branch_folders;
 use crate::lance_error::{from_lance, from_object_store};
 use crate::pins::PinnedVersion;
 use crate::servers::{DoomNote, lost};
@@ -279,7 +280,13 @@ impl Table {
     ) -> Result<(Names, Names)> {
         let own = latest.branch_location();
         let (gone, mut stays) = names_of(latest, &own.path, Some(doomed)).await?;
-        for other in other_branches(latest, branch.name.as_deref()).await? {
+        // One that was deleted and is still read, too.
+        let main = own.find_branch(None).map_err(from_lance)?;
+        let folders = branch_folders(self.shared.root.store().as_ref(), &main.path).await?;
+        let mut others: BTreeSet<Option<String>> = folders.into_keys().map(Some).collect();
+        others.extend(other_branches(latest, branch.name.as_deref()).await?);
+        others.remove(&branch.name);
+        for other in others {
             let location = own.find_branch(other.as_deref()).map_err(from_lance)?;
             let (_, names) = names_of(latest, &location.path, None).await?;
             stays.extend(names);

@@ -180,7 +180,6 @@ async fn other_process(lake: &crate::Lake, servers: &Arc<Servers>) -> Arc<Table>
         system: lake.shared.system.clone(),
         updating: tokio::sync::Semaphore::new(1),
         servers: OnceLock::from(Arc::clone(servers)),
-        updating: tokio::sync::Semaphore::new(1),
     };
     Arc::new(Table::new(Arc::new(shared), entry))
 }
