@@ -234,6 +234,7 @@ def test_it_runs_by_itself(make_server: Make) -> None:
     assert shown(lake, "t") == {1: digest(large(2))}
 
 
+@pytest.mark.timeout(600)
 def test_random_histories(make_server: Make, soak: bool) -> None:
     """Beside a model of what each version shows, with restarts: what is needed stays and reads, and
     nothing else does."""

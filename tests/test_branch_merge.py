@@ -320,6 +320,7 @@ def test_beside_writers(server: LakebedServer, lake: Lake, forked: str) -> None:
     lance.dataset(str(server.table_path(forked))).validate()
 
 
+@pytest.mark.timeout(600)
 def test_random_merges(server: LakebedServer, lake: Lake, table: str, soak: bool) -> None:
     """Against a plain model: both sides change rows at random, with compaction on either."""
     dice = random.Random(seed := random.SystemRandom().randrange(1 << 32))

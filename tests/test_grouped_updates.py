@@ -8,6 +8,7 @@ from typing import Any
 
 import lance
 import pyarrow as pa
+import pytest
 
 from support.data import blobs
 from support.faults import slow_server
@@ -106,6 +107,7 @@ def test_nobody_fails_by_what_another_asks_for(
     assert rows == {0: "first", 2: "good", **dict.fromkeys([1, 3, 4, 5, 6, 7], "old")}
 
 
+@pytest.mark.timeout(600)
 def test_random_updates(server: LakebedServer, lake: Lake, table: str, soak: bool) -> None:
     """Many clients on their own rows, with compaction, appends and an index beside them: each row
     has what its own client last wrote to it."""

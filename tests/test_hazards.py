@@ -93,6 +93,7 @@ def build(http: Http, table: str, column: str, kind: str) -> None:
         time.sleep(0.01)
 
 
+@pytest.mark.timeout(600)
 def test_compaction_beside_index_building_and_deletes(
     server: LakebedServer, lake: Lake, table: str, soak: bool
 ) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import lance
 import numpy as np
 import pyarrow as pa
+import pytest
 
 from support.flight import Lake
 from support.server import LakebedServer
@@ -104,6 +105,7 @@ def test_rows_are_added_to_indexes(make_server: Make) -> None:
     assert "lakebed_index_catch_ups_total" in text
 
 
+@pytest.mark.timeout(600)
 def test_answers_are_right_throughout(make_server: Make, soak: bool) -> None:
     """Random changes of rows between compactions and catching up, against a plain model."""
     dice = random.Random(seed := random.SystemRandom().randrange(1 << 32))

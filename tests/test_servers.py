@@ -376,6 +376,7 @@ class Clients:
                 self.reads += 1
 
 
+@pytest.mark.timeout(600)
 def test_killed_and_stopped_at_random(three: list[LakebedServer], store: S3Server) -> None:
     """No acknowledged row is lost, none is there twice, and versions have no gaps."""
     is_long = bool(os.environ.get("LAKEBED_SOAK"))

@@ -298,7 +298,7 @@ impl Divergence {
                 Some(Reshaped::Dropped) => {
                     add(name, "the branch changed values of it, and the parent dropped it");
                 }
-                Some(Reshaped::Retyped) if theirs.reshaped.get(name).is_none() => {
+                Some(Reshaped::Retyped) if !theirs.reshaped.contains_key(name) => {
                     add(name, "the branch changed values of it, and the parent its type");
                 }
                 _ => {}
