@@ -65,7 +65,10 @@ impl Service {
                 }
             }
             if noted.elapsed() >= interval.saturating_mul(PASSES_A_NOTE).min(NOTE_AGE_MAX) {
-                stop.run_until_cancelled(self.note_history()).await;
+                // A task of its own: a stop must not drop notes that are on their way.
+                let service = Arc::clone(&self);
+                let noting = tokio::spawn(async move { service.note_history().await });
+                stop.run_until_cancelled(noting).await;
                 noted = Instant::now();
             }
         }

@@ -26,6 +26,11 @@ use crate::sql_guard::check_sql;
 const RANKED_ROWS_MAX: u64 = 1 << 20;
 /// Numbers in all vectors of one search.
 const NUMBERS_MAX: usize = 1 << 20;
+/// Bytes of vectors that are compared at a time. Lance keeps some batches at once, and its own 8,192 rows
+/// would be 32 MB each for vectors of 1,024 numbers.
+const COMPARED_BYTES: usize = 4 << 20;
+/// Rows that are compared at a time, at most: as lance does by itself.
+const COMPARED_ROWS_MAX: usize = 8_192;
 /// How much a search may widen itself.
 const REFINE_FACTOR_MAX: u64 = 1_000;
 
@@ -301,6 +306,8 @@ impl Snapshot {
             )));
         }
         let rows = usize::try_from(rows).unwrap_or(usize::MAX);
+        let width = row_bytes(&field.data_type()).max(1);
+        scanner.batch_size((COMPARED_BYTES / width).clamp(256, COMPARED_ROWS_MAX));
         scanner.nearest(column, key.as_ref(), rows).map_err(bad_search)?;
         if let Some(distance) = query.distance {
             scanner.distance_metric(metric(distance));
@@ -465,6 +472,18 @@ pub(crate) fn is_vector(data_type: &DataType) -> bool {
             matches!(item.data_type(), DataType::FixedSizeList(..)) && is_vector(item.data_type())
         }
         _ => false,
+    }
+}
+
+/// Bytes of the vector of one row; of several, as if there were 16.
+fn row_bytes(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::FixedSizeList(item, width) => {
+            let item = item.data_type().primitive_width().unwrap_or(1);
+            item.saturating_mul(usize::try_from(*width).unwrap_or(0))
+        }
+        DataType::List(inner) => row_bytes(inner.data_type()).saturating_mul(16),
+        _ => 0,
     }
 }
 

@@ -173,6 +173,9 @@ impl Table {
     pub async fn finish_branch_deletions(&self, before_ms: Option<i64>) -> Result<usize> {
         let mut names: BTreeSet<String> = self.deleted_here.lock().await.clone();
         if let Some(before_ms) = before_ms {
+            // Whoever asks, another tool may be making one at this moment.
+            let young_ms = self.shared.clock.now_ms() - REMAINS_AGE_MS_MIN;
+            let before_ms = before_ms.min(young_ms);
             names.extend(self.forsaken_folders(before_ms).await?);
         }
         let mut deleted = 0;

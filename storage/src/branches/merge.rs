@@ -154,9 +154,12 @@ impl Table {
                     let version = Some(committed.version().version);
                     return Ok(MergedBranch { version, rows, ..nothing_done(diff, false) });
                 }
-                Err(error) if error.kind() == ErrorKind::Conflict && tries < TRIES_MAX => {
+                Err(error) if error.kind() == ErrorKind::Conflict => {
                     let base = &apart.ours.tip.dataset.branch_location().path;
                     discard(&self.shared, base, &written).await?;
+                    if tries == TRIES_MAX {
+                        return Err(error);
+                    }
                     tries += 1;
                     // This time nobody changes the parent meanwhile.
                     if mutation.is_none() {
