@@ -1,6 +1,15 @@
-"""Compaction of small fragments against pylance's, and what readers feel of it."""
+"""Compaction of small fragments against pylance's, and what readers feel of it.
+
+Cores that share their caches are slower when another one works, whoever it works for. So the
+readers are measured a second time beside a process of the lowest class of the scheduler that
+compacts a copy of the table: what they feel of that is the machine's, not the server's.
+"""
 
 import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lance
@@ -17,9 +26,9 @@ BAR = 1.0
 RISE_MOST = 50.0
 FRAGMENTS = 200
 CLIENTS = 4
-# Readers who ask fifty times a second each, and readers who ask again at once and so keep two cores
+# Readers who ask 25 times a second each, and readers who ask again at once and so keep two cores
 # busy by themselves.
-PACES_S = {"paced": 0.02, "back to back": 0.0}
+PACES_S = {"paced": 0.04, "back to back": 0.0}
 # Windows without a compaction are as long as one, and no shorter than this.
 WINDOW_S = 1.0
 
@@ -88,22 +97,77 @@ class SmallFiles:
 def beside(
     table: SmallFiles, rounds: int, window_s: float, pace: str, interval_s: float
 ) -> list[Comparison | Measure]:
-    """The p99 of reads while a compaction runs, and in a window without one before it."""
-    quiet, busy, rises = [], [], []
+    """The p99 of reads while a compaction runs, ours and another process's, and without one."""
     total = FRAGMENTS * table.rows
-    with Readers(table.server, "compaction", total, CLIENTS, interval_s) as readers:
-        for _ in range(rounds):
-            table.reset_ours()
-            readers.during(lambda: readers.wait(WINDOW_S / 2))  # the restored version is opened
-            before = readers.during(lambda: readers.wait(window_s))
-            while_it_runs = readers.during(table.compact)
-            quiet.append(percentile(before, 99))
-            busy.append(percentile(while_it_runs, 99))
-            rises.append(100 * (busy[-1] / quiet[-1] - 1))
-    what = f"{CLIENTS} clients taking 16 random rows, {pace}, over {rounds} compactions"
-    limit = RISE_MOST if interval_s > 0 else None
-    return [
-        measure(f"p99 of reads, {pace}, rise by compaction", what, "%", limit, rises),
-        measure(f"p99 of reads, {pace}, quiet", what, "ms", None, [1e3 * it for it in quiet]),
-        measure(f"p99 of reads, {pace}, compaction", what, "ms", None, [1e3 * it for it in busy]),
-    ]
+    with (
+        Readers(table.server, "compaction", total, CLIENTS, interval_s) as readers,
+        idle_process(table.copy) as compact_elsewhere,
+    ):
+        windows = {
+            "a compaction": (table.reset_ours, table.compact),
+            "an idle-class process": (table.reset, compact_elsewhere),
+        }
+        figures: list[Comparison | Measure] = []
+        for cause, (reset, work) in windows.items():
+            found = rises(readers, rounds, window_s, reset, work)
+            what = f"{CLIENTS} clients taking 16 random rows, {pace}, over {rounds} windows"
+            limit = RISE_MOST if interval_s > 0 and work == table.compact else None
+            name = f"p99 of reads, {pace}"
+            figures += [
+                measure(f"{name}, rise by {cause}", what, "%", limit, found["rises"]),
+                measure(f"{name}, quiet before {cause}", what, "ms", None, found["quiet"]),
+                measure(f"{name}, beside {cause}", what, "ms", None, found["busy"]),
+            ]
+    return figures
+
+
+def rises(
+    readers: Readers,
+    rounds: int,
+    window_s: float,
+    reset: Callable[[], None],
+    work: Callable[[], None],
+) -> dict[str, list[float]]:
+    """The p99 in milliseconds, quiet and beside the work, and by how many percent it rose."""
+    found: dict[str, list[float]] = {"quiet": [], "busy": [], "rises": []}
+    for _ in range(rounds):
+        reset()
+        readers.during(lambda: readers.wait(WINDOW_S / 2))  # the restored version is opened
+        quiet = percentile(readers.during(lambda: readers.wait(window_s)), 99)
+        busy = percentile(readers.during(work), 99)
+        found["quiet"].append(1e3 * quiet)
+        found["busy"].append(1e3 * busy)
+        found["rises"].append(100 * (busy / quiet - 1))
+    return found
+
+
+@contextmanager
+def idle_process(copy: Path) -> Iterator[Callable[[], None]]:
+    """A process that compacts a data set when it is told to, and runs when nobody else wants to."""
+    script = (
+        "import lance, os, sys\n"
+        "os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))\n"
+        "for _ in sys.stdin:\n"
+        "    lance.dataset(sys.argv[1]).optimize.compact_files()\n"
+        "    print(flush=True)\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", script, str(copy)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdin is not None
+    assert process.stdout is not None
+    told, answers = process.stdin, process.stdout
+
+    def compact() -> None:
+        told.write("go\n")
+        told.flush()
+        assert answers.readline(), "the process that compacts has ended"
+
+    try:
+        yield compact
+    finally:
+        told.close()
+        process.wait()

@@ -6,7 +6,6 @@ import itertools
 import json
 import os
 import random
-import re
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -88,11 +87,6 @@ def age(server: LakebedServer) -> None:
     for path in blob_folder(server).glob("*/" + "[0-9a-f]" * 64):
         with contextlib.suppress(FileNotFoundError):
             os.utime(path, (long_ago, long_ago))
-
-
-def metric(server: LakebedServer, name: str) -> int:
-    found = re.search(rf"^{name} (\d+)$", server.http().ok("GET", "/metrics").text, re.M)
-    return int(found[1]) if found else 0
 
 
 def shown(lake: Lake, table: str, **at: Any) -> dict[int, str]:
@@ -229,8 +223,8 @@ def test_it_runs_by_itself(make_server: Make) -> None:
     os.utime(half_written, (long_ago, long_ago))
     age(server)
     wait_until(lambda: stored(server) == {digest(large(2))}, "the sweep")
-    wait_until(lambda: metric(server, "lakebed_swept_blobs_total") == 1, "the count of it")
-    assert metric(server, "lakebed_swept_blob_bytes_total") == len(large(1))
+    wait_until(lambda: server.metric("lakebed_swept_blobs_total") == 1, "the count of it")
+    assert server.metric("lakebed_swept_blob_bytes_total") == len(large(1))
     assert shown(lake, "t") == {1: digest(large(2))}
 
 
@@ -380,7 +374,7 @@ def swept_beside_writers(
 
     def waited() -> int:
         return sum(
-            metric(server, "lakebed_blob_claims_waited_total") for server in {*writers, sweeper}
+            server.metric("lakebed_blob_claims_waited_total") for server in {*writers, sweeper}
         )
 
     deadline = time.monotonic() + timeout_s

@@ -283,6 +283,54 @@ def test_killed_in_the_middle(make_server: Callable[..., LakebedServer], soak: b
         )
 
 
+def test_a_table_has_its_own_settings(server: LakebedServer, lake: Lake, table: str) -> None:
+    """How large fragments become, and from how many on they are joined."""
+    appended(lake, table, 12)
+    http = server.http()
+
+    def setting(**entries: str) -> None:
+        named = {f"lakebed.compaction_{name}": value for name, value in entries.items()}
+        http.ok("POST", f"/v1/table/{table}/schema_metadata/update", named)
+
+    setting(fragments_min="13")
+    assert compact(server, table, dry_run=True)["planned"] == []
+    setting(fragments_min="2", rows="40")
+    done = compact(server, table)
+    assert (done["fragments_removed"], done["fragments_added"]) == (12, 3)
+    assert everything(lake, table) == everything(lake, table, version=12)
+    http.ok("POST", f"/v1/table/{table}/delete", {"predicate": "id % 10 < 3"})
+    assert compact(server, table, dry_run=True)["planned"] != []
+    setting(fragments_min="2", rows="40", deleted_percent="30")
+    assert compact(server, table, dry_run=True)["planned"] == []
+    setting(rows="many")
+    answer = http.post(f"/v1/table/{table}/compact", {})
+    assert (answer.status, "lakebed.compaction_rows" in answer.text) == (400, True)
+
+
+def test_a_table_is_left_alone(make_server: Callable[..., LakebedServer]) -> None:
+    """By maintenance, where its settings say so; another one beside it is compacted."""
+    env = {
+        "LAKEBED_LIMITS_COMPACTION_BYTES_MAX": "1000000000",
+        "LAKEBED_LIMITS_MAINTENANCE_INTERVAL_MS": "100",
+    }
+    server = make_server(env=env).start()
+    lake, http = server.lake(), server.http()
+    for name in ("left", "odd"):
+        lake.create(name, rows(0, 10))
+    for name, entry in (("left", {"compaction": "off"}), ("odd", {"compaction_rows": "0"})):
+        named = {f"lakebed.{key}": value for key, value in entry.items()}
+        http.ok("POST", f"/v1/table/{name}/schema_metadata/update", named)
+        for number in range(1, 12):
+            lake.write(name, rows(number * 10, 10))
+    server.expect_log("not maintained.*lakebed.compaction_rows")
+    appended(lake, "other", 12)
+    wait_until(lambda: fragments(server, "other") == 1, "the compaction of the table beside them")
+    assert [fragments(server, name) for name in ("left", "odd")] == [12, 12]
+    assert compact(server, "left")["fragments_removed"] == 12
+    http.ok("POST", "/v1/table/odd/schema_metadata/update", {"lakebed.compaction_rows": "1000"})
+    wait_until(lambda: fragments(server, "odd") == 1, "the compaction of the table that was mended")
+
+
 def test_on_the_command_line(server: LakebedServer, lake: Lake, table: str, tmp_path: Path) -> None:
     cli = Cli(server, tmp_path)
     appended(lake, table, 12)

@@ -1,7 +1,6 @@
 """What maintenance did by itself stands in a table, and it makes room for users while it works."""
 
 import datetime as dt
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -23,11 +22,6 @@ QUICK = {
     "LAKEBED_LIMITS_RETENTION_VERSIONS": "1",
     "LAKEBED_LIMITS_TICKET_TTL_MS": "1000",
 }
-
-
-def metric(server: LakebedServer, name: str) -> int:
-    found = re.search(rf"^{name} (\d+)$", server.http().ok("GET", "/metrics").text, re.M)
-    return int(found[1]) if found else 0
 
 
 def history(server: LakebedServer) -> list[dict[str, object]]:
@@ -85,16 +79,16 @@ def test_it_rests_while_requests_run(make_server: Make) -> None:
     try:
         for start in range(10, 300, 10):
             lake.write("t", numbered(10, start=start))
-        wait_until(lambda: metric(server, "lakebed_maintenance_rested_ms_total") > 1_000, "a rest")
+        wait_until(lambda: server.metric("lakebed_maintenance_rested_ms_total") > 1_000, "a rest")
     finally:
         stop.set()
         for thread in threads:
             thread.join()
     # Nobody asks for anything any more.
     wait_until(lambda: fragments(server) == 1, "the compaction")
-    rested = metric(server, "lakebed_maintenance_rested_ms_total")
+    rested = server.metric("lakebed_maintenance_rested_ms_total")
     time.sleep(0.5)
-    assert metric(server, "lakebed_maintenance_rested_ms_total") == rested
+    assert server.metric("lakebed_maintenance_rested_ms_total") == rested
 
 
 def fragments(server: LakebedServer) -> int:

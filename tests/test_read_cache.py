@@ -42,11 +42,6 @@ def settings(store: S3Server, proxy: StoreProxy, table: str, tmp_path: Path) -> 
     return {"data": f"s3://{BUCKET}/{table}", "env": env}
 
 
-def metric(server: LakebedServer, name: str) -> int:
-    found = re.search(rf"^{name} (\d+)$", server.http().ok("GET", "/metrics").text, re.M)
-    return int(found[1]) if found else 0
-
-
 def gets(proxy: StoreProxy, *places: str) -> list[str]:
     """The reads of objects that never change, since the recording began."""
     calls = proxy.recorded()
@@ -76,8 +71,8 @@ def test_what_was_read_is_not_asked_for_again(
     proxy.begin_recording()
     assert by_id(server.lake()) == expected
     assert gets(proxy) == []
-    hits = metric(server, "lakebed_read_cache_hits_total")
-    print(f"{hits} hits, {metric(server, 'lakebed_read_cache_misses_total')} misses")
+    hits = server.metric("lakebed_read_cache_hits_total")
+    print(f"{hits} hits, {server.metric('lakebed_read_cache_misses_total')} misses")
     assert hits > 0
     # It is there after a start, too.
     assert server.terminate() == 0
@@ -86,8 +81,8 @@ def test_what_was_read_is_not_asked_for_again(
     assert by_id(server.lake()) == expected
     again = gets(proxy)
     print(f"{len(again)} reads after a start")
-    assert metric(server, "lakebed_read_cache_hits_total") > 40
-    assert metric(server, "lakebed_read_cache_fetched_bytes_total") < LARGE
+    assert server.metric("lakebed_read_cache_hits_total") > 40
+    assert server.metric("lakebed_read_cache_fetched_bytes_total") < LARGE
 
 
 def test_changes_are_seen_at_once(make_server: Make, settings: dict[str, Any]) -> None:

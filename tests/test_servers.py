@@ -63,14 +63,6 @@ def opened(store: S3Server, server: LakebedServer, name: str = "t") -> lance.Lan
     return lance.dataset(f"{server.data}/default/{name}.lance", storage_options=options)
 
 
-def metric(server: LakebedServer, name: str) -> float:
-    """A counter without labels; 0 before its first count."""
-    for line in server.http().get("/metrics").text.splitlines():
-        if line.startswith(f"{name} "):
-            return float(line.split()[1])
-    return 0.0
-
-
 def newest(server: LakebedServer) -> int:
     """The newest version, as a server answers that has just looked."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 1))
@@ -114,9 +106,9 @@ def test_any_takes_any_request(three: list[LakebedServer], store: S3Server) -> N
     assert {row["id"]: row["name"] for row in rows} == expected
     assert all(row["more"] == row["id"] + 1 for row in rows)
     assert [lake.read("t", tag="gold").num_rows for lake in lakes] == [110] * 3
-    assert metric(a, "lakebed_forwarded_requests_total") == 0
-    assert metric(b, "lakebed_forwarded_requests_total") >= 4
-    assert metric(c, "lakebed_forwarded_requests_total") >= 4
+    assert a.metric("lakebed_forwarded_requests_total") == 0
+    assert b.metric("lakebed_forwarded_requests_total") >= 4
+    assert c.metric("lakebed_forwarded_requests_total") >= 4
     dataset = opened(store, a)
     assert [version["version"] for version in dataset.versions()] == list(range(1, last + 1))
     dataset.validate()
@@ -139,7 +131,7 @@ def test_tables_are_led_by_different_servers(
         for other in three:
             other.lake().write(f"t{number}", numbered(1, start=2))
     # Each sent on what is about the tables of the two others.
-    assert [metric(server, "lakebed_forwarded_requests_total") for server in three] == [2, 2, 2]
+    assert [server.metric("lakebed_forwarded_requests_total") for server in three] == [2, 2, 2]
     assert all(server.lake().count(f"t{n}") == 5 for server in three for n in range(3))
 
 
@@ -169,11 +161,11 @@ def test_a_stream_that_breaks_commits_nothing(three: list[LakebedServer], ending
     """Also where it only passes through."""
     three[0].lake().create("t", numbered(3))
     three[0].lake().write("t", numbered(1, start=3))
-    passed_on = metric(three[1], "lakebed_forwarded_requests_total")
+    passed_on = three[1].metric("lakebed_forwarded_requests_total")
     messages = write_messages("t", numbered(500, start=4), "append", write_id="w")
     call = RawCall(three[1].flight_address, three[1].admin_key).send(messages)
     wait_until(
-        lambda: metric(three[1], "lakebed_forwarded_requests_total") > passed_on, "the way there"
+        lambda: three[1].metric("lakebed_forwarded_requests_total") > passed_on, "the way there"
     )
     if ending == "cancel":
         call.reset(raw_flight.CANCEL)

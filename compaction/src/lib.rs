@@ -10,6 +10,7 @@ mod pace;
 mod policy;
 mod purge;
 mod retention;
+mod settings;
 mod sweep;
 
 pub use blobs::sweep_blobs;
@@ -20,4 +21,5 @@ pub use pace::Pace;
 pub use policy::{Reason, Rewrite, Targets, plan};
 pub use purge::{Purged, plan_purge, purge};
 pub use retention::{Retention, clean, expired};
+pub use settings::TableSettings;
 pub use sweep::{Swept, sweep};

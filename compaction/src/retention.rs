@@ -8,8 +8,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use lakebed_core::{Error, Limits, Result};
 use lakebed_storage::{CleanRule, Cleaned, RetentionFacts, Table};
 
-/// How the settings of a table that are meant here begin: metadata of its schema.
-const SETTING_PREFIX: &str = "lakebed.";
+use crate::settings::SETTING_PREFIX;
 
 /// What is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -71,6 +71,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
                     .delete(upload::abort::abort_upload),
             ),
         ),
+        ("/v1/uploads/{id}/parts", post(upload::parts::sign_parts)),
         ("/v1/uploads/{id}/complete", changes_upload(post(upload::complete::complete_upload))),
         ("/v1/table", get(table::list::list_all_tables)),
         ("/v1/namespace/{id}/table/list", get(table::list::list_tables)),

@@ -1,17 +1,20 @@
 //! Compact a table when somebody asks for it.
 
-use lakebed_compaction::{Budget, Pace, Pass, Targets, compact};
+use std::sync::Arc;
+
+use lakebed_compaction::{Budget, Pace, Pass, TableSettings, compact};
 use lakebed_core::{RequestContext, Result, Role, TableId};
+use lakebed_storage::Table;
 
 use crate::Service;
 use crate::audit::AuditLine;
 
 impl Service {
     /// Joins small fragments of a branch's newest version, all that the policy finds, or only says what it
-    /// would do.
+    /// would do. The table's own settings hold, but for the one that turns compaction off.
     ///
     /// # Errors
-    /// `NotFound` naming table or branch.
+    /// `NotFound` naming table or branch, `InvalidArgument` naming a setting of the table.
     pub async fn compact(
         &self,
         ctx: &RequestContext,
@@ -24,10 +27,7 @@ impl Service {
         let _request = self.admission.admit_request().await?;
         let budget = Budget { bytes_max: u64::MAX, is_dry_run };
         let outcome = match self.fresh_table(ctx, table, branch).await {
-            Ok(handle) => {
-                let (targets, pace) = (Targets::default(), Pace::at_once());
-                compact(&handle, branch, &targets, budget, &self.compacting, &pace).await
-            }
+            Ok(handle) => self.compact_by_settings(&handle, branch, budget).await,
             Err(error) => Err(error),
         };
         if !is_dry_run {
@@ -37,5 +37,15 @@ impl Service {
             self.audit.record(line);
         }
         outcome
+    }
+
+    async fn compact_by_settings(
+        &self,
+        table: &Arc<Table>,
+        branch: Option<&str>,
+        budget: Budget,
+    ) -> Result<Pass> {
+        let targets = TableSettings::of(table).await?.targets;
+        compact(table, branch, &targets, budget, &self.compacting, &Pace::at_once()).await
     }
 }

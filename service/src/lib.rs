@@ -96,7 +96,7 @@ pub use search::{Found, SearchPlan};
 pub use service::{Service, ServiceOptions};
 pub use sql::{PreparedSql, SqlPart, SqlPlan, SqlRequest, TableEntry, count_schema};
 pub use tags::TagSummary;
-pub use uploads::{ByteStream, Claimed};
+pub use uploads::{ByteStream, Claimed, SignedParts, StoredPart};
 pub use versions::VersionSummary;
 
 /// A stream of batches that ends with `Err` when its source broke, was cancelled, or sent something

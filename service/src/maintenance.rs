@@ -6,8 +6,8 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use lakebed_compaction::{
-    Budget, Done, Pace, Retention, Targets, catch_up, clean, compact, forget_done, is_history,
-    note_done, sweep, sweep_blobs,
+    Budget, Done, Pace, Retention, TableSettings, Targets, catch_up, clean, compact, forget_done,
+    is_history, note_done, sweep, sweep_blobs,
 };
 use lakebed_core::{ErrorKind, Result, TableId};
 use lakebed_storage::Table;
@@ -152,8 +152,22 @@ impl Service {
                     continue;
                 }
             };
-            let is_compact = self.compact_in_budget(&table).await;
-            if self.catch_up_indexes(&table).await && is_compact {
+            let settings = match TableSettings::of(&table).await {
+                Ok(settings) => settings,
+                Err(error) => {
+                    // Whoever mends it makes a new version.
+                    if error.kind() != ErrorKind::Unavailable {
+                        seen.insert(table.uid().to_owned(), version);
+                    }
+                    let error = error.report();
+                    tracing::warn!(table = table.location(), %error, "not maintained");
+                    continue;
+                }
+            };
+            let is_compact =
+                !settings.is_compacted || self.compact_in_budget(&table, &settings.targets).await;
+            let is_indexed = !settings.is_indexed || self.catch_up_indexes(&table).await;
+            if is_indexed && is_compact {
                 seen.insert(table.uid().to_owned(), version);
             }
         }
@@ -192,13 +206,13 @@ impl Service {
     }
 
     /// Whether there is nothing more to do until the table changes.
-    async fn compact_in_budget(&self, table: &Arc<Table>) -> bool {
+    async fn compact_in_budget(&self, table: &Arc<Table>, targets: &Targets) -> bool {
         let budget = Budget { bytes_max: self.limits.compaction_bytes_max, is_dry_run: false };
-        let (targets, pace) = (Targets::default(), self.pace());
+        let pace = self.pace();
         let began = Instant::now();
         let about =
             || Done { location: table.location().to_owned(), action: "compact", ..Done::default() };
-        match compact(table, None, &targets, budget, &self.compacting, &pace).await {
+        match compact(table, None, targets, budget, &self.compacting, &pace).await {
             Ok(pass) => {
                 metrics::counter!("lakebed_compacted_fragments_total")
                     .increment(pass.removed as u64);

@@ -18,7 +18,7 @@ use lance_io::object_store::{
     ObjectStoreParams, ObjectStoreRegistry, StorageOptionsAccessor, WrappingObjectStore,
 };
 use object_store::ObjectStore;
-use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
+use object_store::aws::{AmazonS3, AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 
@@ -39,6 +39,8 @@ pub(crate) struct Root {
     /// The folder, for a local lake.
     local: Option<PathBuf>,
     store: Arc<dyn ObjectStore>,
+    /// The same store, for what only S3 can do.
+    bucket: Option<Arc<AmazonS3>>,
     prefix: Path,
     session: Arc<Session>,
     storage_options: HashMap<String, String>,
@@ -55,11 +57,14 @@ impl Root {
         metadata_cache_bytes: usize,
     ) -> Result<Root> {
         let registry = ObjectStoreRegistry::empty();
+        let mut bucket = None;
         let (uri, local, store, prefix): (_, _, Arc<dyn ObjectStore>, _) =
             if root.starts_with("s3://") {
                 registry.insert("s3", Arc::new(AwsStoreProvider));
                 let (store, prefix) = open_s3(root, storage_options)?;
-                (root.trim_end_matches('/').to_owned(), None, Arc::new(store), prefix)
+                let store = Arc::new(store);
+                bucket = Some(Arc::clone(&store));
+                (root.trim_end_matches('/').to_owned(), None, store, prefix)
             } else if root.contains("://") {
                 let scheme = root.split("://").next().unwrap_or_default();
                 return Err(Error::invalid(format!(
@@ -81,7 +86,7 @@ impl Root {
             Arc::new(Session::new(index_cache_bytes, metadata_cache_bytes, Arc::new(registry)));
         let storage_options = storage_options.clone();
         let read_cache = None;
-        Ok(Root { uri, local, store, prefix, session, storage_options, read_cache })
+        Ok(Root { uri, local, store, bucket, prefix, session, storage_options, read_cache })
     }
 
     /// Keeps what is read from the bucket from here on.
@@ -103,6 +108,11 @@ impl Root {
 
     pub(crate) fn store(&self) -> &Arc<dyn ObjectStore> {
         &self.store
+    }
+
+    /// The bucket, for a lake in one.
+    pub(crate) fn bucket(&self) -> Option<&AmazonS3> {
+        self.bucket.as_deref()
     }
 
     pub(crate) fn session(&self) -> &Arc<Session> {
@@ -193,10 +203,7 @@ fn open_folder(root: &FsPath) -> Result<PathBuf> {
     absolute.canonicalize().map_err(|error| from_io(error, "find the lake's root"))
 }
 
-fn open_s3(
-    root: &str,
-    options: &HashMap<String, String>,
-) -> Result<(object_store::aws::AmazonS3, Path)> {
+fn open_s3(root: &str, options: &HashMap<String, String>) -> Result<(AmazonS3, Path)> {
     let url = url::Url::parse(root)
         .map_err(|error| Error::invalid(format!("`{root}` is no S3 location: {error}")))?;
     let mut builder = AmazonS3Builder::from_env().with_url(root);

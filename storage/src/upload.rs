@@ -34,12 +34,18 @@ use crate::root::SYSTEM_FOLDER;
 
 /// Bytes of one stored part: what a client loses at most when the server dies.
 const PART_BYTES: u64 = 64 << 20;
+/// What S3 copies by itself in one request. <https://docs.aws.amazon.com/AmazonS3/latest/API/API_CopyObject.html>
+const COPY_BYTES_MAX: u64 = 5 << 30;
 /// Bytes that are handed to the store at a time; S3 takes no smaller piece than 5 MiB.
 const PIECE_BYTES: usize = 8 << 20;
 
+/// The record of an upload.
 #[derive(Debug, Serialize, Deserialize)]
-struct Created {
+pub(crate) struct Created {
     created_at_ms: i64,
+    /// The store's name of a multipart upload, where the client sends the parts to the store.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) multipart: Option<String>,
 }
 
 /// A finished upload.
@@ -67,7 +73,7 @@ impl Finished {
 /// The uploads of a lake.
 #[derive(Debug, Clone)]
 pub struct Uploads {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
 }
 
 /// The object in an upload's folder that says that a write referred to it.
@@ -79,7 +85,7 @@ const PART_PREFIX: &str = "part-";
 /// Uploads that a request of this process is changing: two at once would interleave their bytes.
 static BUSY: LazyLock<Mutex<HashSet<String>>> = LazyLock::new(Mutex::default);
 
-struct Claim(String);
+pub(crate) struct Claim(String);
 
 impl Drop for Claim {
     fn drop(&mut self) {
@@ -99,7 +105,7 @@ impl Uploads {
         Uploads { shared }
     }
 
-    fn folder(&self, id: &str) -> Result<String> {
+    pub(crate) fn folder(&self, id: &str) -> Result<String> {
         // Ids are ours: anything else cannot exist, and must not become a path.
         let is_id = (1..=64).contains(&id.len())
             && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-');
@@ -109,11 +115,11 @@ impl Uploads {
         }
     }
 
-    fn path(&self, relative: &str) -> Path {
+    pub(crate) fn path(&self, relative: &str) -> Path {
         self.shared.root.path(&format!("{SYSTEM_FOLDER}/{relative}"))
     }
 
-    fn claim(&self, id: &str) -> Result<Claim> {
+    pub(crate) fn claim(&self, id: &str) -> Result<Claim> {
         let mut busy = BUSY.lock().unwrap_or_else(PoisonError::into_inner);
         match busy.insert(id.to_owned()) {
             true => Ok(Claim(id.to_owned())),
@@ -131,6 +137,11 @@ impl Uploads {
     /// `Busy` when there are `uploads_max` already.
     #[boxed]
     pub async fn create(&self) -> Result<String> {
+        self.begin(false).await
+    }
+
+    /// As [`Uploads::create`]; where it is `direct`, the parts go to the store itself.
+    pub(crate) async fn begin(&self, direct: bool) -> Result<String> {
         let open = self.unused().await?.len();
         if open >= self.shared.limits.uploads_max {
             return Err(Error::new(
@@ -143,7 +154,11 @@ impl Uploads {
         getrandom::fill(&mut random)
             .map_err(|error| Error::internal(format!("no randomness: {error}")))?;
         let id = hex(&random);
-        let created = Created { created_at_ms: self.shared.clock.now_ms() };
+        let multipart = match direct {
+            true => Some(self.begin_multipart(&id).await?),
+            false => None,
+        };
+        let created = Created { created_at_ms: self.shared.clock.now_ms(), multipart };
         let bytes = serde_json::to_vec(&created)
             .map_err(|error| Error::internal("encode an upload").with_source(error))?;
         let path = format!("{}/upload.json", self.folder(&id)?);
@@ -158,14 +173,17 @@ impl Uploads {
     #[boxed]
     pub async fn offset(&self, id: &str) -> Result<u64> {
         let folder = self.folder(id)?;
-        self.check_open(id, &folder).await?;
+        let created = self.check_open(id, &folder).await?;
         if let Some(finished) = self.read_finished(id, &folder).await? {
             return Ok(finished.size);
+        }
+        if created.multipart.is_some() {
+            return Ok(self.put_together(&folder).await?.unwrap_or(0));
         }
         Ok(self.parts(&folder).await?.last().map_or(0, |(offset, size)| offset + size))
     }
 
-    async fn check_open(&self, id: &str, folder: &str) -> Result<()> {
+    pub(crate) async fn check_open(&self, id: &str, folder: &str) -> Result<Created> {
         let Some(bytes) = self.shared.system.get(&format!("{folder}/upload.json")).await? else {
             return Err(unknown(id));
         };
@@ -174,7 +192,7 @@ impl Uploads {
         })?;
         match self.is_expired(&created) {
             true => Err(Error::not_found(format!("upload `{id}` expired"))),
-            false => Ok(()),
+            false => Ok(created),
         }
     }
 
@@ -211,8 +229,13 @@ impl Uploads {
     #[boxed]
     pub async fn append(&self, id: &str, offset: u64, mut body: ByteStream) -> Result<u64> {
         let _claim = self.claim(id)?;
-        let stored = self.offset(id).await?;
         let folder = self.folder(id)?;
+        if self.check_open(id, &folder).await?.multipart.is_some() {
+            return Err(Error::invalid(format!(
+                "upload `{id}` is direct: its parts go to the store, see `/v1/uploads/{id}/parts`"
+            )));
+        }
+        let stored = self.offset(id).await?;
         if self.read_finished(id, &folder).await?.is_some() {
             return Err(Error::new(
                 ErrorKind::AlreadyExists,
@@ -313,15 +336,14 @@ impl Uploads {
     pub async fn complete(&self, id: &str, size: u64, claimed: &Claimed) -> Result<String> {
         let _claim = self.claim(id)?;
         let folder = self.folder(id)?;
-        self.check_open(id, &folder).await?;
-        if let Some(finished) = self.read_finished(id, &folder).await? {
-            return match finished.is(size, claimed) {
-                true => Ok(finished.sha256),
-                false => Err(Error::invalid(format!(
-                    "upload `{}` is complete with {} bytes and the SHA-256 {}",
-                    finished.id, finished.size, finished.sha256
-                ))),
-            };
+        let created = self.check_open(id, &folder).await?;
+        if let Some(sha256) = self.completed_before(id, &folder, size, claimed).await? {
+            return Ok(sha256);
+        }
+        if created.multipart.is_some() {
+            return Err(Error::invalid(format!(
+                "upload `{id}` is direct: field `parts` is missing, with the number and the ETag of each"
+            )));
         }
         let parts = self.parts(&folder).await?;
         let stored = parts.last().map_or(0, |(offset, size)| offset + size);
@@ -354,16 +376,11 @@ impl Uploads {
                 (Some(writer), hasher.finish())
             }
         };
-        if actual.like(claimed) != claimed.value() {
+        if let Err(error) = check_claim(id, &actual, claimed) {
             if let Some(writer) = writer {
                 writer.abort().await;
             }
-            return Err(Error::invalid(format!(
-                "`{}` is {}, and upload `{id}` has {}; nothing was completed",
-                claimed.name(),
-                claimed.value(),
-                actual.like(claimed)
-            )));
+            return Err(error);
         }
         match (writer, growing, self.shared.root.folder_of(&blob)?) {
             (Some(writer), ..) => writer.finish().await?,
@@ -376,19 +393,49 @@ impl Uploads {
             }
             (None, ..) => return Err(Error::internal("an upload has neither parts nor a file")),
         }
+        let sha256 = self.finish(id, &folder, size, actual).await?;
+        checksums::forget(id);
+        for (offset, _) in parts {
+            self.shared.system.delete(&part_path(&folder, offset)).await?;
+        }
+        Ok(sha256)
+    }
+
+    /// The SHA-256 of an upload that is complete already.
+    pub(crate) async fn completed_before(
+        &self,
+        id: &str,
+        folder: &str,
+        size: u64,
+        claimed: &Claimed,
+    ) -> Result<Option<String>> {
+        let Some(finished) = self.read_finished(id, folder).await? else { return Ok(None) };
+        match finished.is(size, claimed) {
+            true => Ok(Some(finished.sha256)),
+            false => Err(Error::invalid(format!(
+                "upload `{}` is complete with {} bytes and the SHA-256 {}",
+                finished.id, finished.size, finished.sha256
+            ))),
+        }
+    }
+
+    /// Notes that the bytes of an upload are one object and the right ones; its SHA-256.
+    pub(crate) async fn finish(
+        &self,
+        id: &str,
+        folder: &str,
+        size: u64,
+        actual: Checksums,
+    ) -> Result<String> {
         let Checksums { sha256, crc64nvme } = actual;
         let finished = Finished { id: id.to_owned(), size, sha256, crc64nvme: Some(crc64nvme) };
         let bytes = serde_json::to_vec(&finished)
             .map_err(|error| Error::internal("encode an upload").with_source(error))?;
         self.shared.system.put(&format!("{folder}/complete.json"), Bytes::from(bytes)).await?;
-        checksums::forget(id);
-        for (offset, _) in parts {
-            self.shared.system.delete(&part_path(&folder, offset)).await?;
-        }
         Ok(finished.sha256)
     }
 
-    async fn stream(&self, path: &Path) -> Result<ByteStream> {
+    pub(crate) async fn stream(&self, path: &Path) -> Result<ByteStream> {
         let read = |error| from_object_store(error, "read of an upload");
         let result = self.shared.root.store().get(path).await.map_err(read)?;
         Ok(result.into_stream().map_err(read).boxed())
@@ -410,6 +457,7 @@ impl Uploads {
     }
 
     async fn delete(&self, folder: &str) -> Result<()> {
+        self.abort_multipart(folder).await?;
         let objects = self.shared.system.list(folder).await?;
         // The record goes last: until then a deletion that was cut off is found and finished.
         let is_record = |path: &str| path.ends_with("/upload.json");
@@ -485,7 +533,7 @@ impl Uploads {
             let Some(folder) = object.path.strip_suffix("/complete.json") else { continue };
             let id = folder.rsplit('/').next().unwrap_or_default();
             match self.check_open(id, folder).await {
-                Ok(()) => {}
+                Ok(_) => {}
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(error),
             }
@@ -521,6 +569,23 @@ impl Uploads {
         self.shared.system.get(&path).await?.ok_or_else(|| unknown(&upload.id))
     }
 
+    /// Copies an object through this process.
+    async fn copy_through(&self, from: &Path, to: &Path) -> Result<()> {
+        let mut writer = PartWriter::begin(self.shared.root.store(), to).await?;
+        let mut chunks = self.stream(from).await?;
+        loop {
+            let written = match chunks.next().await {
+                None => return writer.finish().await,
+                Some(Ok(chunk)) => writer.write(chunk).await,
+                Some(Err(error)) => Err(error),
+            };
+            if let Err(error) = written {
+                writer.abort().await;
+                return Err(error);
+            }
+        }
+    }
+
     /// Makes a finished upload a large blob of the lake and returns its path below the root.
     pub(crate) async fn keep_as_blob(&self, upload: &Finished) -> Result<String> {
         let relative = blob_path(&upload.sha256);
@@ -537,12 +602,29 @@ impl Uploads {
             linked.map_err(|error| Error::internal("link task failed").with_source(error))??;
             return Ok(relative);
         }
+        if upload.size > COPY_BYTES_MAX {
+            self.copy_through(&from, &to).await?;
+            return Ok(relative);
+        }
         store
             .copy(&from, &to)
             .await
             .map_err(|error| from_object_store(error, "copy of an upload to the blobs"))?;
         Ok(relative)
     }
+}
+
+/// Whether the bytes of an upload are those that its client says they are.
+pub(crate) fn check_claim(id: &str, actual: &Checksums, claimed: &Claimed) -> Result<()> {
+    if actual.like(claimed) == claimed.value() {
+        return Ok(());
+    }
+    Err(Error::invalid(format!(
+        "`{}` is {}, and upload `{id}` has {}; nothing was completed",
+        claimed.name(),
+        claimed.value(),
+        actual.like(claimed)
+    )))
 }
 
 fn part_path(folder: &str, offset: u64) -> String {
@@ -618,5 +700,27 @@ impl PartWriter {
             // The pieces are invisible and the store or the upload's expiry removes them.
             tracing::info!(%error, "an aborted upload left pieces behind");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::test_lake;
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_the_store_does_not_copy_goes_through_this_process() {
+        let (lake, _folder) = test_lake::lake().await;
+        let uploads = lake.uploads();
+        let (from, to) = (uploads.path("tmp/from"), uploads.path("tmp/to"));
+        let bytes: Vec<u8> = (0..2 * PIECE_BYTES + 7).map(|at| (at % 251) as u8).collect();
+        let store = uploads.shared.root.store();
+        store.put(&from, bytes.clone().into()).await.unwrap();
+        uploads.copy_through(&from, &to).await.unwrap();
+        assert_eq!(store.get(&to).await.unwrap().bytes().await.unwrap(), bytes);
+        let missing =
+            uploads.copy_through(&uploads.path("tmp/none"), &uploads.path("tmp/new")).await;
+        assert_eq!(missing.unwrap_err().kind(), ErrorKind::NotFound);
+        assert!(store.head(&uploads.path("tmp/new")).await.is_err());
     }
 }

@@ -5,6 +5,8 @@ import shutil
 import socket
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from pathlib import Path
 
 from pyarrow import fs
@@ -88,6 +90,18 @@ class S3Server:
             connect_timeout=2,
             request_timeout=5,
         )
+
+    def part_uploads(self) -> set[str]:
+        """The multipart uploads that are neither completed nor aborted."""
+        folder = f"http://127.0.0.1:{self.ports[2]}/buckets/{BUCKET}/.uploads/"
+        request = urllib.request.Request(folder, headers={"accept": "application/json"})
+        try:
+            with urllib.request.urlopen(request, timeout=30) as answer:
+                return {entry["FullPath"] for entry in json.load(answer)["Entries"] or []}
+        except urllib.error.HTTPError as error:
+            if error.code == 404:
+                return set()
+            raise
 
     def _make_bucket(self) -> bool:
         assert self.process.poll() is None, (self.work / "s3.log").read_text()[-2000:]

@@ -212,6 +212,11 @@ class LakebedServer:
 
     # ---- what it does to the machine ----------------------------------------------------------
 
+    def metric(self, name: str) -> float:
+        """A counter without labels; 0 before its first count."""
+        lines = self.http().ok("GET", "/metrics").text.splitlines()
+        return sum(float(line.split()[1]) for line in lines if line.startswith(f"{name} "))
+
     def _status_bytes(self, field: str) -> int:
         for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
             if line.startswith(f"{field}:"):

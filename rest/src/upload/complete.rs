@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use lakebed_core::Error;
-use lakebed_service::Claimed;
+use lakebed_service::{Claimed, StoredPart};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -19,6 +19,15 @@ pub(crate) struct CompleteUpload {
     size: Option<u64>,
     sha256: Option<String>,
     crc64nvme: Option<String>,
+    /// Of a direct upload.
+    parts: Option<Vec<Part>>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Part {
+    number: u64,
+    etag: String,
 }
 
 pub(crate) async fn complete_upload(
@@ -31,7 +40,13 @@ pub(crate) async fn complete_upload(
     let size = body.size.ok_or_else(|| missing("size"))?;
     let claimed = Claimed::of(body.sha256.as_deref(), body.crc64nvme.as_deref())?;
     let id = target.path("id")?;
-    let sha256 = door.service.complete_upload(target.ctx(), id, size, &claimed).await?;
+    let parts: Option<Vec<_>> = body.parts.map(|parts| {
+        let stored = |part: Part| StoredPart { number: part.number, etag: part.etag };
+        parts.into_iter().map(stored).collect()
+    });
+    let service = &door.service;
+    let sha256 =
+        service.complete_upload(target.ctx(), id, size, &claimed, parts.as_deref()).await?;
     let uri = format!("upload:{id}");
     Ok(Json(json!({ "id": id, "uri": uri, "size": size, "sha256": sha256 })).into_response())
 }

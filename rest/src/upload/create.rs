@@ -14,15 +14,18 @@ use crate::target::Target;
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]
-pub(crate) struct CreateUpload {}
+pub(crate) struct CreateUpload {
+    /// Whether the parts go to the store itself.
+    direct: bool,
+}
 
 pub(crate) async fn create_upload(
     State(door): State<Door>,
     target: Target,
-    StrictBody(CreateUpload {}): StrictBody<CreateUpload>,
+    StrictBody(CreateUpload { direct }): StrictBody<CreateUpload>,
 ) -> Result<Response, ApiError> {
     target.params(&[])?;
-    let id = door.service.create_upload(target.ctx()).await?;
+    let id = door.service.create_upload(target.ctx(), direct).await?;
     let body = json!({ "id": id, "uri": format!("upload:{id}"), "offset": 0 });
     Ok((StatusCode::CREATED, Json(body)).into_response())
 }

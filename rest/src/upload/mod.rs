@@ -5,6 +5,7 @@ pub(crate) mod abort;
 pub(crate) mod complete;
 pub(crate) mod create;
 pub(crate) mod offset;
+pub(crate) mod parts;
 pub(crate) mod put;
 
 use axum::Json;
