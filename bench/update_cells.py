@@ -1,6 +1,7 @@
 """1 % of the cells of one column: by a partial upsert and by UPDATE, against deltalake's merge."""
 
 import itertools
+import os
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -20,8 +21,11 @@ from support.sql import Sql
 from support.stored_files import look
 
 BAR = 5.0
-# What an update writes, in sizes of the column that it changes.
+# What an update writes, in sizes of the column that it changes, and in the extended profile in
+# sizes of the cells that it changes.
 COLUMNS_MOST = 1.1
+CELLS_MOST = 2.0
+CELL_BYTES = 8
 PICTURE_BYTES = 10_000
 MERGE = "deltalake merge, fsync"
 
@@ -36,11 +40,13 @@ class Case:
     name: str
     rows: int
     pictures: bool
+    extended: bool = False
 
     @property
     def beside(self) -> str:
-        """What tells it from the other one in a name."""
-        return " beside pictures" if self.pictures else ""
+        """What tells it from the other ones in a name."""
+        pictures = " beside pictures" if self.pictures else ""
+        return pictures + (", extended" if self.extended else "")
 
     @property
     def what(self) -> str:
@@ -129,6 +135,9 @@ class Rows:
         rows = case.table()
         batches = rows.to_batches(max_chunksize=1_000 if case.pictures else 50_000)
         self.lake.write(self.name, batches, "create", schema=rows.schema, timeout_s=600)
+        if case.extended:
+            path = f"/v1/table/{self.name}/profile"
+            server.http().ok("POST", path, {"profile": "extended"})
         # The column that changes, in a table of its own: how large it is.
         self.lake.create(f"{self.name}_column", rows.select(["score"]), timeout_s=600)
         alone = server.table_path(f"{self.name}_column")
@@ -163,12 +172,16 @@ class Rows:
         for _ in range(rounds):
             updates.append(bytes_of(self.table, work, pictures))
             peer_work()
-        what = f"over the {self.column_bytes:,} bytes of a table of the column alone"
-        shares = [update.all / self.column_bytes for update in updates]
-        data = [update.data / self.column_bytes for update in updates]
+        size, unit, most = self.column_bytes, "columns", COLUMNS_MOST
+        what = f"over the {size:,} bytes of a table of the column alone"
+        if self.case.extended:
+            size, unit, most = self.case.rows // 100 * CELL_BYTES, "cells", CELLS_MOST
+            what = f"over the {size:,} bytes of the cells"
+        shares = [update.all / size for update in updates]
+        data = [update.data / size for update in updates]
         found = [
-            measure(f"{name}, files written", f"all {what}", "columns", COLUMNS_MOST, shares),
-            measure(f"{name}, data written", f"those of data {what}", "columns", None, data),
+            measure(f"{name}, files written", f"all {what}", unit, most, shares),
+            measure(f"{name}, data written", f"those of data {what}", unit, None, data),
         ]
         if self.case.pictures:
             of_pictures = [float(update.pictures) for update in updates]
@@ -187,9 +200,13 @@ def run(
     server: LakebedServer, folder: Path, rounds: int, table_mb: int
 ) -> list[Comparison | Measure]:
     """A million rows of some columns, and pictures of 200 MB."""
+    # So that pylance, which looks into the files, opens tables with overlays.
+    os.environ.setdefault("LANCE_ENABLE_UNSTABLE_DATA_OVERLAY_FILES", "1")
     cases = [
         Case("update_cells", max(1_000, 1_000 * table_mb), False),
         Case("update_beside", max(1_000, 20 * table_mb), True),
+        Case("update_extended", max(1_000, 1_000 * table_mb), False, extended=True),
+        Case("update_extended_beside", max(1_000, 20 * table_mb), True, extended=True),
     ]
     found: list[Comparison | Measure] = []
     for case in cases:

@@ -190,6 +190,10 @@ def test_a_lost_admin_key_is_replaced(
     said = cli.fails(1, "keys", "reset", *data, **offline)
     assert "holds the lake" in said, "not while a server has it open"
     assert server.terminate() == 0
+    nowhere = home / "nowhere"
+    said = cli.fails(1, "keys", "reset", "--data", str(nowhere), **offline)
+    assert "no lake" in said
+    assert not nowhere.exists()
     said = cli.ok("keys", "reset", *data, **offline)
     new = path.read_text().strip()
     assert str(path) in said

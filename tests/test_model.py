@@ -1,10 +1,11 @@
 """Random operations on small tables against a plain model in memory.
 
-Tables are made, written to, updated, deleted from, restored, tagged, branched, compacted, indexed,
-cleaned, renamed and dropped, and their columns added, renamed, retyped and dropped. In between they
-are read through Flight and SQL, and from their folders by pylance and DuckDB, and have what the
-model has. A failure prints the seed and a short history. `LAKEBED_MODEL_SEED` gives the seed, and
-`LAKEBED_MODEL_HISTORY` names a file of such lines to be played again.
+Tables are made, written to, updated, deleted from, restored, tagged, branched, compacted, moved
+between profiles, indexed, cleaned, renamed and dropped, and their columns added, renamed, retyped
+and dropped. In between they are read through Flight and SQL, and from their folders by pylance
+and DuckDB, and have what the model has. A failure prints the seed and a short history.
+`LAKEBED_MODEL_SEED` gives the seed, and `LAKEBED_MODEL_HISTORY` names a file of such lines to be
+played again.
 """
 
 import os
@@ -38,7 +39,11 @@ def memory() -> Iterator[Path]:
 
 
 @pytest.fixture
-def model_server(make_server: Callable[..., LakebedServer], memory: Path) -> LakebedServer:
+def model_server(
+    make_server: Callable[..., LakebedServer], memory: Path, monkeypatch: pytest.MonkeyPatch
+) -> LakebedServer:
+    # Without it pylance refuses tables with overlays.
+    monkeypatch.setenv("LANCE_ENABLE_UNSTABLE_DATA_OVERLAY_FILES", "1")
     young = {"LAKEBED_LIMITS_VERSION_AGE_MS_MIN": "0"}
     return make_server(data=memory / "lake", env=young).start()
 
@@ -86,7 +91,8 @@ def test_random_operations(model_server: LakebedServer, soak: bool) -> None:
     print(f"{done.total()} operations in {time.monotonic() - began:.0f} s: {dict(done)}")
     print(f"compared: {dict(compared)}")
     assert not wrong, "\n\n".join(wrong)
-    assert min(compared[reader] for reader in ("Flight", "SQL", "pylance", "DuckDB")) > 0
+    readers = ("Flight", "SQL", "pylance", "DuckDB", "overlays")
+    assert min(compared[reader] for reader in readers) > 0
 
 
 def test_a_history_is_played_again(model_server: LakebedServer) -> None:

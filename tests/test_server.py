@@ -268,6 +268,16 @@ def test_listening_beyond_loopback_needs_insecure(make_server: Make) -> None:
     fails_to_start(make_server("b", args=["--flight-addr", "0.0.0.0:0"]), "insecure")
 
 
+def test_a_start_that_is_refused_makes_no_lake(make_server: Make) -> None:
+    for name, options, says in (
+        ("a", {"args": ["--http-addr", "0.0.0.0:0"]}, "insecure"),
+        ("b", {"env": {"LAKEBED_ADMIN_KEY": "abc"}}, "admin key"),
+    ):
+        server = make_server(name, **options)
+        fails_to_start(server, says)
+        assert not Path(server.data).exists()
+
+
 def test_a_config_file(make_server: Make, tmp_path: Path) -> None:
     config = tmp_path / "lakebed.toml"
     lake = tmp_path / "from the file"

@@ -114,6 +114,18 @@ def test_any_takes_any_request(three: list[LakebedServer], store: S3Server) -> N
     dataset.validate()
 
 
+def test_a_connection_carries_any_number_of_requests(three: list[LakebedServer]) -> None:
+    """One after the other through another server than the one that leads: none is lost on the way.
+    (A connection of HTTP/2 is closed after a hundred frames without a byte.)"""
+    a, b, _ = three
+    a.lake().create("t", numbered(1))
+    a.lake().write("t", numbered(1, start=1))
+    lake = b.lake()
+    for number in range(2, 252):
+        assert lake.write("t", numbered(1, start=number))["rows"] == 1
+    assert lake.read("t", version=newest(b)).num_rows == 252
+
+
 def test_tables_are_led_by_different_servers(
     store: S3Server, make_server: Make, table: str
 ) -> None:

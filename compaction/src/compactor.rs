@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lakebed_core::Result;
-use lakebed_storage::{At, Table};
+use lakebed_storage::{At, FoldRule, Folded, Profile, Table};
 use tokio::sync::Mutex;
 
 use crate::pace::Pace;
@@ -27,6 +27,10 @@ pub struct Pass {
     pub removed: usize,
     /// Fragments that took their place.
     pub added: usize,
+    /// Fragments whose overlays were folded.
+    pub folded: usize,
+    /// Bytes of the columns that were written for it.
+    pub folded_bytes: u64,
     /// The newest version after it.
     pub version: u64,
 }
@@ -40,7 +44,7 @@ pub struct Budget {
     pub is_dry_run: bool,
 }
 
-/// Plans and rewrites on the newest version of a branch. Each rewrite holds `one`, because the memory of
+/// Folds overlays, then plans and rewrites on the newest version of a branch. Each rewrite holds `one`, because the memory of
 /// one is stated and that of many would not be; between two of them `pace` rests.
 ///
 /// # Errors
@@ -54,9 +58,19 @@ pub async fn compact(
     one: &Mutex<()>,
     pace: &Pace,
 ) -> Result<Pass> {
+    let folded = match budget.is_dry_run {
+        true => Folded::default(),
+        false => fold(table, branch, one, pace).await?,
+    };
     let layout = table.snapshot(branch, &At::Latest).await?.layout().await?;
     let planned = plan(&layout, targets);
-    let mut pass = Pass { version: layout.version, planned, ..Pass::default() };
+    let mut pass = Pass {
+        version: layout.version,
+        planned,
+        folded: folded.fragments,
+        folded_bytes: folded.bytes,
+        ..Pass::default()
+    };
     if budget.is_dry_run {
         return Ok(pass);
     }
@@ -84,4 +98,27 @@ pub async fn compact(
         }
     }
     Ok(pass)
+}
+
+/// Writes columns anew that have many overlays; all that have any, where the table is to be open.
+async fn fold(
+    table: &Arc<Table>,
+    branch: Option<&str>,
+    one: &Mutex<()>,
+    pace: &Pace,
+) -> Result<Folded> {
+    let snapshot = table.snapshot(branch, &At::Latest).await?;
+    if snapshot.overlaid_fragments().is_empty() {
+        return Ok(Folded::default());
+    }
+    let rule = match snapshot.chosen_profile() {
+        Profile::Open => FoldRule::All,
+        Profile::Extended => FoldRule::Due,
+    };
+    let turn = one.lock().await;
+    let began = Instant::now();
+    let folded = table.fold_overlays(branch, rule).await?;
+    drop(turn);
+    pace.rest(began.elapsed()).await;
+    Ok(folded)
 }

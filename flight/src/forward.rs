@@ -84,13 +84,13 @@ pub(crate) async fn route_worker(
 
 async fn send<B>(service: &Service, led: &Led, mut parts: Parts, body: B) -> Routed
 where
-    B: Body<Data = Bytes, Error = BodyError> + Send + 'static,
+    B: Body<Data = Bytes, Error = BodyError> + Send + Unpin + 'static,
 {
     let id = parts.extensions.get::<RequestId>().map(ToString::to_string).unwrap_or_default();
     if let Ok(id) = HeaderValue::try_from(&id) {
         parts.headers.insert(REQUEST_ID_HEADER, id);
     }
-    let request = Request::from_parts(parts, body.boxed_unsync());
+    let request = Request::from_parts(parts, Dense(body).boxed_unsync());
     match service.forward(led, Port::Flight, request).await {
         Ok(Forwarded::Here(request)) => {
             Routed::Here(request.map(|body| tonic::body::Body::new(body.map_err(to_status))))
@@ -160,6 +160,32 @@ async fn led_of_put(
     }
     .await;
     table.ok().map(Led::Table)
+}
+
+/// A body without pieces of no bytes. A client ends its stream with one, and passed on as a piece by itself
+/// it is a frame that HTTP/2 takes for an attack: h2 closes a connection after a hundred of them.
+struct Dense<B>(B);
+
+impl<B: Body<Data = Bytes> + Unpin> Body for Dense<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        loop {
+            let frame = ready!(Pin::new(&mut self.0).poll_frame(cx));
+            match &frame {
+                Some(Ok(frame)) if frame.data_ref().is_some_and(Bytes::is_empty) => {}
+                _ => return Poll::Ready(frame),
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.0.is_end_stream()
+    }
 }
 
 /// A body whose first bytes were read before. A stream that its client did not end breaks.

@@ -90,6 +90,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/show", get(table::show::show_table)),
         ("/v1/table/{id}/drop", changes_table(post(table::drop_table::drop_table))),
         ("/v1/table/{id}/rename", changes_table(post(table::rename::rename_table))),
+        ("/v1/table/{id}/profile", changes_table(post(table::profile::set_profile))),
         ("/v1/table/{id}/compact", changes_table(post(table::compact::compact))),
         ("/v1/table/{id}/gc", changes_table(post(table::gc::gc))),
         ("/v1/table/{id}/purge", changes_table(post(table::purge::purge))),

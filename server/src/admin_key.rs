@@ -11,7 +11,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 
 use lakebed_core::{ErrorKind, Role};
-use lakebed_service::{NewKey, Service};
+use lakebed_service::{NewKey, Service, check_secret};
 
 use crate::config::Config;
 use crate::exit::Exit;
@@ -105,6 +105,17 @@ impl KeyFile {
 
     fn failed(&self, error: &std::io::Error) -> Exit {
         Exit::failed(format!("key file `{}`: {error}", self.0.display()))
+    }
+}
+
+/// Refuses a key in the settings that cannot be one.
+///
+/// # Errors
+/// Wrong usage, saying what a key is like.
+pub(crate) fn check(config: &Config) -> Result<(), Exit> {
+    match &config.admin_key {
+        Some(key) => Ok(check_secret(key).map_err(|error| error.context("LAKEBED_ADMIN_KEY"))?),
+        None => Ok(()),
     }
 }
 

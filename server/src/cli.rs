@@ -61,6 +61,8 @@ enum Verb {
     Models(ModelsVerb),
     /// Join small fragments of a table.
     Compact(command::compact::Compact),
+    /// Say which tools can open a table
+    Profile(command::profile::Profile),
     /// Delete old versions of a table, and what only they use; or large blobs that nothing refers to.
     Gc(command::gc::Gc),
     /// Take the bytes of deleted rows away, and all older versions with them.
@@ -323,6 +325,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Sql(verb) => run_client(verb, &environment),
         Verb::Search(verb) => run_client(verb, &environment),
         Verb::Compact(verb) => run_client(verb, &environment),
+        Verb::Profile(verb) => run_client(verb, &environment),
         Verb::Gc(verb) => run_client(verb, &environment),
         Verb::Purge(verb) => run_client(verb, &environment),
         Verb::Index(IndexVerb::Create(verb)) => run_client(verb, &environment),

@@ -54,6 +54,11 @@ impl Client {
         let ClientSettings { url, api_key, database, ca_cert } = settings.clone();
         let mut headers = Vec::new();
         if let Some(key) = api_key {
+            if key.lines().count() > 1 {
+                let lines = key.lines().count();
+                let message = format!("the API key has {lines} lines; it is one, of one file");
+                return Err(Exit::usage(message));
+            }
             let mut value = HeaderValue::try_from(format!("Bearer {key}"))
                 .map_err(|_| Exit::usage("the API key has characters that no header can carry"))?;
             value.set_sensitive(true);

@@ -52,10 +52,22 @@ static ALLOCATOR_SETTINGS: &[u8; 93] = b"percpu_arena:percpu,oversize_threshold:
 /// environment alone; its own default of ten is for stores that are far away.
 const PARTS_UNDER_WAY: (&str, &str) = ("LANCE_UPLOAD_CONCURRENCY", "4");
 
+/// Threads of lance that decode and encode. It takes them from the environment alone, and by itself has a
+/// single one on three cores and less: one task that waits there stops them all.
+const CPU_THREADS: (&str, &str) = ("LANCE_CPU_THREADS", "2");
+
 fn main() -> ExitCode {
-    if std::env::var_os(PARTS_UNDER_WAY.0).is_none() {
-        // SAFETY: no other thread of this program runs yet; the allocator's own do not look there.
-        unsafe { std::env::set_var(PARTS_UNDER_WAY.0, PARTS_UNDER_WAY.1) };
+    let few_cores = std::thread::available_parallelism().is_ok_and(|cores| cores.get() <= 3);
+    let wanted = [PARTS_UNDER_WAY, (lakebed_storage::OVERLAY_VARIABLE, "1")];
+    for (name, value) in wanted.into_iter().chain(few_cores.then_some(CPU_THREADS)) {
+        if std::env::var_os(name).is_none() {
+            // SAFETY: no other thread of this program runs yet; the allocator's own do not look there.
+            unsafe { std::env::set_var(name, value) };
+        }
+    }
+    if !lakebed_storage::reads_overlays() {
+        eprintln!("error: lance does not open tables with overlays");
+        return ExitCode::FAILURE;
     }
     // Two providers are linked (object stores bring both), and rustls panics at its first use
     // unless one was chosen before.

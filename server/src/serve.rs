@@ -99,8 +99,11 @@ async fn serve(config: &Config, telemetry: Telemetry) -> Result<(), Exit> {
         Some(files) => Some(Tls::open(files.clone()).await?),
         None => None,
     };
+    // What may not be is refused before a lake is made.
+    admin_key::check(config)?;
+    let listeners = listen(config).await?;
     let service = open_service(config).await?;
-    let started = start(config, &service, &telemetry, tls).await;
+    let started = start(config, &service, &telemetry, listeners, tls).await;
     let server = match started {
         Ok(server) => server,
         Err(exit) => {
@@ -139,13 +142,13 @@ async fn start(
     config: &Config,
     service: &Arc<Service>,
     telemetry: &Telemetry,
+    listeners: Listeners,
     tls: Option<Tls>,
 ) -> Result<Running, Exit> {
     if let Some(path) = &config.ready_file {
         ReadyFile::remove_stale(path)?;
     }
     admin_key::ensure(service, config).await?;
-    let listeners = listen(config).await?;
     let addresses = Addresses::of(&listeners);
     let [http, flight] = peers::base_urls(config, &listeners)?;
     service.join_servers(http, flight).await?;

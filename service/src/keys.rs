@@ -331,7 +331,11 @@ fn check_name(name: &str) -> Result<()> {
     Ok(())
 }
 
-fn check_secret(secret: &str) -> Result<()> {
+/// Refuses what cannot be an admin key.
+///
+/// # Errors
+/// `InvalidArgument` saying what one is like.
+pub fn check_secret(secret: &str) -> Result<()> {
     if !(SECRET_TEXT_BYTES_MIN..=SECRET_TEXT_BYTES_MAX).contains(&secret.len())
         || !secret.bytes().all(|byte| byte.is_ascii_graphic())
     {

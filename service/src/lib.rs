@@ -38,6 +38,7 @@ mod multipart;
 mod namespaces;
 mod peer_io;
 mod peers;
+mod profile;
 mod purge;
 mod read;
 mod resolve;
@@ -72,12 +73,13 @@ pub use cursors::Cursor;
 pub use forward::{BodyError, ForwardBody, Forwarded, Led, Port};
 pub use gc::Keep;
 pub use indexes::CreateIndex;
-pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey};
+pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey, check_secret};
 pub use lakebed_compaction::{Pass as CompactionPass, Reason as CompactionReason};
 pub use lakebed_jobs::{
     AttemptId, Job, JobId, JobState, ModelInfo, ModelInput, Progress, QueryInput, SubmitJob,
     WorkerServer, WorkerView,
 };
+pub use lakebed_storage::Profile;
 /// What an index and a merge are, for the doors.
 pub use lakebed_storage::{
     BlobCount, Cleaned, IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind,

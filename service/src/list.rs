@@ -3,6 +3,7 @@ use arrow_schema::SchemaRef;
 use chrono::{DateTime, Utc};
 use lakebed_core::{DatabaseName, NamespacePath, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::ReadCommand;
+use lakebed_storage::{OverlaidFragment, Profile};
 
 use crate::Service;
 use crate::authenticate::require;
@@ -38,8 +39,10 @@ pub struct TableDetails {
     pub schema: SchemaRef,
     /// When the version was committed, as precisely as its manifest says.
     pub committed_at: DateTime<Utc>,
-    /// `open` when every released Lance reader can open the table, else `extended`.
-    pub profile: &'static str,
+    /// Which tools can open the table.
+    pub profile: Profile,
+    /// The fragments with overlays.
+    pub overlaid: Vec<OverlaidFragment>,
 }
 
 impl Service {
@@ -89,6 +92,7 @@ impl Service {
             schema: snapshot.schema(),
             committed_at: snapshot.committed_at(),
             profile: snapshot.profile(),
+            overlaid: snapshot.overlaid_fragments(),
         })
     }
 

@@ -217,6 +217,12 @@ impl Service {
                 metrics::counter!("lakebed_compacted_fragments_total")
                     .increment(pass.removed as u64);
                 metrics::counter!("lakebed_compactions_lost_total").increment(pass.lost as u64);
+                metrics::counter!("lakebed_folded_fragments_total").increment(pass.folded as u64);
+                if pass.folded > 0 {
+                    let (removed, bytes) = (pass.folded as u64, pass.folded_bytes);
+                    let done = Done { action: "fold", removed, bytes, ..about() };
+                    self.note_done(began, done);
+                }
                 if pass.done > 0 {
                     tracing::info!(
                         table = table.location(),

@@ -92,8 +92,9 @@ impl Snapshot {
     #[boxed]
     pub async fn layout(&self) -> Result<LayoutStats> {
         let has_blobs = self.dataset.schema().fields.iter().any(|field| field.is_blob());
-        let files = self.dataset.fragments().iter().flat_map(|fragment| &fragment.files);
-        let are_known = files.into_iter().all(|file| file.file_size_bytes.get().is_some());
+        let fragments = self.dataset.fragments().iter();
+        let mut files = fragments.flat_map(|fragment| fragment.referenced_lance_files());
+        let are_known = files.all(|file| file.file_size_bytes.get().is_some());
         let stored = match has_blobs || !are_known {
             true => self.stored_bytes().await?,
             false => StoredBytes::default(),
@@ -111,7 +112,7 @@ impl Snapshot {
             let deletions = fragment.deletion_file.as_ref();
             let deleted = deletions.and_then(|file| file.num_deleted_rows).unwrap_or(0) as u64;
             let sizes: Option<Vec<u64>> =
-                fragment.files.iter().map(|file| stored.size_of(file)).collect();
+                fragment.referenced_lance_files().map(|file| stored.size_of(file)).collect();
             // What is not known may be large, and is left alone.
             let (physical, bytes) = match (fragment.physical_rows, sizes) {
                 (Some(rows), Some(sizes)) => {

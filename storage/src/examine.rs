@@ -202,7 +202,7 @@ impl Lake {
         let data = self.names_below(&format!("{location}/data")).await?;
         let mut missing = Vec::new();
         for fragment in snapshot.dataset.fragments().iter() {
-            for file in &fragment.files {
+            for file in fragment.referenced_lance_files() {
                 let name = Path::from(file.path.as_str());
                 let is_here = name.filename().is_some_and(|name| data.contains(name));
                 // A file of another base belongs to a branch or a clone and lies elsewhere.

@@ -31,6 +31,7 @@ use lance::dataset::fragment::FileFragment;
 use lance::dataset::transaction::{DataReplacementGroup, Transaction};
 use lance_core::datatypes::{Field, Schema};
 use lance_core::{ROW_ADDR, ROW_ID};
+use lance_table::format::overlay::DataOverlayFile;
 use lance_table::format::{DataFile, Fragment};
 use roaring::RoaringBitmap;
 
@@ -213,6 +214,8 @@ struct Pending {
     id: u32,
     /// Its files when the column was written: any other, and the column may be another.
     files: Vec<DataFile>,
+    /// The same of what lies over the column.
+    overlays: Vec<DataOverlayFile>,
     file: DataFile,
     written: Fragment,
     places: RoaringBitmap,
@@ -273,6 +276,7 @@ impl Fill {
             self.pending.push(Pending {
                 id: values.fragment,
                 files: fragment.metadata().files.clone(),
+                overlays: overlays_of(fragment.metadata(), &ids_below(&self.field)),
                 written: alone(&fragment, &file),
                 file,
                 places: values.places,
@@ -370,7 +374,11 @@ impl Fill {
             let (mut writes, mut same) = (Vec::new(), Vec::new());
             for one in &self.pending {
                 let fragment = latest.get_fragment(one.id as usize);
-                let Some(fragment) = fragment.filter(|it| it.metadata().files == one.files) else {
+                let is_as_it_was = |it: &FileFragment| {
+                    it.metadata().files == one.files
+                        && overlays_of(it.metadata(), &patched.fields) == one.overlays
+                };
+                let Some(fragment) = fragment.filter(is_as_it_was) else {
                     continue;
                 };
                 let fragment = with_file(fragment.metadata().clone(), one.file.clone());
@@ -448,11 +456,21 @@ fn field_of<'a>(schema: &'a Schema, column: &str) -> Result<&'a Field> {
     })
 }
 
+/// The overlays of a fragment that have values of such fields.
+fn overlays_of(fragment: &Fragment, ids: &[u32]) -> Vec<DataOverlayFile> {
+    let is_of_them = |overlay: &&DataOverlayFile| {
+        let mut fields = overlay.data_file.fields.iter();
+        fields.any(|field| u32::try_from(*field).is_ok_and(|field| ids.contains(&field)))
+    };
+    fragment.overlays.iter().filter(is_of_them).cloned().collect()
+}
+
 fn files_of(fragment: &Fragment, ids: &[u32]) -> Vec<String> {
     let holds = |file: &&DataFile| {
         file.fields
             .iter()
             .any(|field| u32::try_from(*field).is_ok_and(|field| ids.contains(&field)))
     };
-    fragment.files.iter().filter(holds).map(|file| file.path.clone()).collect()
+    let overlays = fragment.overlays.iter().map(|overlay| &overlay.data_file);
+    fragment.files.iter().chain(overlays).filter(holds).map(|file| file.path.clone()).collect()
 }

@@ -58,7 +58,7 @@ impl ForeignDataset {
         hash.update(self.dataset.version().version.to_le_bytes());
         hash.update(self.dataset.manifest().timestamp_nanos.to_le_bytes());
         for fragment in self.dataset.fragments().iter() {
-            for file in &fragment.files {
+            for file in fragment.referenced_lance_files() {
                 hash.update(file.path.as_bytes());
             }
         }

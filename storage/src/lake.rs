@@ -101,6 +101,13 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
+    /// Leaves the lead of a table to another server, where there is one.
+    pub(crate) async fn give_up(&self, uid: &str) {
+        if let Some(servers) = self.servers.get() {
+            servers.give_up(uid).await;
+        }
+    }
+
     /// What else than memory says which blobs are claimed: in a bucket, which other servers may use.
     pub(crate) fn bucket(&self) -> Option<(SystemStore, Arc<dyn Clock>)> {
         let is_bucket = self.root.local().is_none();

@@ -177,7 +177,7 @@ impl Snapshot {
         self.dataset
             .fragments()
             .iter()
-            .flat_map(|fragment| &fragment.files)
+            .flat_map(|fragment| fragment.referenced_lance_files())
             .map(|file| file.file_size_bytes.get().map(u64::from))
             .sum()
     }
@@ -204,16 +204,5 @@ impl Snapshot {
         self.dataset.validate().await.map_err(|error| {
             Error::new(ErrorKind::Corrupt, "the version breaks an invariant").with_source(error)
         })
-    }
-
-    /// `open` when every released reader can open the table, else `extended`.
-    pub fn profile(&self) -> &'static str {
-        // Flags 0 to 5 are known to every released reader, and 15 concerns writers only; see the
-        // feature flags of lance-table.
-        const OPEN_FLAGS: u64 = 0b11_1111;
-        match self.dataset.manifest().reader_feature_flags & !OPEN_FLAGS {
-            0 => "open",
-            _ => "extended",
-        }
     }
 }

@@ -49,7 +49,8 @@ impl Snapshot {
         let mut bytes = 0_u64;
         for fragment in self.dataset.fragments().iter() {
             fragment_rows.push(fragment.physical_rows.unwrap_or(0) as u64);
-            let sizes = fragment.files.iter().filter_map(|file| file.file_size_bytes.get());
+            let files = fragment.referenced_lance_files();
+            let sizes = files.filter_map(|file| file.file_size_bytes.get());
             bytes = sizes.fold(bytes, |sum, size| sum.saturating_add(u64::from(size)));
         }
         fragment_rows.sort_unstable();

@@ -32,6 +32,8 @@ const TRUSTED_FOR: Duration = Duration::from_millis(500);
 
 /// How long a change may keep the lead of a table from being given away.
 const STAND_DOWN_MAX: Duration = Duration::from_secs(5);
+/// How long a table may take to open, and a lead to be taken: others wait for both.
+const OPEN_MAX: Duration = Duration::from_secs(60);
 
 /// One table.
 #[derive(Debug)]
@@ -161,7 +163,16 @@ impl Table {
         {
             return Ok(branch.clone());
         }
-        let dataset = match self.shared.open_dataset(&self.entry.location, name).await {
+        let opened = self.shared.open_dataset(&self.entry.location, name);
+        let opened = match tokio::time::timeout(OPEN_MAX, opened).await {
+            Ok(opened) => opened,
+            // Whoever waits for this table waits for this.
+            Err(_) => {
+                self.shared.give_up(&self.entry.uid).await;
+                Err(too_slow("the table was not opened"))
+            }
+        };
+        let dataset = match opened {
             Ok(dataset) => dataset,
             Err(error) if error.kind() == ErrorKind::NotFound && name.is_some() => {
                 return Err(self.unknown_branch(name.unwrap_or_default()).await);
@@ -281,6 +292,12 @@ impl Table {
     }
 }
 
+/// What is told where the store, or this process, is stuck.
+fn too_slow(what: &str) -> Error {
+    let message = format!("{what} within {} seconds", OPEN_MAX.as_secs());
+    Error::new(ErrorKind::Unavailable, message).with_retry_after_ms(1_000)
+}
+
 impl Branch {
     /// Keeps the table's folder while something is written into it: were it deleted meanwhile, the
     /// files would come to lie in the folder of the next table of that name.
@@ -330,7 +347,11 @@ impl Branch {
         };
         let begun =
             self.term.get_or_try_init(|| async { begin_term(self, number).await.map(|()| number) });
-        if *begun.await? != number {
+        let Ok(begun) = tokio::time::timeout(OPEN_MAX, begun).await else {
+            self.shared.give_up(&self.entry.uid).await;
+            return Err(too_slow("the lead was not taken"));
+        };
+        if *begun? != number {
             self.is_lost.store(true, Ordering::SeqCst);
             return Err(lost());
         }

@@ -6,7 +6,8 @@
 //!                                           old columns of these fragments retired ◄────┘ version
 //! ```
 //!
-//! The rule is simple: always the columns, never the rows. For every fragment with a matching row one new
+//! The rule is simple: always the columns, never the rows. Tables of the extended profile get the cells alone,
+//! as overlays (`overlay/`). For every other fragment with a matching row one new
 //! file holds the columns that are assigned, for all rows of the fragment, and takes the place of the old
 //! ones. What is not assigned is neither read nor written, so pictures beside a caption stay where they
 //! are, and rows keep their place and their row id. The price is that one cell costs a column of its
@@ -31,7 +32,8 @@ use datafusion::error::DataFusionError;
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Limits, Result};
 use lance::dataset::fragment::FileFragment;
-use lance::dataset::transaction::{DataReplacementGroup, Transaction};
+use lance::dataset::transaction::{DataOverlayGroup, DataReplacementGroup, Operation, Transaction};
+use lance::dataset::{ProjectionRequest, TakeBuilder};
 use lance_core::datatypes::{Field, Schema};
 use lance_table::format::Fragment;
 use roaring::RoaringBitmap;
@@ -40,6 +42,7 @@ use crate::column_patch::{Patched, RowPlaces, alone, ids_below, matching_rows, p
 use crate::commit::TRIES_MAX;
 use crate::expressions::{Expressions, holds_blob, unknown};
 use crate::lance_error::{StreamError, from_lance};
+use crate::overlay::{self, Cells, Overlaid, address, fragment_of};
 use crate::scan::{BATCH_BYTES, Projection, ScanSpec};
 use crate::snapshot::{At, Snapshot};
 use crate::sql_guard::check_sql;
@@ -109,9 +112,9 @@ impl Table {
             if planned.is_empty() {
                 return Ok((rows, newest));
             }
-            let patched = Updates::new(&snapshot, planned).await?.patch().await?;
-            let written = patched.written.clone();
-            let transaction = Transaction::new(newest, patched.into_operation(), None);
+            let updates = Updates::new(&snapshot, planned).await?;
+            let Written { operation, written } = updates.write().await?;
+            let transaction = Transaction::new(newest, operation, None);
             match branch.commit_on_newest(transaction, Vec::new(), None, turn.take()).await {
                 Ok(committed) => return Ok((rows, committed.version().version)),
                 Err(error) if error.kind() == ErrorKind::Conflict => {
@@ -193,6 +196,13 @@ struct Updates {
     batch_rows: u32,
 }
 
+/// What an update wrote and did not commit.
+struct Written {
+    operation: Operation,
+    /// The new files alone, for the case that they are not committed.
+    written: Vec<Fragment>,
+}
+
 /// What is to be done to one fragment.
 type Parts<'a> = Vec<(&'a ColumnUpdate, &'a RoaringBitmap)>;
 
@@ -211,20 +221,97 @@ impl Updates {
         Ok(Updates { snapshot: snapshot.clone(), planned, batch_rows })
     }
 
-    /// Writes the new columns of every fragment that has a matching row.
-    async fn patch(&self) -> Result<Patched> {
-        let assigned = self.planned.iter().flat_map(|(update, _)| &update.assigned);
-        let mut fields: Vec<u32> = assigned.flat_map(ids_below).collect();
-        fields.sort_unstable();
-        fields.dedup();
-        let mut patched = Patched { fields, ..Patched::default() };
+    /// Writes the new cells, with or without the rest of their columns.
+    async fn write(&self) -> Result<Written> {
+        let mut places = RowPlaces::new();
+        for (id, positions) in self.planned.iter().flat_map(|(_, matched)| matched) {
+            *places.entry(*id).or_default() |= positions;
+        }
+        if overlay::suits(&self.snapshot.dataset, self.assigned(), &places) {
+            let overlaid = self.overlay(&places).await?;
+            let written = overlaid.written.clone();
+            return Ok(Written { operation: overlaid.into_operation(), written });
+        }
+        let patched = self.patch().await?;
+        let written = patched.written.clone();
+        Ok(Written { operation: patched.into_operation(), written })
+    }
+
+    fn assigned(&self) -> impl Iterator<Item = &Field> {
+        self.planned.iter().flat_map(|(update, _)| &update.assigned)
+    }
+
+    fn by_fragment(&self) -> BTreeMap<u32, Parts<'_>> {
         let mut by_fragment: BTreeMap<u32, Parts<'_>> = BTreeMap::new();
         for (update, matched) in &self.planned {
             for (id, positions) in matched {
                 by_fragment.entry(*id).or_default().push((update, positions));
             }
         }
-        for (id, parts) in by_fragment {
+        by_fragment
+    }
+
+    /// Writes the new cells of every fragment that has a matching row, beside its columns.
+    async fn overlay(&self, places: &RowPlaces) -> Result<Overlaid> {
+        let mut overlaid = Overlaid::default();
+        for (id, parts) in self.by_fragment() {
+            let positions = places.get(&id).cloned().unwrap_or_default();
+            match self.overlay_fragment(id, &parts, &positions).await {
+                Ok(group) => group.into_iter().for_each(|group| overlaid.add(group)),
+                Err(error) => {
+                    let base = &self.snapshot.dataset.branch_location().path;
+                    discard(&self.snapshot.table().shared, base, &overlaid.written).await?;
+                    return Err(error);
+                }
+            }
+        }
+        Ok(overlaid)
+    }
+
+    async fn overlay_fragment(
+        &self,
+        id: u32,
+        parts: &Parts<'_>,
+        places: &RoaringBitmap,
+    ) -> Result<Option<DataOverlayGroup>> {
+        let dataset = &self.snapshot.dataset;
+        let (target, read) = self.columns(parts);
+        let fields: Vec<ArrowField> = target.fields.iter().map(ArrowField::from).collect();
+        let schema = Arc::new(ArrowSchema::new(fields));
+        let fragment = fragment_of(dataset, id)?;
+        let plan = ProjectionRequest::from_schema(read).into_projection_plan(Arc::clone(dataset));
+        let plan = Arc::new(plan.map_err(from_lance)?);
+        let mut cells = Cells::open(&fragment, &target).await?;
+        let positions: Vec<u32> = places.iter().collect();
+        for some in positions.chunks(self.batch_rows.max(1) as usize) {
+            let addresses = some.iter().map(|position| address(id, *position)).collect();
+            let old =
+                TakeBuilder::try_new_from_addresses(Arc::clone(dataset), addresses, plan.clone());
+            let changed = async {
+                let old = Box::pin(old.map_err(from_lance)?.execute()).await.map_err(from_lance)?;
+                if old.num_rows() != some.len() {
+                    return Err(Error::internal("rows of a version were not found where they lie"));
+                }
+                apply(&old, |row| some.get(row).copied(), &target.fields, &schema, parts)
+            };
+            match changed.await {
+                Ok(changed) => cells.write(some, changed).await?,
+                Err(error) => {
+                    cells.abort().await;
+                    return Err(error);
+                }
+            }
+        }
+        cells.finish().await
+    }
+
+    /// Writes the new columns of every fragment that has a matching row.
+    async fn patch(&self) -> Result<Patched> {
+        let mut fields: Vec<u32> = self.assigned().flat_map(ids_below).collect();
+        fields.sort_unstable();
+        fields.dedup();
+        let mut patched = Patched { fields, ..Patched::default() };
+        for (id, parts) in self.by_fragment() {
             match self.patch_fragment(id, &parts).await {
                 Ok((fragment, written)) => {
                     let positions = parts.iter().fold(RoaringBitmap::new(), |all, it| all | it.1);
@@ -241,17 +328,10 @@ impl Updates {
     }
 
     async fn patch_fragment(&self, id: u32, parts: &Parts<'_>) -> Result<(Fragment, Fragment)> {
-        let fragment = self
-            .snapshot
-            .dataset
-            .get_fragment(id as usize)
-            .ok_or_else(|| Error::internal(format!("fragment {id} is not in its version")))?;
+        let fragment = fragment_of(&self.snapshot.dataset, id)?;
         let rows = fragment.physical_rows().await.map_err(from_lance)? as u64;
-        let schema = self.snapshot.dataset.schema();
-        let assigned = parts.iter().flat_map(|(update, _)| &update.assigned);
-        let ids: Vec<i32> = assigned.map(|field| field.id).collect();
-        let target = schema.project_by_ids(&ids, true);
-        let source = self.changed(&fragment, rows, &target, parts).await?;
+        let (target, read) = self.columns(parts);
+        let source = self.changed(&fragment, rows, &target, &read, parts).await?;
         let DataReplacementGroup(_, file) =
             Box::pin(fragment.write_columns(source, &target)).await.map_err(from_lance)?;
 
@@ -260,23 +340,31 @@ impl Updates {
         Ok((fragment, written))
     }
 
+    /// The columns that are assigned in a fragment, and those that are read for it.
+    fn columns(&self, parts: &Parts<'_>) -> (Schema, Schema) {
+        let schema = self.snapshot.dataset.schema();
+        let assigned = parts.iter().flat_map(|(update, _)| &update.assigned);
+        let ids: Vec<i32> = assigned.map(|field| field.id).collect();
+        let target = schema.project_by_ids(&ids, true);
+        let names: Vec<String> = parts.iter().flat_map(|(update, _)| update.reads()).collect();
+        let is_read = |field: &&Field| {
+            names.contains(&field.name) || target.fields.iter().any(|it| it.id == field.id)
+        };
+        let ids: Vec<i32> = schema.fields.iter().filter(is_read).map(|field| field.id).collect();
+        (target, schema.project_by_ids(&ids, true))
+    }
+
     /// The assigned columns for every row of a fragment, deleted ones included, with their new values.
     async fn changed<'a>(
         &'a self,
         fragment: &FileFragment,
         rows: u64,
         target: &'a Schema,
+        read: &Schema,
         parts: &'a Parts<'a>,
     ) -> Result<impl futures::Stream<Item = lance::Result<RecordBatch>> + Send + 'a> {
-        let names: Vec<String> = parts.iter().flat_map(|(update, _)| update.reads()).collect();
-        let schema = self.snapshot.dataset.schema();
-        let is_read = |field: &&Field| {
-            names.contains(&field.name) || target.fields.iter().any(|it| it.id == field.id)
-        };
-        let ids: Vec<i32> = schema.fields.iter().filter(is_read).map(|field| field.id).collect();
-        let read = schema.project_by_ids(&ids, true);
         let batches = fragment
-            .read_physical_slice(0..rows, &read, self.batch_rows)
+            .read_physical_slice(0..rows, read, self.batch_rows)
             .await
             .map_err(from_lance)?;
         let fields: Vec<ArrowField> = target.fields.iter().map(ArrowField::from).collect();
@@ -286,7 +374,8 @@ impl Updates {
             let changed = batch.map_err(from_lance).and_then(|batch| {
                 let first = next_row;
                 next_row += batch.num_rows() as u64;
-                apply(&batch, first, &target.fields, &written, parts)
+                let position = |row: usize| u32::try_from(first + row as u64).ok();
+                apply(&batch, position, &target.fields, &written, parts)
             });
             changed.map_err(|error| {
                 lance::Error::from(DataFusionError::External(Box::new(StreamError::new(&error))))
@@ -295,11 +384,11 @@ impl Updates {
     }
 }
 
-/// The columns `fields` of a batch, whose first row is at position `first` of its fragment, after one
-/// update and then the next.
+/// The columns `fields` of a batch, whose rows are at such positions of their fragment, after one update and
+/// then the next.
 fn apply(
     batch: &RecordBatch,
-    first: u64,
+    position: impl Fn(usize) -> Option<u32>,
     fields: &[Field],
     written: &SchemaRef,
     parts: &Parts<'_>,
@@ -311,9 +400,8 @@ fn apply(
     });
     let mut columns = old.collect::<Result<Vec<ArrayRef>>>()?;
     for (update, positions) in parts {
-        let is_matched = |row: usize| {
-            u32::try_from(first + row as u64).is_ok_and(|position| positions.contains(position))
-        };
+        let is_matched =
+            |row: usize| position(row).is_some_and(|position| positions.contains(position));
         let mask = BooleanArray::from_iter((0..rows).map(|row| Some(is_matched(row))));
         if mask.true_count() == 0 {
             continue;

@@ -31,6 +31,7 @@ use crate::blob_claims::WriteClaims;
 use crate::commit::{AffectedRows, TRIES_MAX};
 use crate::keys::KeyGuard;
 use crate::lance_error::from_lance;
+use crate::overlay::overlay_rows;
 use crate::root::SYSTEM_FOLDER;
 use crate::scalar_index::has_btree;
 use crate::scan::BatchStream;
@@ -312,16 +313,14 @@ impl PreparedUpsert {
                     field.name()
                 )));
             }
-            let Merged { transaction, affected_rows, updated, inserted, deleted } =
+            let Merged { transaction, written, affected_rows, updated, inserted, deleted } =
                 self.merged(&latest, absent.is_none()).await?;
             if let Some(field) = absent
                 && updated < counted.rows()
             {
-                let written = new_fragments(&transaction);
-                discard(&branch.shared, &latest.branch_location().path, written).await?;
+                discard(&branch.shared, &latest.branch_location().path, &written).await?;
                 return Err(new_keys(counted.rows() - updated, field));
             }
-            let written = new_fragments(&transaction).to_vec();
             let outcome = branch
                 .commit_on_newest(transaction, writes.clone(), affected_rows, turn.take())
                 .await;
@@ -383,10 +382,27 @@ impl PreparedUpsert {
                 write_whole(&branch.shared, latest, keys, rule, spool, counted.rows()).await?
         {
             return Ok(Merged {
+                written: new_fragments(&written.transaction).to_vec(),
                 transaction: written.transaction,
                 affected_rows: written.affected_rows,
                 updated: written.updated,
                 inserted: written.inserted,
+                deleted: 0,
+            });
+        }
+        if rule.matched == Matched::Update
+            && rule.delete_unsent.is_none()
+            && let Some(sent) = spool.in_memory()
+            && let Some(overlaid) = overlay_rows(&branch.shared, latest, on, schema, sent).await?
+        {
+            let written = overlaid.written.clone();
+            let version = latest.version().version;
+            return Ok(Merged {
+                transaction: Transaction::new(version, overlaid.into_operation(), None),
+                written,
+                affected_rows: None,
+                updated: counted.rows(),
+                inserted: 0,
                 deleted: 0,
             });
         }
@@ -408,6 +424,7 @@ impl PreparedUpsert {
         let merged =
             Box::pin(job.execute_uncommitted(spool.source())).await.map_err(write_error)?;
         Ok(Merged {
+            written: new_fragments(&merged.transaction).to_vec(),
             transaction: merged.transaction,
             affected_rows: merged.affected_rows,
             updated: merged.stats.num_updated_rows,
@@ -420,6 +437,8 @@ impl PreparedUpsert {
 /// A merge that is written and not committed.
 struct Merged {
     transaction: Transaction,
+    /// The new files, for the case that they are not committed.
+    written: Vec<Fragment>,
     affected_rows: Option<AffectedRows>,
     updated: u64,
     inserted: u64,

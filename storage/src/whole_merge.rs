@@ -70,10 +70,10 @@ pub(crate) struct Written {
 }
 
 /// Where the sent rows are stored, in their order.
-struct Places {
+pub(crate) struct Places {
     /// Row id and row address.
-    rows: Vec<(u64, u64)>,
-    found: u64,
+    pub(crate) rows: Vec<(u64, u64)>,
+    pub(crate) found: u64,
 }
 
 /// Writes the files of a merge on a version; nothing when a stored key comes twice, which lance treats
@@ -141,7 +141,8 @@ pub(crate) async fn write_whole(
     outcome.map(Some)
 }
 
-async fn find(dataset: &Dataset, keys: &KeyGuard, rows: u64) -> Result<Option<Places>> {
+/// Where the rows of such keys are stored; nothing when a stored key comes twice.
+pub(crate) async fn find(dataset: &Dataset, keys: &KeyGuard, rows: u64) -> Result<Option<Places>> {
     let rows = usize::try_from(rows).map_err(|_| Error::invalid("too many rows"))?;
     let mut places = Places { rows: vec![(NOWHERE, NOWHERE); rows], found: 0 };
     let mut scanner = dataset.scan();

@@ -241,6 +241,10 @@ impl OpenFile {
 
 /// The file of a fragment that has a field, and the field's column there.
 fn place_of(fragment: &Fragment, field: i32) -> Option<(&DataFile, usize)> {
+    // Cells of it may lie elsewhere.
+    if fragment.overlays.iter().any(|overlay| overlay.data_file.fields.contains(&field)) {
+        return None;
+    }
     let mut places = fragment.files.iter().filter_map(|file| {
         let at = file.fields.iter().position(|id| *id == field)?;
         let column = usize::try_from(*file.column_indices.get(at)?).ok()?;

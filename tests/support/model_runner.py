@@ -229,6 +229,14 @@ class Runner:
         self.post(name, "compact", **({} if on is None else {"branch": on}))
         branch.at(self.newest(name, on), branch.state)
 
+    def do_profile(self, name: str, table: Table, branch: Branch, operation: Operation) -> None:  # noqa: ARG002
+        on = operation["branch"]
+        fields = {} if on is None else {"branch": on}
+        answer = self.post(name, "profile", profile=operation["profile"], **fields)
+        branch.at(self.newest(name, on), branch.state)
+        if answer["version"] != branch.newest:
+            raise Difference(f"version {branch.newest} and not {answer['version']}")
+
     def do_index(self, name: str, table: Table, branch: Branch, operation: Operation) -> None:
         column = operation["column"]
         if column != "id":
@@ -338,7 +346,7 @@ class Runner:
         return str(self.server.table_path(self.folders[name], self.database))
 
     def compare_folder(self, name: str) -> None:
-        """The table's folder, as pylance and DuckDB see it."""
+        """The table's folder, as pylance and DuckDB see it; DuckDB only where the table is open."""
         table = self.tables[name]
         state = table.branches[None].state
         dataset = self.dataset(name)
@@ -361,6 +369,11 @@ class Runner:
                 if there.count_rows() != len(branch.state.rows):
                     raise Difference(f"{there.count_rows()} rows on {on} through pylance")
         self.compared["pylance"] += 1
+        header = {"x-lancedb-database": self.database}
+        shown = self.http.request("GET", f"/v1/table/{name}/show", None, header).json()
+        if shown["profile"] != "open":
+            self.compared["overlays"] += shown["overlays"]["files"]
+            return
         names = ", ".join(f'"{column}"' for column in plain)
         query = f"SELECT {names} FROM '{self.path(name)}'"
         # Anew each time: a connection remembers the columns of a table that it has read.

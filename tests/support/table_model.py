@@ -217,6 +217,7 @@ WEIGHTS = {
     "restore": 2,
     "branch": 1,
     "compact": 2,
+    "profile": 2,
     "index": 1,
     "clean": 1,
     "rename": 1,
@@ -328,6 +329,8 @@ class Dice:
             return {"do": "clean", "keep": dice.choice([1, 5, 20])}
         if verb == "rename":
             return {"do": "rename", "to": self.new_name("r")}
+        if verb == "profile":
+            return {"do": verb, "profile": dice.choice(["extended", "extended", "open"])}
         return {"do": verb}
 
     def write(self, verb: str, table: Table, state: State) -> Operation | None:

@@ -46,6 +46,7 @@ pub(crate) async fn compact(
         "planned": planned.collect::<Vec<_>>(),
         "done": pass.done,
         "lost": pass.lost,
+        "fragments_folded": pass.folded,
         "fragments_removed": pass.removed,
         "fragments_added": pass.added,
     });

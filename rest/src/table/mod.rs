@@ -21,6 +21,7 @@ pub(crate) mod insert;
 pub(crate) mod list;
 pub(crate) mod merge_insert;
 pub(crate) mod multipart_write;
+pub(crate) mod profile;
 pub(crate) mod purge;
 pub(crate) mod query;
 pub(crate) mod query_body;

@@ -76,7 +76,12 @@ fn answer(details: &TableDetails, tags: Vec<Value>) -> Value {
         "version": details.version,
         "committed_at": committed,
         "rows": details.rows,
-        "profile": details.profile,
+        "profile": details.profile.to_string(),
+        "overlays": {
+            "fragments": details.overlaid.len(),
+            "files": details.overlaid.iter().map(|it| it.files).sum::<usize>(),
+            "rows": details.overlaid.iter().map(|it| it.covered).sum::<u64>(),
+        },
         "columns": columns,
         "tags": tags,
     })

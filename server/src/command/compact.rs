@@ -48,7 +48,12 @@ impl ClientVerb for Compact {
                 cell(&rewrite["reason"])
             ))?;
         }
+        let folded = pass["fragments_folded"].as_u64().unwrap_or(0);
+        if folded > 0 {
+            print(&format!("the overlays of {folded} fragments are folded"))?;
+        }
         match (self.dry_run, planned.len()) {
+            (_, 0) if folded > 0 => Ok(()),
             (_, 0) => print("nothing to do"),
             (true, _) => print("nothing was done: this is what a compaction would do"),
             (false, _) => print(&format!(

@@ -6,13 +6,14 @@
 use std::path::PathBuf;
 
 use clap::Args;
+use lakebed_storage::Lake;
 
 use crate::admin_key::{self, KeyFile};
 use crate::cli::runtime;
 use crate::config::{Config, Environment, Flags, Layer};
 use crate::exit::Exit;
 use crate::output::print;
-use crate::serve::open_service;
+use crate::serve::{lake_options, open_service};
 
 #[derive(Debug, Args)]
 pub(crate) struct KeysReset {
@@ -32,6 +33,10 @@ pub(crate) fn run(verb: KeysReset, environment: &Environment) -> Result<(), Exit
     let layer = Layer { data, api_key_file, ..Layer::default() };
     let config = Config::load(Flags { layer, config }, environment)?;
     runtime()?.block_on(async {
+        if !Lake::is_at(&lake_options(&config)).await? {
+            let message = format!("there is no lake at {}; say --data", config.data);
+            return Err(Exit::failed(message));
+        }
         let service = open_service(&config).await?;
         let file = KeyFile::of(&config, service.lake_id())?;
         let result = admin_key::replace(&service, &file).await;

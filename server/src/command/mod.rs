@@ -31,6 +31,7 @@ pub(crate) mod keys_reset;
 pub(crate) mod keys_revoke;
 pub(crate) mod ls;
 pub(crate) mod models_list;
+pub(crate) mod profile;
 pub(crate) mod purge;
 pub(crate) mod relocate;
 pub(crate) mod restore;

@@ -168,7 +168,7 @@ async fn add_digests(
 pub(crate) fn what_it_holds(fragment: &Fragment) -> u64 {
     use std::hash::{Hash as _, Hasher as _};
     let mut hasher = std::collections::hash_map::DefaultHasher::new();
-    for file in &fragment.files {
+    for file in fragment.referenced_lance_files() {
         file.path.hash(&mut hasher);
         file.fields.hash(&mut hasher);
     }

@@ -213,10 +213,17 @@ impl Patch<'_> {
                 continue;
             };
             let mut now = without.metadata().clone();
-            if !places.touched.is_empty() {
+            // The commit takes these columns' overlays from every fragment that it names.
+            let is_overlaid = now.overlays.iter().any(|overlay| {
+                let mut fields = overlay.data_file.fields.iter();
+                fields.any(|id| u32::try_from(*id).is_ok_and(|id| patched.fields.contains(&id)))
+            });
+            if !places.touched.is_empty() || (!touched.is_empty() && is_overlaid) {
                 let file = self.patch_fragment(&fragment, &cells, &places).await?;
                 written.push(alone(&fragment, &file));
                 now = with_file(now, file);
+            }
+            if !places.touched.is_empty() {
                 let positions = places.touched.iter().map(|(position, _)| *position).collect();
                 patched.positions.insert(now.id, positions);
             }

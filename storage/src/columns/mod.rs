@@ -39,7 +39,7 @@ pub use alter::ColumnAlteration;
 pub use metadata::FieldMetadata;
 
 /// A change that is built and not committed.
-struct Staged {
+pub(crate) struct Staged {
     operation: Operation,
     /// Fragments with the files that were written for it alone.
     written: Vec<Fragment>,
@@ -47,7 +47,7 @@ struct Staged {
 
 impl Staged {
     /// A change of metadata.
-    fn metadata(operation: Operation) -> Self {
+    pub(crate) fn metadata(operation: Operation) -> Self {
         Staged { operation, written: Vec::new() }
     }
 }
@@ -55,7 +55,7 @@ impl Staged {
 impl Table {
     /// Commits what `build` makes of the newest version of a branch, and builds it again when another
     /// commit was first; returns the new version.
-    async fn change_columns<F: Future<Output = Result<Staged>>>(
+    pub(crate) async fn change_columns<F: Future<Output = Result<Staged>>>(
         &self,
         branch: &Arc<Branch>,
         build: impl Fn(Arc<Dataset>) -> F,

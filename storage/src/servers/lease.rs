@@ -129,6 +129,19 @@ impl Servers {
         }
     }
 
+    /// Leaves the lead of a subject to whoever is there, because this server cannot do what it has to. Nothing
+    /// where it does not lead, or where nobody else is there.
+    #[boxed]
+    pub(crate) async fn give_up(&self, subject: &str) {
+        let Some(other) = self.others().into_iter().next() else { return };
+        match self.give(subject, &other.id).await {
+            Ok(()) => tracing::warn!(subject, to = other.http, "the lead is given up"),
+            Err(error) => {
+                tracing::info!(subject, error = %error.report(), "the lead is not given up");
+            }
+        }
+    }
+
     /// What is known of a lease is to be read again before it is believed.
     pub fn forget(&self, subject: &str) {
         let mut leases = self.leases.lock().unwrap_or_else(PoisonError::into_inner);
