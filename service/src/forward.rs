@@ -132,14 +132,16 @@ impl Service {
             };
             if was_forwarded {
                 // The one that sent it has seen another state; its client tries again.
-                return Err(unreachable(&leader));
+                return Err(unreachable(&leader, None));
             }
             match self.send_to(&leader, port, request).await.map_err(|error| known(led, error))? {
                 Sent::Answered(response) => return Ok(Forwarded::Answered(response)),
-                Sent::NotSent(given_back) => request = *given_back,
-            }
-            if Instant::now() > deadline {
-                return Err(unreachable(&leader));
+                Sent::NotSent(given_back, why) => {
+                    request = *given_back;
+                    if Instant::now() > deadline {
+                        return Err(unreachable(&leader, why));
+                    }
+                }
             }
             tokio::time::sleep(LOOK_AGAIN).await;
             if !servers.is_there(&leader.id) {
@@ -156,7 +158,7 @@ impl Service {
     ) -> Result<Response<Incoming>> {
         match self.send_to(to, Port::Http, request).await? {
             Sent::Answered(response) => Ok(response),
-            Sent::NotSent(_) => Err(unreachable(to)),
+            Sent::NotSent(_, why) => Err(unreachable(to, why)),
         }
     }
 
@@ -175,9 +177,9 @@ impl Service {
             Ok(Ok(sender)) => sender,
             Ok(Err(error)) => {
                 tracing::info!(base, error = %error.report(), "another server cannot be reached");
-                return Ok(Sent::NotSent(Box::new(request)));
+                return Ok(Sent::NotSent(Box::new(request), Some(error)));
             }
-            Err(_) => return Ok(Sent::NotSent(Box::new(request))),
+            Err(_) => return Ok(Sent::NotSent(Box::new(request), None)),
         };
         // A body that breaks on the client's side is told from a server that goes away.
         let is_broken = Arc::new(AtomicBool::new(false));
@@ -206,7 +208,7 @@ impl Service {
                         Err(mut error) => match error.take_message() {
                             Some(request) => {
                                 self.peers.forget(base);
-                                Ok(Sent::NotSent(Box::new(request)))
+                                Ok(Sent::NotSent(Box::new(request), None))
                             }
                             None if is_broken.load(Ordering::Relaxed) => {
                                 Err(broken_off().with_source(error.into_error()))
@@ -299,8 +301,8 @@ enum Sender {
 
 enum Sent {
     Answered(Response<Incoming>),
-    /// Nothing reached the other server.
-    NotSent(Box<Request<ForwardBody>>),
+    /// Nothing reached the other server, and why where that is known.
+    NotSent(Box<Request<ForwardBody>>, Option<Error>),
 }
 
 impl PeerConnections {
@@ -334,8 +336,9 @@ fn broken_off() -> Error {
     )
 }
 
-fn unreachable(leader: &ServerAddresses) -> Error {
-    let message = format!("the server at {} leads and cannot be reached", leader.http);
+fn unreachable(leader: &ServerAddresses, why: Option<Error>) -> Error {
+    let why = why.map(|why| format!(": {}", why.report())).unwrap_or_default();
+    let message = format!("the server at {} leads and cannot be reached{why}", leader.http);
     Error::new(ErrorKind::Unavailable, message).with_retry_after_ms(1_000)
 }
 
