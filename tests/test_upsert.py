@@ -1,5 +1,6 @@
 """Upserts by key, whole and partial, and what they cost on a table with blobs."""
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from support.data import blobs, numbered
 from support.flight import Lake
 from support.server import LakebedServer
+from support.stored_files import look, written
 
 KIB = 1 << 10
 MIB = 1 << 20
@@ -254,6 +256,59 @@ def test_a_new_key_beside_blobs_where_a_column_allows_no_null(lake: Lake, table:
         lake.upsert(table, labels, ["id"])
     answer = lake.read(table, columns=["id", "label"]).sort_by("id")
     assert answer["label"].to_pylist() == ["a", None, None]
+
+
+@pytest.mark.parametrize("shuffled", [False, True], ids=["in order", "in any order"])
+def test_cells_without_an_index_are_put_in_their_places(
+    server: LakebedServer, lake: Lake, table: str, shuffled: bool
+) -> None:
+    """One file with the column, whatever else the table has; rows stay where they are, deleted ones
+    deleted, and nulls are nulls."""
+    count = 10_000
+    ids = np.arange(count)
+    rows = {"id": ids, "score": ids / 2, "name": [f"name {n}" for n in ids]}
+    lake.create(table, pa.table(rows))
+    lake.write(table, pa.table({"id": [count], "score": [0.5], "name": ["alone"]}))
+    http = server.http()
+    http.ok("POST", f"/v1/table/{table}/delete", {"predicate": "id % 10 = 3"})
+    before = lake.read(table, columns=["id", "_rowid", "name"])
+    folder = server.table_path(table)
+    files = look(folder)
+    some = np.arange(7, count, 100)
+    some = np.random.default_rng(3).permutation(some) if shuffled else some
+    cells = [None if key % 300 == 7 else -float(key) for key in some]
+    lake.upsert(table, pa.table({"id": some, "score": pa.array(cells, pa.float64())}), ["id"])
+    new = written(files, look(folder))
+    [data] = [path for path in new if path.startswith("data/")]
+    assert not any(path.startswith("_deletions/") for path in new)
+    assert new[data] < 1.1 * 8 * count
+    assert lake.read(table, columns=["id", "_rowid", "name"]).equals(before)
+    expected = dict(zip(ids.tolist(), (ids / 2).tolist(), strict=True)) | {count: 0.5}
+    expected |= dict(zip(some.tolist(), cells, strict=True))
+    found = lake.read(table, columns=["id", "score"]).to_pydict()
+    assert dict(zip(found["id"], found["score"], strict=True)) == {
+        key: value for key, value in expected.items() if key % 10 != 3 or key == count
+    }
+    lance.dataset(str(folder)).validate()
+
+
+def test_few_wide_cells_are_not_worth_their_column(
+    server: LakebedServer, lake: Lake, table: str
+) -> None:
+    """A row is written anew where the column of its fragment has 100 MB."""
+    width, count = 1_024, 24_000
+    vectors = pa.FixedSizeListArray.from_arrays(
+        pa.array(np.random.default_rng(1).random(width * count, dtype=np.float32)), width
+    )
+    rows = pa.table({"id": np.arange(count), "name": ["a"] * count, "vector": vectors})
+    lake.write(table, rows.to_batches(2_000), "create", schema=rows.schema)
+    folder = server.table_path(table)
+    before = look(folder)
+    one = pa.FixedSizeListArray.from_arrays(pa.array(np.full(width, 7, np.float32)), width)
+    lake.upsert(table, pa.table({"id": [9], "vector": one}), ["id"])
+    assert sum(written(before, look(folder)).values()) < MIB
+    found = lake.read(table, filter="id = 9").to_pylist()
+    assert found == [{"id": 9, "name": "a", "vector": [7.0] * width}]
 
 
 def test_a_whole_upsert_replaces_blobs(lake: Lake, table: str) -> None:

@@ -63,6 +63,7 @@ mod namespaces;
 mod notes;
 mod overlay;
 mod overwrite;
+mod partial_upsert;
 mod pieces;
 mod pins;
 mod profile;

@@ -23,6 +23,7 @@ use arrow_array::{BooleanArray, RecordBatch};
 use arrow_schema::Schema;
 use arrow_select::filter::filter_record_batch;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::prelude::Expr;
 use futures::{StreamExt, TryStreamExt};
 use lakebed_core::{Error, Result};
 use lance::Dataset;
@@ -89,7 +90,7 @@ pub(crate) async fn write_whole(
     spool: &Spool,
     rows: u64,
 ) -> Result<Option<Written>> {
-    let Some(places) = find(dataset, keys, rows).await? else { return Ok(None) };
+    let Some(places) = find(dataset, keys, rows, None).await? else { return Ok(None) };
     let places = Arc::new(places);
     let (updates, inserts) = (rule.matched == Matched::Update, rule.insert_new);
     let mut written: Vec<Fragment> = Vec::new();
@@ -141,13 +142,22 @@ pub(crate) async fn write_whole(
     outcome.map(Some)
 }
 
-/// Where the rows of such keys are stored; nothing when a stored key comes twice.
-pub(crate) async fn find(dataset: &Dataset, keys: &KeyGuard, rows: u64) -> Result<Option<Places>> {
+/// Where the rows of such keys are stored, among those that are `wanted`; nothing when a stored key comes
+/// twice.
+pub(crate) async fn find(
+    dataset: &Dataset,
+    keys: &KeyGuard,
+    rows: u64,
+    wanted: Option<Expr>,
+) -> Result<Option<Places>> {
     let rows = usize::try_from(rows).map_err(|_| Error::invalid("too many rows"))?;
     let mut places = Places { rows: vec![(NOWHERE, NOWHERE); rows], found: 0 };
     let mut scanner = dataset.scan();
     scanner.project(keys.names()).map_err(from_lance)?;
     scanner.with_row_id().with_row_address().io_buffer_size(READ_AHEAD_BYTES);
+    if let Some(wanted) = wanted {
+        scanner.filter_expr(wanted);
+    }
     let mut batches = Box::pin(scanner.try_into_stream()).await.map_err(from_lance)?;
     while let Some(batch) = batches.try_next().await.map_err(from_lance)? {
         let (ids, addresses) = (numbers(&batch, ROW_ID)?, numbers(&batch, ROW_ADDR)?);

@@ -6,7 +6,6 @@
 //! written once more, for one fragment, with all that lies over it.
 
 mod fold;
-mod upsert;
 
 use std::sync::Arc;
 
@@ -30,7 +29,6 @@ use crate::profile::Profile;
 use crate::snapshot::Snapshot;
 
 pub use fold::{FoldRule, Folded};
-pub(crate) use upsert::overlay_rows;
 
 /// Overlays of a fragment from which on a change writes the columns.
 const FILES_MAX: usize = 64;
