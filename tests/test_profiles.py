@@ -1,8 +1,11 @@
 """The extended profile: cells in overlays cost what they are, and everything says the same."""
 
+import contextlib
 import hashlib
 import json
 import random
+import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,7 +20,7 @@ from support import duck
 from support.backup import examined, ok
 from support.cli import Cli
 from support.data import blobs
-from support.flight import Lake, command
+from support.flight import Failure, Lake, command
 from support.server import LakebedServer
 from support.stored_files import look, written
 from support.waiting import wait_until
@@ -395,6 +398,73 @@ def test_many_writers_beside_folding(make_server: Make, soak: bool) -> None:
     move(server, "t", "open")
     assert cells(lake, "t") == expected
     lance.dataset(str(server.table_path("t"))).validate()
+
+
+class Editor(threading.Thread):
+    """Sets the scores of its own rows to the number of the change, again and again."""
+
+    def __init__(self, server: LakebedServer, worker: int, acknowledged: int) -> None:
+        super().__init__()
+        self.server, self.worker = server, worker
+        self.acknowledged = self.sent = acknowledged
+        self.keys = list(range(worker, 1_000, 40))
+
+    def run(self) -> None:
+        lake = self.server.lake()
+        with contextlib.suppress(Failure, pa.ArrowException, OSError):
+            while True:
+                self.sent += 1
+                scores = pa.array([float(self.sent)] * len(self.keys))
+                lake.upsert("t", pa.table({"id": self.keys, "score": scores}), ["id"])
+                self.acknowledged = self.sent
+
+    def found(self, cells: dict[int, tuple[str, float]]) -> int:
+        """Which change the rows show, all of them the same one."""
+        [score] = {cells[key][1] for key in self.keys}
+        return int(score)
+
+
+def test_kills_beside_folding(make_server: Make, soak: bool) -> None:
+    """A change of cells is there whole or not at all, and what was acknowledged is there, wherever
+    the server was killed: while it wrote overlays, folded them or compacted."""
+    env = {
+        "LAKEBED_LIMITS_COMPACTION_BYTES_MAX": str(1 << 30),
+        "LAKEBED_LIMITS_MAINTENANCE_INTERVAL_MS": "100",
+    }
+    server = make_server(env=env).start()
+    extended(server, server.lake(), "t", 1_000)
+    cells_before = {key: cell for key, cell in cells(server.lake(), "t").items() if key % 40 > 2}
+    numbers = [0, 0, 0]
+    in_flight = foldings = 0
+    lake = server.lake()
+    for worker in range(3):
+        keys = list(range(worker, 1_000, 40))
+        lake.upsert("t", pa.table({"id": keys, "score": [0.0] * len(keys)}), ["id"])
+    for _ in range(50 if soak else 4):
+        editors = [Editor(server, worker, number) for worker, number in enumerate(numbers)]
+        for editor in editors:
+            editor.start()
+        time.sleep(random.uniform(0.4, 0.9))
+        foldings += int(server.metric("lakebed_folded_fragments_total"))
+        server.kill()
+        for editor in editors:
+            editor.join()
+        server.start()
+        found = cells(server.lake(), "t")
+        for editor in editors:
+            shown_number = editor.found(found)
+            assert shown_number in {editor.acknowledged, editor.sent}, editor.worker
+            in_flight += editor.sent > editor.acknowledged
+            numbers[editor.worker] = shown_number
+        assert {key: found[key] for key in cells_before} == cells_before
+    print(f"{in_flight} changes were in flight, {foldings} foldings before the kills, {numbers}")
+    assert in_flight > 0
+    assert min(numbers) > 0
+    move(server, "t", "open")
+    assert [cells(server.lake(), "t")[worker][1] for worker in range(3)] == numbers
+    lance.dataset(str(server.table_path("t"))).validate()
+    server.terminate()
+    examined(server.work, Path(server.data))
 
 
 def test_on_the_command_line(server: LakebedServer, lake: Lake, table: str, tmp_path: Path) -> None:
