@@ -324,7 +324,8 @@ def test_a_table_is_left_alone(make_server: Callable[..., LakebedServer]) -> Non
             lake.write(name, rows(number * 10, 10))
     server.expect_log("not maintained.*lakebed.compaction_rows")
     appended(lake, "other", 12)
-    wait_until(lambda: fragments(server, "other") == 1, "the compaction of the table beside them")
+    # Whether all at once or the first eight and no more depends on when it came by.
+    wait_until(lambda: fragments(server, "other") < 12, "the compaction of the table beside them")
     assert [fragments(server, name) for name in ("left", "odd")] == [12, 12]
     assert compact(server, "left")["fragments_removed"] == 12
     http.ok("POST", "/v1/table/odd/schema_metadata/update", {"lakebed.compaction_rows": "1000"})
