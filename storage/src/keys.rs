@@ -4,14 +4,45 @@
 //! caught here while the rows stream by. Only a 128-bit hash of each key is held.
 
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::LazyLock;
 
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Schema};
 use lakebed_core::{Error, ErrorKind, Result, nearest_names};
-use xxhash_rust::xxh3::xxh3_128;
+use xxhash_rust::xxh3::xxh3_128_with_seed;
 
 use crate::schema::declares_blob;
+
+/// Nobody outside can know it, so nobody can send keys whose hashes meet.
+static SEED: LazyLock<u64> =
+    LazyLock::new(|| getrandom::u64().unwrap_or_else(|_| u64::from(std::process::id())));
+
+fn hash_of(key: &[u8]) -> u128 {
+    xxh3_128_with_seed(key, *SEED)
+}
+
+/// For keys of a map that are hashes: half of one is as good as a hash of it, and millions of stored keys
+/// are looked up by it.
+#[derive(Default)]
+struct HashedAlready(u64);
+
+impl Hasher for HashedAlready {
+    fn write(&mut self, bytes: &[u8]) {
+        for byte in bytes {
+            self.0 = self.0.rotate_left(8) ^ u64::from(*byte);
+        }
+    }
+
+    fn write_u128(&mut self, hash: u128) {
+        self.0 = hash as u64;
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
 
 /// Watches the key columns of a stream of batches.
 pub(crate) struct KeyGuard {
@@ -19,7 +50,7 @@ pub(crate) struct KeyGuard {
     columns: Vec<usize>,
     converter: RowConverter,
     /// The hash of each key and the row it came in.
-    seen: HashMap<u128, u32>,
+    seen: HashMap<u128, u32, BuildHasherDefault<HashedAlready>>,
     rows_max: usize,
 }
 
@@ -53,7 +84,7 @@ impl KeyGuard {
         }
         let converter = RowConverter::new(fields)
             .map_err(|error| Error::invalid(format!("these columns cannot be a key: {error}")))?;
-        Ok(KeyGuard { names: on.to_vec(), columns, converter, seen: HashMap::new(), rows_max })
+        Ok(KeyGuard { names: on.to_vec(), columns, converter, seen: HashMap::default(), rows_max })
     }
 
     /// Checks a batch whose first row is row `first_row` of the stream.
@@ -84,7 +115,7 @@ impl KeyGuard {
         for (row, key) in rows.iter().enumerate() {
             let at = u32::try_from(first_row + row as u64)
                 .map_err(|_| Error::invalid("an upsert may have 4,294,967,295 rows"))?;
-            if self.seen.insert(xxh3_128(key.data()), at).is_some() {
+            if self.seen.insert(hash_of(key.data()), at).is_some() {
                 return Err(Error::invalid(format!(
                     "the key {} is given twice, the second time in row {}",
                     self.show(&keys, row),
@@ -133,7 +164,7 @@ impl KeyGuard {
             self.names.iter().map(|name| stored.column_by_name(name).cloned()).collect();
         let keys = keys.ok_or_else(changed)?;
         let rows = self.converter.convert_columns(&keys).map_err(|_| changed())?;
-        Ok(rows.iter().map(|key| xxh3_128(key.data())).collect())
+        Ok(rows.iter().map(|key| hash_of(key.data())).collect())
     }
 
     /// How many keys are not forgotten.
