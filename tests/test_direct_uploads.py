@@ -79,6 +79,10 @@ def test_parts_go_to_the_store(in_bucket: LakebedServer) -> None:
     answer = http.ok("GET", "/v1/table/t/blob/data/0/bytes")
     assert hashlib.sha256(answer.body).hexdigest() == claim["sha256"]
     assert in_bucket.metric("lakebed_uploaded_bytes_total") == claim["size"]
+    # The upload goes, with what the store knows of it no more; the blob is the table's.
+    assert http.request("DELETE", url).status == 204
+    assert http.get(url).status == 404
+    assert http.ok("GET", "/v1/table/t/blob/data/0/bytes").body == answer.body
 
 
 def test_a_part_may_be_sent_again(in_bucket: LakebedServer) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from support import indexes
 from support.flight import Lake
 from support.server import LakebedServer
 from support.waiting import wait_until
@@ -39,19 +40,13 @@ def rows(ids: list[int], dice: random.Random) -> pa.Table:
 
 def build(server: LakebedServer, table: str) -> None:
     """An index of each family."""
-    http = server.http()
     kinds: dict[str, dict[str, Any]] = {
         "id": {"index_type": "BTREE"},
         "label": {"index_type": "BITMAP"},
         "words": {"index_type": "FTS"},
         "vector": {"index_type": "IVF_FLAT", "num_partitions": 2, "distance_type": "l2"},
     }
-    for column, kind in kinds.items():
-        http.ok("POST", f"/v1/table/{table}/create_index", {"column": column, **kind})
-        wait_until(
-            lambda: http.post(f"/v1/table/{table}/index/{column}_idx/stats").status == 200,  # noqa: B023
-            f"the index on {column}",
-        )
+    indexes.build(server, table, kinds)
 
 
 def stats(server: LakebedServer, table: str, column: str) -> dict[str, Any]:

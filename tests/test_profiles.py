@@ -16,7 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from support import duck
+from support import duck, indexes
 from support.backup import examined, ok
 from support.cli import Cli
 from support.data import blobs
@@ -160,12 +160,7 @@ def test_indexes_find_the_new_value(server: LakebedServer, lake: Lake, table: st
         "score": {"index_type": "BTREE"},
         "vector": {"index_type": "IVF_FLAT", "num_partitions": 2, "distance_type": "l2"},
     }
-    for column, kind in kinds.items():
-        http.ok("POST", f"/v1/table/{table}/create_index", {"column": column, **kind})
-        wait_until(
-            lambda: http.post(f"/v1/table/{table}/index/{column}_idx/stats").status == 200,  # noqa: B023
-            f"the index on {column}",
-        )
+    indexes.build(server, table, kinds)
     update(server, table, "id = 42", label="'rare'", score="-1.5")
     lake.upsert(
         table,

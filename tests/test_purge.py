@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+from support import indexes
 from support.cli import Cli
 from support.data import blob_field, blobs
 from support.flight import Failure, Lake, write_command
@@ -113,19 +114,13 @@ def rows_of(people: list[Person]) -> pa.Table:
 
 def build(server: LakebedServer, table: str) -> None:
     """An index of each family."""
-    http = server.http()
     kinds: dict[str, dict[str, Any]] = {
         "key": {"index_type": "BTREE"},
         "label": {"index_type": "BITMAP"},
         "words": {"index_type": "FTS"},
         "vector": {"index_type": "IVF_FLAT", "num_partitions": 2, "distance_type": "l2"},
     }
-    for column, kind in kinds.items():
-        http.ok("POST", f"/v1/table/{table}/create_index", {"column": column, **kind})
-        wait_until(
-            lambda: http.post(f"/v1/table/{table}/index/{column}_idx/stats").status == 200,  # noqa: B023
-            f"the index on {column}",
-        )
+    indexes.build(server, table, kinds)
 
 
 def people(count: int, start: int = 0) -> list[Person]:

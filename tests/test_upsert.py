@@ -1,5 +1,7 @@
 """Upserts by key, whole and partial, and what they cost on a table with blobs."""
 
+from collections.abc import Callable
+
 import lance
 import numpy as np
 import pyarrow as pa
@@ -309,6 +311,27 @@ def test_few_wide_cells_are_not_worth_their_column(
     assert sum(written(before, look(folder)).values()) < MIB
     found = lake.read(table, filter="id = 9").to_pylist()
     assert found == [{"id": 9, "name": "a", "vector": [7.0] * width}]
+
+
+def test_stored_cells_may_be_wider_than_those_that_are_sent(
+    make_server: Callable[..., LakebedServer],
+) -> None:
+    """The memory of an upsert of short texts into a column of long ones does not follow from their
+    number."""
+    server = make_server().start()
+    lake = server.lake()
+    count, long = 3_000, 100_000
+    lake.create("t", pa.table({"id": [0], "text": ["x"], "n": [0]}))
+    for start in range(1, count, 300):
+        ids = range(start, start + 300)
+        texts = [np.random.default_rng(key).bytes(long // 2).hex() for key in ids]
+        lake.write("t", pa.table({"id": ids, "text": texts, "n": ids}))
+    server.http().ok("POST", "/v1/table/t/compact", {})
+    before = server.peak_rss_bytes()
+    lake.upsert("t", pa.table({"id": [5, 2_500], "text": ["a", "b"]}), ["id"])
+    assert server.peak_rss_bytes() - before < 200 * MIB
+    found = lake.read("t", columns=["id"], filter="length(text) < 3")["id"].to_pylist()
+    assert sorted(found) == [0, 5, 2_500]
 
 
 def test_a_whole_upsert_replaces_blobs(lake: Lake, table: str) -> None:

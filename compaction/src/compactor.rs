@@ -44,8 +44,8 @@ pub struct Budget {
     pub is_dry_run: bool,
 }
 
-/// Folds overlays, then plans and rewrites on the newest version of a branch. Each rewrite holds `one`, because the memory of
-/// one is stated and that of many would not be; between two of them `pace` rests.
+/// Folds overlays, then plans and rewrites on the newest version of a branch. Each rewrite holds `one`,
+/// because the memory of one is stated and that of many would not be; between two of them `pace` rests.
 ///
 /// # Errors
 /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer. What was rewritten

@@ -7,7 +7,7 @@ use crate::Service;
 use crate::audit::AuditLine;
 
 impl Service {
-    /// Moves a branch of a table to a profile. To the open one overlays are folded first.
+    /// Moves a branch of a table to a profile. On the way to the open one its overlays are folded.
     ///
     /// # Errors
     /// `NotFound` naming table or branch; `Conflict` when writers were faster than folding.

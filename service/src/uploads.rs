@@ -64,6 +64,7 @@ impl Service {
         count: u64,
     ) -> Result<SignedParts> {
         self.permit(ctx, Role::Write, "sign_upload_parts", None)?;
+        let _guard = self.gate.enter()?;
         let outcome = self.lake.uploads().sign_parts(id, first, count).await;
         let mut line = AuditLine::new(ctx, "sign_upload_parts").outcome(&outcome);
         line.subject = Some(id.chars().take(64).collect());

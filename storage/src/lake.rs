@@ -101,10 +101,12 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    /// Leaves the lead of a table to another server, where there is one.
+    /// Leaves the lead of a table to another server, where there is one and the store answers.
     pub(crate) async fn give_up(&self, uid: &str) {
-        if let Some(servers) = self.servers.get() {
-            servers.give_up(uid).await;
+        if let Some(servers) = self.servers.get()
+            && tokio::time::timeout(GIVE_UP_MAX, servers.give_up(uid)).await.is_err()
+        {
+            tracing::warn!(subject = uid, "the lead is not given up: the store does not answer");
         }
     }
 
@@ -136,6 +138,8 @@ impl Shared {
 /// Asks the server at an address to give the lead of the table of a uid to this one.
 type AskLead = Box<dyn Fn(ServerAddresses, String) -> BoxFuture<'static, Result<()>> + Send + Sync>;
 
+/// What giving up a lead gets when the store does not answer: requests for the table wait for it.
+const GIVE_UP_MAX: Duration = Duration::from_secs(5);
 /// Times that the lead of a table is asked for: others may ask, too.
 const ASK_TRIES_MAX: usize = 5;
 

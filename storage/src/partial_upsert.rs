@@ -12,8 +12,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::{Array, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
-use arrow_schema::{Field as ArrowField, Schema as ArrowSchema, SchemaRef};
+use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
 use datafusion::common::{Column, ScalarValue};
@@ -33,12 +33,14 @@ use crate::lake::Shared;
 use crate::lance_error::{StreamError, from_lance};
 use crate::overlay::{Cells, Overlaid, fragment_of, suits};
 use crate::profile::Profile;
+use crate::row_width::row_width;
 use crate::scalar_index::has_btree;
+use crate::scan::{BATCH_BYTES, Projection, ScanSpec, whole_fragments};
 use crate::whole_merge::find;
 use crate::write::discard;
 
-/// Rows that are read and written at a time.
-const ROWS_MAX: u32 = 8_192;
+/// Rows that are read and written at a time, where [`BATCH_BYTES`] are not fewer.
+const ROWS_MAX: u64 = 8_192;
 /// Sent keys that are looked up in an index; more are found by reading the column.
 const LOOKUPS_MAX: usize = 2_000;
 
@@ -106,10 +108,12 @@ pub(crate) async fn write_cells(
     let mut written = Vec::new();
     let outcome = if suits(dataset, columns.iter().copied(), &touched) {
         to.overlay(places, &mut written).await
-    } else if to.is_cheap(&touched) {
-        to.patch(places, touched, &mut written).await
     } else {
-        return Ok(None);
+        let width = to.row_width(&touched).await?;
+        if !to.is_cheap(&touched, width) {
+            return Ok(None);
+        }
+        to.patch(places, touched, width, &mut written).await
     };
     match outcome {
         Ok(operation) => Ok(Some(WrittenCells { operation, written })),
@@ -129,16 +133,23 @@ struct Target<'a> {
 }
 
 impl Target<'_> {
+    /// Bytes of a row of the columns, as these fragments have them.
+    async fn row_width(&self, touched: &RowPlaces) -> Result<u64> {
+        let names = self.target.fields.iter().map(|field| field.name.clone()).collect();
+        let mut slices = whole_fragments(self.dataset);
+        slices.retain(|slice| touched.contains_key(&slice.fragment));
+        let projection = Projection::Names(names);
+        let spec = ScanSpec { projection, slices: Some(slices), ..ScanSpec::default() };
+        row_width(self.dataset, &spec).await
+    }
+
     /// Whether the columns of these fragments are small enough to be written for the cells.
-    fn is_cheap(&self, touched: &RowPlaces) -> bool {
-        let fragments = self.dataset.fragments().iter();
-        let of_them = fragments.filter(|fragment| {
-            u32::try_from(fragment.id).is_ok_and(|id| touched.contains_key(&id))
-        });
-        let rows: u64 = of_them.map(|it| it.physical_rows.unwrap_or(0) as u64).sum();
+    fn is_cheap(&self, touched: &RowPlaces, width: u64) -> bool {
+        let mut slices = whole_fragments(self.dataset);
+        slices.retain(|slice| touched.contains_key(&slice.fragment));
+        let rows: u64 = slices.iter().map(|slice| slice.rows).sum();
         let sent = self.cells.get_array_memory_size() as u64;
-        let bytes = sent / (self.cells.num_rows() as u64).max(1) * rows;
-        bytes <= PATCH_BYTES_MAX.max(sent.saturating_mul(PATCH_TIMES_MAX))
+        rows.saturating_mul(width) <= PATCH_BYTES_MAX.max(sent.saturating_mul(PATCH_TIMES_MAX))
     }
 
     async fn overlay(&self, places: Places, written: &mut Vec<Fragment>) -> Result<Operation> {
@@ -160,8 +171,10 @@ impl Target<'_> {
         &self,
         places: Places,
         mut touched: RowPlaces,
+        width: u64,
         written: &mut Vec<Fragment>,
     ) -> Result<Operation> {
+        let step = (BATCH_BYTES / width.max(1)).clamp(1, ROWS_MAX) as u32;
         let mut patched = Patched {
             fields: self.target.fields.iter().flat_map(ids_below).collect(),
             ..Patched::default()
@@ -170,7 +183,7 @@ impl Target<'_> {
             let fragment = fragment_of(self.dataset, id)?;
             let count = fragment.physical_rows().await.map_err(from_lance)? as u64;
             let old = fragment
-                .read_physical_slice(0..count, self.target, ROWS_MAX)
+                .read_physical_slice(0..count, self.target, step)
                 .await
                 .map_err(from_lance)?;
             let mut first = 0_u32;
@@ -255,12 +268,14 @@ fn cells_of(batch: &RecordBatch, columns: &[&Field]) -> Option<RecordBatch> {
 }
 
 /// A condition that an index answers: that the key is one of those that were sent. Nothing for keys of
-/// several columns, and for many.
+/// several columns, for other ones than numbers and texts, and for many.
 fn lookup(batch: &RecordBatch, on: &[String]) -> Result<Option<Expr>> {
     let [key] = on else { return Ok(None) };
-    let Some(values) = batch.column_by_name(key).filter(|it| it.len() <= LOOKUPS_MAX) else {
-        return Ok(None);
+    let is_plain = |values: &&ArrayRef| {
+        let kind = values.data_type();
+        values.len() <= LOOKUPS_MAX && (kind.is_integer() || *kind == DataType::Utf8)
     };
+    let Some(values) = batch.column_by_name(key).filter(is_plain) else { return Ok(None) };
     let values: std::result::Result<Vec<Expr>, DataFusionError> = (0..values.len())
         .map(|row| Ok(Expr::Literal(ScalarValue::try_from_array(values, row)?, None)))
         .collect();

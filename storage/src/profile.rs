@@ -97,8 +97,8 @@ impl Snapshot {
 }
 
 impl Table {
-    /// Moves a branch to a profile. To the open one all overlays are folded first and last: versions before
-    /// keep theirs. Done twice is done once, and what was cut off is finished by the next time or by
+    /// Moves a branch to a profile. On the way to the open one no more overlays are written from the first
+    /// version on, and then all are folded: versions before keep theirs. Done twice is done once, and what was cut off is finished by the next time or by
     /// maintenance.
     ///
     /// # Errors

@@ -11,10 +11,11 @@ use arrow_array::RecordBatch;
 use arrow_schema::DataType;
 use futures::TryStreamExt;
 use lakebed_core::Result;
+use lance::Dataset;
 use lance::dataset::scanner::FragmentSlice;
 
 use crate::lance_error::from_lance;
-use crate::scan::{Projection, ScanSpec, Slice};
+use crate::scan::{Projection, ScanSpec, Slice, whole_fragments};
 use crate::snapshot::Snapshot;
 use crate::write::batch_bytes;
 
@@ -34,75 +35,83 @@ impl Snapshot {
     /// # Errors
     /// Those of reading a few rows.
     pub(crate) async fn rows_of(&self, spec: &ScanSpec, bytes: u64, rows_max: u64) -> Result<u64> {
-        let mut row_bytes = 0_u64;
-        let mut variable = Vec::new();
-        for field in &self.dataset.schema().fields {
-            if !reads(spec, &field.name) {
-                continue;
-            }
-            if field.is_blob() {
-                row_bytes = row_bytes.saturating_add(DESCRIPTOR_BYTES);
-                continue;
-            }
-            match fixed_bytes(&field.data_type()) {
-                Some(width) => row_bytes = row_bytes.saturating_add(width),
-                None => variable.push(field.name.as_str()),
-            }
-        }
-        if !variable.is_empty() {
-            let seen = self.look(&variable, spec.slices.as_deref()).await?;
-            row_bytes = row_bytes.saturating_add(seen);
-        }
-        Ok((bytes / row_bytes.max(1)).clamp(1, rows_max))
+        Ok((bytes / row_width(&self.dataset, spec).await?).clamp(1, rows_max))
     }
+}
 
-    /// Bytes of a row of `columns`, the largest mean of a few places.
-    async fn look(&self, columns: &[&str], slices: Option<&[Slice]>) -> Result<u64> {
-        let all: Vec<Slice>;
-        let slices = match slices {
-            Some(slices) => slices,
-            None => {
-                all = self.whole_fragments();
-                &all
+/// Bytes of a row of a read in memory, at least one.
+///
+/// # Errors
+/// Those of reading a few rows.
+pub(crate) async fn row_width(dataset: &Dataset, spec: &ScanSpec) -> Result<u64> {
+    let mut row_bytes = 0_u64;
+    let mut variable = Vec::new();
+    for field in &dataset.schema().fields {
+        if !reads(spec, &field.name) {
+            continue;
+        }
+        if field.is_blob() {
+            row_bytes = row_bytes.saturating_add(DESCRIPTOR_BYTES);
+            continue;
+        }
+        match fixed_bytes(&field.data_type()) {
+            Some(width) => row_bytes = row_bytes.saturating_add(width),
+            None => variable.push(field.name.as_str()),
+        }
+    }
+    if !variable.is_empty() {
+        let seen = look(dataset, &variable, spec.slices.as_deref()).await?;
+        row_bytes = row_bytes.saturating_add(seen);
+    }
+    Ok(row_bytes.max(1))
+}
+
+/// Bytes of a row of `columns`, the largest mean of a few places.
+async fn look(dataset: &Dataset, columns: &[&str], slices: Option<&[Slice]>) -> Result<u64> {
+    let all: Vec<Slice>;
+    let slices = match slices {
+        Some(slices) => slices,
+        None => {
+            all = whole_fragments(dataset);
+            &all
+        }
+    };
+    // Slices come from tickets, which may say anything; lance refuses what does not exist.
+    let total = slices.iter().fold(0, |sum: u64, slice| sum.saturating_add(slice.rows));
+    let mut widest = None;
+    for spot in 0..SPOTS {
+        let Some((fragment, start, rows)) = at(slices, total / SPOTS * spot) else { continue };
+        let seen = row_bytes(dataset, columns, fragment, start, 1).await?;
+        let seen = match seen {
+            Some(width) if width >= WIDE_ROW_BYTES => seen,
+            _ if rows > 1 => {
+                row_bytes(dataset, columns, fragment, start, rows.min(SPOT_ROWS)).await?
             }
+            _ => seen,
         };
-        // Slices come from tickets, which may say anything; lance refuses what does not exist.
-        let total = slices.iter().fold(0, |sum: u64, slice| sum.saturating_add(slice.rows));
-        let mut widest = None;
-        for spot in 0..SPOTS {
-            let Some((fragment, start, rows)) = at(slices, total / SPOTS * spot) else { continue };
-            let seen = self.row_bytes(columns, fragment, start, 1).await?;
-            let seen = match seen {
-                Some(width) if width >= WIDE_ROW_BYTES => seen,
-                _ if rows > 1 => {
-                    self.row_bytes(columns, fragment, start, rows.min(SPOT_ROWS)).await?
-                }
-                _ => seen,
-            };
-            widest = widest.max(seen);
-        }
-        Ok(widest.unwrap_or(UNKNOWN_ROW_BYTES))
+        widest = widest.max(seen);
     }
+    Ok(widest.unwrap_or(UNKNOWN_ROW_BYTES))
+}
 
-    /// The mean row of a few; `None` where all of them are deleted.
-    async fn row_bytes(
-        &self,
-        columns: &[&str],
-        fragment: u32,
-        start: u64,
-        rows: u64,
-    ) -> Result<Option<u64>> {
-        let mut scanner = self.dataset.scan();
-        scanner.project(columns).map_err(from_lance)?;
-        let slice = FragmentSlice { fragment_id: fragment, row_offset: start, row_count: rows };
-        scanner.with_fragment_slices(&[slice]).await.map_err(from_lance)?;
-        scanner.batch_size(SPOT_ROWS as usize);
-        let stream = Box::pin(scanner.try_into_stream()).await.map_err(from_lance)?;
-        let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(from_lance)?;
-        let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
-        let bytes: u64 = batches.iter().map(batch_bytes).sum();
-        Ok(bytes.checked_div(rows))
-    }
+/// The mean row of a few; `None` where all of them are deleted.
+async fn row_bytes(
+    dataset: &Dataset,
+    columns: &[&str],
+    fragment: u32,
+    start: u64,
+    rows: u64,
+) -> Result<Option<u64>> {
+    let mut scanner = dataset.scan();
+    scanner.project(columns).map_err(from_lance)?;
+    let slice = FragmentSlice { fragment_id: fragment, row_offset: start, row_count: rows };
+    scanner.with_fragment_slices(&[slice]).await.map_err(from_lance)?;
+    scanner.batch_size(SPOT_ROWS as usize);
+    let stream = Box::pin(scanner.try_into_stream()).await.map_err(from_lance)?;
+    let batches: Vec<RecordBatch> = stream.try_collect().await.map_err(from_lance)?;
+    let rows: u64 = batches.iter().map(|batch| batch.num_rows() as u64).sum();
+    let bytes: u64 = batches.iter().map(batch_bytes).sum();
+    Ok(bytes.checked_div(rows))
 }
 
 /// The place of the `row`-th row of `slices`: fragment, position, and how many rows follow there.

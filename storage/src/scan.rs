@@ -10,6 +10,7 @@ use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
 use futures::{Stream, StreamExt};
 use lakebed_core::{Error, ErrorKind, Result};
+use lance::Dataset;
 use lance::dataset::ProjectionRequest;
 use lance::dataset::scanner::{FragmentSlice, Scanner};
 use serde::{Deserialize, Serialize};
@@ -226,16 +227,7 @@ impl Snapshot {
 
     /// All fragments of the version.
     pub(crate) fn whole_fragments(&self) -> Vec<Slice> {
-        self.dataset
-            .fragments()
-            .iter()
-            .map(|fragment| Slice {
-                fragment: fragment.id as u32,
-                start: 0,
-                rows: fragment.physical_rows.unwrap_or(0) as u64,
-            })
-            .filter(|slice| slice.rows > 0)
-            .collect()
+        whole_fragments(&self.dataset)
     }
 
     /// Whether a top-level column is a blob column.
@@ -406,6 +398,16 @@ fn split_rows(fragments: &[(u32, u64)], parts_max: usize, rows_min: u64) -> Vec<
         }
     }
     parts
+}
+
+/// All fragments of a version.
+pub(crate) fn whole_fragments(dataset: &Dataset) -> Vec<Slice> {
+    let fragments = dataset.fragments().iter().map(|fragment| Slice {
+        fragment: fragment.id as u32,
+        start: 0,
+        rows: fragment.physical_rows.unwrap_or(0) as u64,
+    });
+    fragments.filter(|slice| slice.rows > 0).collect()
 }
 
 #[cfg(test)]

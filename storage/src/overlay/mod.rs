@@ -119,7 +119,8 @@ pub(crate) fn suits<'a>(
     changed.saturating_mul(2) < rows
 }
 
-/// What lance overlays: no blobs and no JSON, which is stored otherwise than it is sent, and no struct that may be null, whose cell is more than its parts.
+/// What lance overlays: no blobs and no JSON, which is stored otherwise than it is sent, and no struct that
+/// may be null, whose cell is more than its parts.
 /// <https://github.com/lance-format/lance/issues/9077>
 fn can_be_overlaid(field: &Field) -> bool {
     fn is_simple(field: &Field) -> bool {
