@@ -275,6 +275,49 @@ def test_backfills_are_told_apart(lake: Lake, http: Http, table: str) -> None:
     assert flags[2]["_changed_columns"] == ["name", "length"]
 
 
+def test_scattered_changes_do_not_grow_what_each_version_writes(
+    make_server: Callable[..., LakebedServer], table: str
+) -> None:
+    """Changes here and there are told exactly while they are new; old ones take no room."""
+    limit = {"LAKEBED_LIMITS_STAMPS_BYTES_MAX": str(16 << 10)}
+    server = make_server(env=limit).start()
+    lake, http = server.lake(), server.http()
+    lake.create(table, numbered(20_000))
+    new = {"new_columns": [{"name": "length", "expression": "length(name)"}]}
+    http.ok("POST", f"/v1/table/{table}/add_columns", new)
+    windows = 30
+    for window in range(windows):
+        update(http, table, "name", f"'of {window}'", f"id % 97 = {window}")
+    [*_, newest] = versions(http, table)
+    last = newest["version"]
+    manifests = sorted((server.table_path(table) / "_versions").iterdir())
+    # The stamps, a copy of them in the transaction, and which rows the transaction changed.
+    assert max(manifest.stat().st_size for manifest in manifests) < 40 << 10
+
+    def edited(since: int) -> dict[int, str]:
+        rows = feed(lake, table, since=since, to=last).to_pylist()
+        assert all(row["_changed_columns"][0] == "name" for row in rows if not row["_is_backfill"])
+        assert all(since < row["_commit_version"] <= last for row in rows)
+        return {row["id"]: row["name"] for row in rows if not row["_is_backfill"]}
+
+    for since in (last - 1, last - 7, last - windows, 1):
+        first = max(windows - (last - since), 0)
+        every = {i: f"of {i % 97}" for i in range(20_000) if first <= i % 97 < windows}
+        assert edited(since) == every
+    # Released readers find what is newer than a version by the stamps themselves: all of it, and of
+    # the last windows nothing else.
+    stored = lance.dataset(server.table_path(table))
+    stamps = stored.to_table(columns=["id", "_row_last_updated_at_version"]).to_pydict()
+    stamp_of = dict(zip(stamps["id"], stamps["_row_last_updated_at_version"], strict=True))
+    for row, stamp in stamp_of.items():
+        window = row % 97
+        assert last >= stamp >= (last - windows + 1 + window if window < windows else 1)
+    assert {row for row, stamp in stamp_of.items() if stamp == last} == {
+        row for row in stamp_of if row % 97 == windows - 1
+    }
+    lake.close()
+
+
 # ---- cursors ----------------------------------------------------------------------------------
 
 
@@ -559,7 +602,24 @@ def test_any_history_against_a_model(
     lake: Lake, http: Http, table: str, seed: int, soak: bool
 ) -> None:
     """The feed between any two versions, applied to the older one, gives the newer one."""
-    chance = random.Random(seed)
+    any_history(lake, http, table, random.Random(seed), soak)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_any_history_of_few_stamps_against_a_model(
+    make_server: Callable[..., LakebedServer], table: str, seed: int, soak: bool
+) -> None:
+    """The same where stamps have room for a run or three, so that most are put up."""
+    limit = {"LAKEBED_LIMITS_STAMPS_BYTES_MAX": str(21 * (seed % 2 * 2 + 1))}
+    server = make_server(env=limit).start()
+    lake = server.lake()
+    any_history(lake, server.http(), table, random.Random(seed), soak)
+    assert "lakebed.stamps_put_up_to" in lance.dataset(server.table_path(table)).config()
+    lake.close()
+
+
+def any_history(lake: Lake, http: Http, table: str, chance: random.Random, soak: bool) -> None:
+    """Makes a history by chance and compares feeds of it with a model."""
     schema = pa.schema(
         [
             ("id", pa.int64()),

@@ -44,8 +44,12 @@ def model_server(
 ) -> LakebedServer:
     # Without it pylance refuses tables with overlays.
     monkeypatch.setenv("LANCE_ENABLE_UNSTABLE_DATA_OVERLAY_FILES", "1")
-    young = {"LAKEBED_LIMITS_VERSION_AGE_MS_MIN": "0"}
-    return make_server(data=memory / "lake", env=young).start()
+    limits = {
+        "LAKEBED_LIMITS_VERSION_AGE_MS_MIN": "0",
+        # So that stamps are put up.
+        "LAKEBED_LIMITS_STAMPS_BYTES_MAX": "300",
+    }
+    return make_server(data=memory / "lake", env=limits).start()
 
 
 def failed(server: LakebedServer, runner: Runner, seed: str, error: Exception) -> str:

@@ -32,6 +32,8 @@ pub struct Limits {
     pub concurrent_requests_max: usize,
     /// Versions whose changes one read may tell.
     pub changes_versions_max: usize,
+    /// Bytes that a manifest takes at most to say which version changed which row last.
+    pub stamps_bytes_max: u64,
     /// Cursors of one table.
     pub cursors_max: usize,
     /// Rows that one read may ask for by row id.
@@ -116,6 +118,7 @@ impl Default for Limits {
             admission_wait_ms_max: 10_000,
             concurrent_requests_max: 512,
             changes_versions_max: 100_000,
+            stamps_bytes_max: 512 << 10,
             cursors_max: 1_000,
             row_ids_max: 1_000_000,
             upsert_rows_max: 4 << 20,

@@ -6,9 +6,11 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use arrow_array::builder::BooleanBufferBuilder;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
-use arrow_array::{Array, ArrayRef, BooleanArray};
+use arrow_array::{Array, ArrayRef, BooleanArray, make_array};
+use arrow_data::transform::MutableArrayData;
 use arrow_select::interleave::interleave;
 use futures::TryStreamExt;
 use lakebed_core::{Error, ErrorKind, Result};
@@ -139,6 +141,28 @@ impl Patched {
     }
 }
 
+/// Which of `rows` rows are selected, the first one being row 0.
+pub(crate) fn mask(rows: usize, selected: impl Iterator<Item = u32>) -> BooleanArray {
+    let mut mask = BooleanBufferBuilder::new(rows);
+    mask.append_n(rows, false);
+    for row in selected.map(|row| row as usize).filter(|row| *row < rows) {
+        mask.set_bit(row, true);
+    }
+    BooleanArray::new(mask.finish(), None)
+}
+
+/// Which of `rows` rows, the first of which is at position `first` of its fragment, are at these positions.
+pub(crate) fn mask_of(positions: &RoaringBitmap, first: u64, rows: usize) -> BooleanArray {
+    let last =
+        (first + rows as u64).checked_sub(1).map(|last| last.min(u64::from(u32::MAX)) as u32);
+    match (u32::try_from(first), last) {
+        (Ok(first), Some(last)) if first <= last => {
+            mask(rows, positions.range(first..=last).map(|position| position - first))
+        }
+        _ => mask(rows, std::iter::empty()),
+    }
+}
+
 /// `old` with `new` in the rows that `mask` selects, one after the other.
 pub(crate) fn place(
     old: &ArrayRef,
@@ -148,6 +172,9 @@ pub(crate) fn place(
 ) -> Result<ArrayRef> {
     if new.len() == old.len() {
         return Ok(Arc::clone(new));
+    }
+    if old.data_type().is_primitive() && old.data_type() == new.data_type() {
+        return Ok(place_numbers(old, new, mask));
     }
     let mut next = 0;
     let from: Vec<(usize, usize)> = (0..old.len())
@@ -164,25 +191,58 @@ pub(crate) fn place(
     })
 }
 
+/// The same by copying what lies between the new values, which is far less work where these are few.
+fn place_numbers(old: &ArrayRef, new: &ArrayRef, mask: &BooleanArray) -> ArrayRef {
+    let (old, new) = (old.to_data(), new.to_data());
+    let mut placed = MutableArrayData::new(vec![&old, &new], false, old.len());
+    let (mut copied, mut next) = (0, 0);
+    for (start, end) in mask.values().set_slices() {
+        placed.extend(0, copied, start);
+        placed.extend(1, next, next + end - start);
+        next += end - start;
+        copied = end;
+    }
+    placed.extend(0, copied, old.len());
+    make_array(placed.freeze())
+}
+
 #[cfg(test)]
 mod tests {
-    use arrow_array::Int32Array;
-    use arrow_schema::{DataType, Field as ArrowField};
+    use arrow_array::{Int32Array, StringArray};
+    use arrow_schema::Field as ArrowField;
 
     use super::*;
 
     #[test]
     fn new_values_go_where_the_mask_says() {
-        let old: ArrayRef = Arc::new(Int32Array::from(vec![1, 2, 3, 4]));
-        let new: ArrayRef = Arc::new(Int32Array::from(vec![20, 40]));
         let mask = BooleanArray::from(vec![false, true, false, true]);
-        let placed = place(
-            &old,
-            &new,
-            &mask,
-            &Field::try_from(&ArrowField::new("n", DataType::Int32, true)).unwrap(),
-        )
-        .unwrap();
-        assert_eq!(placed.as_ref(), &Int32Array::from(vec![1, 20, 3, 40]));
+        let place = |old: ArrayRef, new: ArrayRef| {
+            let field = ArrowField::new("n", old.data_type().clone(), true);
+            place(&old, &new, &mask, &Field::try_from(&field).unwrap()).unwrap()
+        };
+        let old = Int32Array::from(vec![Some(1), Some(2), None, Some(4)]);
+        let placed = place(Arc::new(old), Arc::new(Int32Array::from(vec![Some(20), None])));
+        assert_eq!(placed.as_ref(), &Int32Array::from(vec![Some(1), Some(20), None, None]));
+        let old = StringArray::from(vec!["a", "b", "c", "d"]);
+        let placed = place(Arc::new(old), Arc::new(StringArray::from(vec!["B", "D"])));
+        assert_eq!(placed.as_ref(), &StringArray::from(vec!["a", "B", "c", "D"]));
+        let ends = BooleanArray::from(vec![true, true, false, true]);
+        let (old, new) = ([1, 2, 3, 4].to_vec(), [10, 20, 40].to_vec());
+        let (old, new): (ArrayRef, ArrayRef) =
+            (Arc::new(Int32Array::from(old)), Arc::new(Int32Array::from(new)));
+        let placed = place_numbers(&old, &new, &ends);
+        assert_eq!(placed.as_ref(), &Int32Array::from(vec![10, 20, 3, 40]));
+    }
+
+    #[test]
+    fn positions_are_those_of_the_batch() {
+        let positions = RoaringBitmap::from([0, 7, 8, 9, 12, u32::MAX]);
+        let selected = |first, rows| -> Vec<bool> {
+            mask_of(&positions, first, rows).iter().map(Option::unwrap_or_default).collect()
+        };
+        assert_eq!(selected(7, 4), [true, true, true, false]);
+        assert_eq!(selected(u64::from(u32::MAX) - 1, 3), [false, true, false]);
+        assert_eq!(selected(1 << 32, 2), [false, false]);
+        assert!(selected(0, 0).is_empty());
     }
 }

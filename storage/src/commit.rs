@@ -227,8 +227,10 @@ impl Branch {
         });
         self.wait_out_the_clock(&dataset).await;
         let not_before_nanos = dataset.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
+        let stamps_bytes_max = self.shared.limits.stamps_bytes_max;
+        let handler = DurableCommitHandler { not_before_nanos, term, stamps_bytes_max };
         let mut builder = CommitBuilder::new(dataset.clone())
-            .with_commit_handler(Arc::new(DurableCommitHandler { not_before_nanos, term }))
+            .with_commit_handler(Arc::new(handler))
             .with_skip_auto_cleanup(true);
         if let Some(rows) = affected_rows {
             builder = builder.with_affected_rows(rows);

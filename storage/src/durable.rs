@@ -34,6 +34,7 @@ use crate::branches::note_merge;
 use crate::lance_error::from_io;
 use crate::local_parts::LocalParts;
 use crate::servers::Term;
+use crate::stamps::bound_stamps;
 
 /// The storage option that asks for the store of data files, see `local_parts.rs`.
 pub(crate) const DATA_FILES_OPTION: &str = "lakebed_data_files";
@@ -84,13 +85,21 @@ impl ObjectStoreProvider for DurableFileProvider {
 }
 
 /// Commits by put-if-absent, with the transaction's own file synced before the manifest that names it.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct DurableCommitHandler {
     /// The earliest time that the version may bear, in nanoseconds since the Unix epoch. Lance stamps it
     /// from the system's clock, which may have stepped back.
     pub(crate) not_before_nanos: u128,
     /// The term that the commit is made in, of a table that is led.
     pub(crate) term: Option<Term>,
+    /// What the stamps of rows may take of a manifest.
+    pub(crate) stamps_bytes_max: u64,
+}
+
+impl Default for DurableCommitHandler {
+    fn default() -> Self {
+        DurableCommitHandler { not_before_nanos: 0, term: None, stamps_bytes_max: u64::MAX }
+    }
 }
 
 #[async_trait::async_trait]
@@ -118,6 +127,7 @@ impl CommitHandler for DurableCommitHandler {
             term.check(manifest, base_path, object_store).await?;
         }
         note_merge(manifest, transaction.as_ref());
+        bound_stamps(manifest, self.stamps_bytes_max);
         if object_store.is_local()
             && let Some(name) = manifest.transaction_file.clone()
         {

@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
-use arrow_array::{ArrayRef, BooleanArray, RecordBatch};
+use arrow_array::{ArrayRef, RecordBatch};
 use arrow_schema::{Field as ArrowField, Schema as ArrowSchema, SchemaRef};
 use arrow_select::concat::concat;
 use datafusion::error::DataFusionError;
@@ -36,7 +36,7 @@ use lance_table::format::{DataFile, Fragment};
 use roaring::RoaringBitmap;
 
 use crate::column_patch::{
-    Patched, RowPlaces, alone, bad_filter, ids_below, matching_rows, place, with_file,
+    Patched, RowPlaces, alone, bad_filter, ids_below, mask_of, matching_rows, place, with_file,
 };
 use crate::commit::TRIES_MAX;
 use crate::history::backfill_property;
@@ -332,10 +332,7 @@ impl Fill {
         places: &RoaringBitmap,
         values: &mut Values,
     ) -> Result<RecordBatch> {
-        let rows = batch.num_rows();
-        let mask = BooleanArray::from_iter((0..rows).map(|row| {
-            Some(u32::try_from(first + row as u64).is_ok_and(|place| places.contains(place)))
-        }));
+        let mask = mask_of(places, first, batch.num_rows());
         let mut column = Arc::clone(batch.column(0));
         let wanted = mask.true_count();
         if wanted > 0 {

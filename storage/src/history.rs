@@ -17,6 +17,7 @@ use lance::dataset::transaction::{DataReplacementGroup, Operation, Transaction, 
 use lance_core::datatypes::Schema;
 
 use crate::lance_error::from_lance;
+use crate::stamps::put_up_to;
 use crate::version::version_numbers;
 use crate::write_id::wrote_as;
 
@@ -64,6 +65,8 @@ pub(crate) struct History {
     only_filled: HashSet<i32>,
     /// Fields of the begin that were dropped in the range. Lance may give their ids to others.
     dropped: HashSet<i32>,
+    /// The newest version that may be the stamp of a row that it did not change.
+    put_up_to: u64,
 }
 
 impl History {
@@ -104,10 +107,11 @@ impl History {
         });
         let known: Vec<Option<(u64, Facts)>> =
             futures::stream::iter(reads).buffered(READS_AT_ONCE).try_collect().await?;
-        Ok(History::new(begin, last, known.into_iter().flatten().collect()))
+        let put_up_to = put_up_to(&end.manifest().config);
+        Ok(History::new(begin, last, known.into_iter().flatten().collect(), put_up_to))
     }
 
-    fn new(begin: u64, end: u64, known: BTreeMap<u64, Facts>) -> History {
+    fn new(begin: u64, end: u64, known: BTreeMap<u64, Facts>, put_up_to: u64) -> History {
         let mut only_filled: HashSet<i32> = known
             .values()
             .filter_map(|facts| facts.filled.as_ref())
@@ -125,7 +129,7 @@ impl History {
             }
         }
         let dropped = known.values().flat_map(|facts| facts.dropped.iter().copied()).collect();
-        History { begin, end, known, only_filled, dropped }
+        History { begin, end, known, only_filled, dropped, put_up_to }
     }
 
     /// Whether every version of the range is known.
@@ -170,12 +174,13 @@ impl History {
         self.known.get(&version).map(|facts| facts.committed_at)
     }
 
-    /// Whether `version` left a row as it is by a backfill, when these fields of it changed in the range.
+    /// Whether a row is as it is by a backfill, when these fields of it changed in the range and its stamp
+    /// is `version`.
     pub(crate) fn is_backfill(&self, version: u64, mut changed: impl Iterator<Item = i32>) -> bool {
-        let filled = self.known.get(&version).and_then(|facts| facts.filled.as_ref());
-        filled.is_some_and(|filled| {
-            changed.all(|field| filled.contains(&field) || self.only_filled.contains(&field))
-        })
+        // A stamp that was put up may be of a backfill of other rows.
+        let told = self.known.get(&version).filter(|_| version > self.put_up_to);
+        let filled = told.and_then(|facts| facts.filled.as_deref()).unwrap_or_default();
+        changed.all(|field| filled.contains(&field) || self.only_filled.contains(&field))
     }
 }
 
@@ -266,7 +271,7 @@ mod tests {
     }
 
     fn history(begin: u64, end: u64, known: &[(u64, Facts)]) -> History {
-        History::new(begin, end, known.iter().cloned().collect())
+        History::new(begin, end, known.iter().cloned().collect(), 0)
     }
 
     #[test]
@@ -283,6 +288,9 @@ mod tests {
         let history = self::history(1, 4, &known);
         assert!(history.is_backfill(3, [7].into_iter()));
         assert!(!history.is_backfill(4, [7, 8].into_iter()), "7 may be the edit of version 2");
+        let put_up = History { put_up_to: 3, ..history };
+        assert!(!put_up.is_backfill(3, [7].into_iter()), "it may have been the backfill of others");
+        assert!(put_up.is_backfill(3, [8].into_iter()), "nobody edited it");
     }
 
     #[test]

@@ -47,6 +47,7 @@ impl Branch {
             known_indices: indices.iter().map(|index| index.uuid).collect(),
             folder,
             root: self.shared.root.local().map(PathBuf::from),
+            stamps_bytes_max: self.shared.limits.stamps_bytes_max,
         };
         let is_inheriting = indices.iter().any(|index| index.base_id.is_some());
         let mut dataset = self.open_with(Arc::new(handler), is_inheriting).await?;
@@ -81,6 +82,7 @@ struct SyncingCommitHandler {
     known_indices: HashSet<Uuid>,
     folder: Option<PathBuf>,
     root: Option<PathBuf>,
+    stamps_bytes_max: u64,
 }
 
 #[async_trait::async_trait]
@@ -121,7 +123,8 @@ impl CommitHandler for SyncingCommitHandler {
         }
         let not_before_nanos =
             *self.not_before_nanos.lock().unwrap_or_else(PoisonError::into_inner);
-        let committed = DurableCommitHandler { not_before_nanos, term: self.term }
+        let (term, stamps_bytes_max) = (self.term, self.stamps_bytes_max);
+        let committed = DurableCommitHandler { not_before_nanos, term, stamps_bytes_max }
             .commit(
                 manifest,
                 indices,

@@ -81,6 +81,7 @@ mod servers;
 mod snapshot;
 mod spool;
 mod sql_guard;
+mod stamps;
 mod stats;
 mod stored_type;
 mod system;

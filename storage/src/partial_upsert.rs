@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use arrow_array::{Array, ArrayRef, BooleanArray, RecordBatch, RecordBatchOptions, UInt32Array};
+use arrow_array::{Array, ArrayRef, RecordBatch, RecordBatchOptions, UInt32Array};
 use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema, SchemaRef};
 use arrow_select::concat::concat_batches;
 use arrow_select::take::take_record_batch;
@@ -26,7 +26,7 @@ use lance::dataset::transaction::{DataReplacementGroup, Operation};
 use lance_core::datatypes::{Field, Schema};
 use lance_table::format::Fragment;
 
-use crate::column_patch::{Patched, RowPlaces, alone, ids_below, place, with_file};
+use crate::column_patch::{Patched, RowPlaces, alone, ids_below, mask, place, with_file};
 use crate::expressions::holds_blob;
 use crate::keys::KeyGuard;
 use crate::lake::Shared;
@@ -219,8 +219,7 @@ impl Target<'_> {
     ) -> Result<RecordBatch> {
         let end = first.saturating_add(old.num_rows() as u32);
         let here = || rows.range(first..end);
-        let mask: BooleanArray =
-            (first..end).map(|position| Some(rows.contains_key(&position))).collect();
+        let mask = mask(old.num_rows(), here().map(|(position, _)| position - first));
         let values = self.values(here().map(|(_, row)| row))?;
         let mut columns = Vec::new();
         for (field, new) in self.target.fields.iter().zip(values.columns()) {

@@ -38,7 +38,9 @@ use lance_core::datatypes::{Field, Schema};
 use lance_table::format::Fragment;
 use roaring::RoaringBitmap;
 
-use crate::column_patch::{Patched, RowPlaces, alone, ids_below, matching_rows, place, with_file};
+use crate::column_patch::{
+    Patched, RowPlaces, alone, ids_below, mask, mask_of, matching_rows, place, with_file,
+};
 use crate::commit::TRIES_MAX;
 use crate::expressions::{Expressions, holds_blob, unknown};
 use crate::lance_error::{StreamError, from_lance};
@@ -292,7 +294,13 @@ impl Updates {
                 if old.num_rows() != some.len() {
                     return Err(Error::internal("rows of a version were not found where they lie"));
                 }
-                apply(&old, |row| some.get(row).copied(), &target.fields, &schema, parts)
+                let matched = |positions: &RoaringBitmap| {
+                    let is_matched = |row: &u32| {
+                        some.get(*row as usize).is_some_and(|place| positions.contains(*place))
+                    };
+                    mask(some.len(), (0..some.len() as u32).filter(is_matched))
+                };
+                apply(&old, matched, &target.fields, &schema, parts)
             };
             match changed.await {
                 Ok(changed) => cells.write(some, changed).await?,
@@ -372,10 +380,10 @@ impl Updates {
         let mut next_row = 0_u64;
         Ok(batches.then(|batch| batch).map(move |batch| {
             let changed = batch.map_err(from_lance).and_then(|batch| {
-                let first = next_row;
-                next_row += batch.num_rows() as u64;
-                let position = |row: usize| u32::try_from(first + row as u64).ok();
-                apply(&batch, position, &target.fields, &written, parts)
+                let (first, rows) = (next_row, batch.num_rows());
+                next_row += rows as u64;
+                let matched = |positions: &RoaringBitmap| mask_of(positions, first, rows);
+                apply(&batch, matched, &target.fields, &written, parts)
             });
             changed.map_err(|error| {
                 lance::Error::from(DataFusionError::External(Box::new(StreamError::new(&error))))
@@ -384,11 +392,11 @@ impl Updates {
     }
 }
 
-/// The columns `fields` of a batch, whose rows are at such positions of their fragment, after one update and
-/// then the next.
+/// The columns `fields` of a batch after one update and then the next. `matched` tells the rows of the batch
+/// that lie at such positions.
 fn apply(
     batch: &RecordBatch,
-    position: impl Fn(usize) -> Option<u32>,
+    matched: impl Fn(&RoaringBitmap) -> BooleanArray,
     fields: &[Field],
     written: &SchemaRef,
     parts: &Parts<'_>,
@@ -400,9 +408,7 @@ fn apply(
     });
     let mut columns = old.collect::<Result<Vec<ArrayRef>>>()?;
     for (update, positions) in parts {
-        let is_matched =
-            |row: usize| position(row).is_some_and(|position| positions.contains(position));
-        let mask = BooleanArray::from_iter((0..rows).map(|row| Some(is_matched(row))));
+        let mask = matched(positions);
         if mask.true_count() == 0 {
             continue;
         }

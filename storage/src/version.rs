@@ -131,7 +131,10 @@ mod tests {
         let not_before_nanos = ahead.timestamp_nanos_opt().unwrap() as u128;
         let nothing = Operation::Append { fragments: Vec::new() };
         let committed = CommitBuilder::new(branch.latest().await.unwrap())
-            .with_commit_handler(Arc::new(DurableCommitHandler { not_before_nanos, term: None }))
+            .with_commit_handler(Arc::new(DurableCommitHandler {
+                not_before_nanos,
+                ..DurableCommitHandler::default()
+            }))
             .execute(Transaction::new(1, nothing, None))
             .await
             .unwrap();

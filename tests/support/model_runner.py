@@ -257,6 +257,7 @@ class Runner:
         """The columns with an index, which keep their types."""
         listed = self.post(name, "index/list")["indexes"]
         table.indexed = {column for index in listed for column in index["columns"]}
+        table.was_indexed |= bool(listed)
 
     def do_clean(self, name: str, table: Table, branch: Branch, operation: Operation) -> None:
         on = operation["branch"]

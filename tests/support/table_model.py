@@ -91,6 +91,8 @@ class Table:
     # Where branches begin, on main.
     roots: dict[str, int] = field(default_factory=dict)
     indexed: set[str] = field(default_factory=set)
+    # Whether it ever had an index, which branches of older versions still have.
+    was_indexed: bool = False
     next_key: int = 0
 
 
@@ -307,6 +309,8 @@ class Dice:
             return {"do": "delete", "where": self.where(state)}
         if verb == "update":
             return self.update(state)
+        if verb == "retype column" and branch is not None and table.was_indexed:
+            return None
         if verb.endswith("column"):
             return self.column(verb, state, table.indexed)
         if verb == "tag":

@@ -102,6 +102,9 @@ limits! {
         "How long a request waits for admission before it is told to come back.";
     concurrent_requests_max: usize, 1, 1 << 20, "Requests that run at one time, over both ports.";
     changes_versions_max: usize, 1, 1 << 24, "Versions whose changes one read may tell.";
+    stamps_bytes_max: u64, 0, TIB,
+        "Bytes that each version of a table takes at most to say which version changed which row last; \
+         beyond it old changes are told later than they were.";
     cursors_max: usize, 1, 1 << 20, "Cursors of one table.";
     row_ids_max: usize, 1, 1 << 30, "Rows that one read may ask for by row id.";
     upsert_rows_max: usize, 1, 1 << 26,

@@ -151,7 +151,7 @@ impl Table {
             ref_path: from.uri,
             branch_name: Some(name.to_string()),
         };
-        let handler = DurableCommitHandler { not_before_nanos: 0, term: None };
+        let handler = DurableCommitHandler::default();
         let params = self.shared.root.store_params();
         CommitBuilder::new(WriteDestination::Uri(&to.uri))
             .with_store_params(params)

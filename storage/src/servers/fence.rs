@@ -87,8 +87,9 @@ pub(crate) async fn begin_term(branch: &Branch, number: u64) -> Result<()> {
     };
     let not_before_nanos =
         latest.manifest().timestamp_nanos.saturating_add(crate::commit::TIME_STEP_NANOS);
+    let term = Some(Term { number, is_rebuilt: false });
     let handler =
-        DurableCommitHandler { not_before_nanos, term: Some(Term { number, is_rebuilt: false }) };
+        DurableCommitHandler { not_before_nanos, term, ..DurableCommitHandler::default() };
     let transaction = Transaction::new(latest.version().version, operation, None);
     let fenced = CommitBuilder::new(latest)
         .with_commit_handler(Arc::new(handler))
