@@ -4,11 +4,13 @@ import hashlib
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import lance
 import pyarrow as pa
 import pytest
 
+from support.cli import Cli
 from support.data import blob_cells, blobs, bulk, numbered
 from support.flight import Lake, finish, write_command
 from support.s3 import BUCKET, S3Server
@@ -186,6 +188,19 @@ def test_a_store_that_is_away_is_a_clear_error(
         server.kill()
     finally:
         own.stop()
+
+
+def test_a_backup_says_which_bucket_refuses_it(
+    own_server: LakebedServer, store: S3Server, tmp_path: Path
+) -> None:
+    own_server.lake().create("t", numbered(1))
+    assert own_server.terminate() == 0
+    wrong = store.environment() | {"AWS_SECRET_ACCESS_KEY": "wrong"}
+    place = f"s3://{BUCKET}/backup"
+    verb = ["backup", "--data", str(own_server.data), "--to", place]
+    done = Cli(own_server, tmp_path).run(*verb, **wrong)
+    assert done.returncode != 0
+    assert f"`{place}` does not answer, or not to this process' credentials" in done.stderr
 
 
 def test_a_store_that_comes_back(

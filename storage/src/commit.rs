@@ -29,6 +29,7 @@ use crate::durable::{DurableCommitHandler, sync_file, sync_transaction};
 use crate::lake::Shared;
 use crate::lance_error::{StreamError, from_lance};
 use crate::servers::Term;
+use crate::stamps::LeftOut;
 use crate::table::Branch;
 use crate::write_id::{WriteRecord, to_properties};
 
@@ -228,7 +229,8 @@ impl Branch {
         self.wait_out_the_clock(&dataset).await;
         let not_before_nanos = dataset.manifest().timestamp_nanos.saturating_add(TIME_STEP_NANOS);
         let stamps_bytes_max = self.shared.limits.stamps_bytes_max;
-        let handler = DurableCommitHandler { not_before_nanos, term, stamps_bytes_max };
+        let left_out = Some(LeftOut::of(&mut transaction, dataset.fragments()));
+        let handler = DurableCommitHandler { not_before_nanos, term, stamps_bytes_max, left_out };
         let mut builder = CommitBuilder::new(dataset.clone())
             .with_commit_handler(Arc::new(handler))
             .with_skip_auto_cleanup(true);

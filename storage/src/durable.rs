@@ -34,7 +34,7 @@ use crate::branches::note_merge;
 use crate::lance_error::from_io;
 use crate::local_parts::LocalParts;
 use crate::servers::Term;
-use crate::stamps::bound_stamps;
+use crate::stamps::{LeftOut, bound_stamps};
 
 /// The storage option that asks for the store of data files, see `local_parts.rs`.
 pub(crate) const DATA_FILES_OPTION: &str = "lakebed_data_files";
@@ -94,11 +94,14 @@ pub(crate) struct DurableCommitHandler {
     pub(crate) term: Option<Term>,
     /// What the stamps of rows may take of a manifest.
     pub(crate) stamps_bytes_max: u64,
+    /// The stamps that the transaction does not carry along.
+    pub(crate) left_out: Option<LeftOut>,
 }
 
 impl Default for DurableCommitHandler {
     fn default() -> Self {
-        DurableCommitHandler { not_before_nanos: 0, term: None, stamps_bytes_max: u64::MAX }
+        let (term, stamps_bytes_max, left_out) = (None, u64::MAX, None);
+        DurableCommitHandler { not_before_nanos: 0, term, stamps_bytes_max, left_out }
     }
 }
 
@@ -127,6 +130,9 @@ impl CommitHandler for DurableCommitHandler {
             term.check(manifest, base_path, object_store).await?;
         }
         note_merge(manifest, transaction.as_ref());
+        if let Some(left_out) = &self.left_out {
+            left_out.put_back(manifest).map_err(CommitError::OtherError)?;
+        }
         bound_stamps(manifest, self.stamps_bytes_max);
         if object_store.is_local()
             && let Some(name) = manifest.transaction_file.clone()

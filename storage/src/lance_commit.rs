@@ -124,7 +124,8 @@ impl CommitHandler for SyncingCommitHandler {
         let not_before_nanos =
             *self.not_before_nanos.lock().unwrap_or_else(PoisonError::into_inner);
         let (term, stamps_bytes_max) = (self.term, self.stamps_bytes_max);
-        let committed = DurableCommitHandler { not_before_nanos, term, stamps_bytes_max }
+        let left_out = None;
+        let committed = DurableCommitHandler { not_before_nanos, term, stamps_bytes_max, left_out }
             .commit(
                 manifest,
                 indices,

@@ -15,6 +15,9 @@
 //!                9 9 9 9 5 5 5 9 9 9   in blocks
 //! ```
 //!
+//! And a change of some cells does not carry the stamps of its fragments along in its transaction, of which
+//! there are two copies: [`LeftOut`] takes them off before the commit, and gives them back in the manifest.
+//!
 //! What always holds: a row's stamp is a version at which the table had the row's present values, never
 //! one before its last change. So the feed, which compares the values of rows with a new stamp (`diff.rs`),
 //! finds every change and says none that was not. Which stamps may have been put up, the table's config says:
@@ -23,6 +26,7 @@
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use lance::dataset::transaction::{Operation, Transaction, UpdateMode};
 use lance_table::format::{Fragment, Manifest, RowDatasetVersionMeta};
 use lance_table::rowids::segment::U64Segment;
 use lance_table::rowids::version::{RowDatasetVersionRun, RowDatasetVersionSequence};
@@ -51,8 +55,8 @@ pub(crate) fn bound_stamps(manifest: &mut Manifest, bytes_max: u64) {
         if size > allowed
             && let Some(stamps) = fragment.last_updated_at_version_meta.as_ref()
             && let Ok(sequence) = stamps.load_sequence()
-            && let (sequence, version) = bounded(&sequence, allowed)
-            && let Ok(fewer) = RowDatasetVersionMeta::from_sequence(&sequence)
+            && let (runs, version) = fewer(runs_of(&sequence), allowed / RUN_BYTES)
+            && let Ok(fewer) = of_runs(runs)
         {
             fragment.last_updated_at_version_meta = Some(fewer);
             put_up_to = put_up_to.max(version);
@@ -65,6 +69,114 @@ pub(crate) fn bound_stamps(manifest: &mut Manifest, bytes_max: u64) {
 /// The newest version that may be the stamp of a row that it did not change; 0 where there is none.
 pub(crate) fn put_up_to(config: &HashMap<String, String>) -> u64 {
     config.get(PUT_UP_KEY).and_then(|version| version.parse().ok()).unwrap_or(0)
+}
+
+/// The stamp of a row in a transaction that leaves it as it is. No version has this number.
+const AS_BEFORE: u64 = 0;
+/// Stamps of a fragment that take less are left in their transaction.
+const LEFT_OUT_BYTES_MIN: usize = 512;
+
+/// Stamps that a transaction does not carry along.
+#[derive(Debug)]
+pub(crate) struct LeftOut {
+    /// By the number of their fragment.
+    stamps: HashMap<u64, RowDatasetVersionMeta>,
+}
+
+impl LeftOut {
+    /// Takes the stamps of fragments of which some columns were written anew off their transaction, where
+    /// they are still those of `fragments`, the version that it is committed on. Who commits it has to put
+    /// them back.
+    pub(crate) fn of(transaction: &mut Transaction, fragments: &[Fragment]) -> LeftOut {
+        let mut left_out = LeftOut { stamps: HashMap::new() };
+        let Operation::Update {
+            updated_fragments,
+            update_mode: Some(UpdateMode::RewriteColumns),
+            updated_fragment_offsets: Some(_),
+            ..
+        } = &mut transaction.operation
+        else {
+            return left_out;
+        };
+        let known: HashMap<u64, &Fragment> = fragments.iter().map(|it| (it.id, it)).collect();
+        for fragment in updated_fragments {
+            let is_known = known.get(&fragment.id).is_some_and(|known| {
+                known.last_updated_at_version_meta == fragment.last_updated_at_version_meta
+            });
+            if let Some(stamps) = &fragment.last_updated_at_version_meta
+                && is_known
+                && size_of(fragment) >= LEFT_OUT_BYTES_MIN
+                && let Ok(sequence) = stamps.load_sequence()
+                && fragment.physical_rows.is_some_and(|rows| rows as u64 == sequence.len())
+                && let Ok(none) = of_runs([(sequence.len(), AS_BEFORE)])
+            {
+                left_out.stamps.insert(fragment.id, stamps.clone());
+                fragment.last_updated_at_version_meta = Some(none);
+            }
+        }
+        left_out
+    }
+
+    /// Gives the rows that the commit did not stamp the stamps that they had.
+    ///
+    /// # Errors
+    /// When a fragment has other rows than it had.
+    pub(crate) fn put_back(&self, manifest: &mut Manifest) -> lance::Result<()> {
+        if self.stamps.is_empty() {
+            return Ok(());
+        }
+        let fragments: &mut Vec<Fragment> = Arc::make_mut(&mut manifest.fragments);
+        for fragment in fragments {
+            if let Some(old) = self.stamps.get(&fragment.id)
+                && let Some(new) = &fragment.last_updated_at_version_meta
+            {
+                let (old, new) = (runs_of(&old.load_sequence()?), runs_of(&new.load_sequence()?));
+                let stamps = put_over(&old, &new)
+                    .ok_or_else(|| lance::Error::internal("a changed fragment has other rows"))?;
+                fragment.last_updated_at_version_meta = Some(of_runs(stamps)?);
+            }
+        }
+        Ok(())
+    }
+}
+
+fn runs_of(stamps: &RowDatasetVersionSequence) -> Vec<Run> {
+    stamps.runs.iter().map(|run| (run.len() as u64, run.version())).collect()
+}
+
+fn of_runs(runs: impl IntoIterator<Item = Run>) -> lance::Result<RowDatasetVersionMeta> {
+    let mut first = 0;
+    let runs = runs.into_iter().map(|(rows, version)| {
+        let span = U64Segment::Range(first..first + rows);
+        first += rows;
+        RowDatasetVersionRun { span, version }
+    });
+    RowDatasetVersionMeta::from_sequence(&RowDatasetVersionSequence { runs: runs.collect() })
+}
+
+/// The stamps of `new`, and where it leaves rows as they were those of `old`; nothing where they are not of
+/// as many rows.
+fn put_over(old: &[Run], new: &[Run]) -> Option<Vec<Run>> {
+    let (mut old, mut new) = (old.iter().copied(), new.iter().copied());
+    let (mut was, mut is) = ((0, 0), (0, 0));
+    let mut stamps = Vec::new();
+    loop {
+        while was.0 == 0 {
+            match old.next() {
+                Some(next) => was = next,
+                None => {
+                    return (is.0 == 0 && new.all(|(rows, _)| rows == 0)).then(|| joined(stamps));
+                }
+            }
+        }
+        while is.0 == 0 {
+            is = new.next()?;
+        }
+        let rows = was.0.min(is.0);
+        stamps.push((rows, if is.1 == AS_BEFORE { was.1 } else { is.1 }));
+        was.0 -= rows;
+        is.0 -= rows;
+    }
 }
 
 fn size_of(fragment: &Fragment) -> usize {
@@ -86,22 +198,6 @@ fn shares(sizes: &[usize], bytes_max: usize) -> Vec<usize> {
         others -= 1;
     }
     shares
-}
-
-/// Stamps in so many bytes, and the newest one that was given to other rows.
-fn bounded(
-    stamps: &RowDatasetVersionSequence,
-    bytes_max: usize,
-) -> (RowDatasetVersionSequence, u64) {
-    let runs = stamps.runs.iter().map(|run| (run.len() as u64, run.version()));
-    let (runs, put_up_to) = fewer(runs.collect(), bytes_max / RUN_BYTES);
-    let mut first = 0;
-    let runs = runs.into_iter().map(|(rows, version)| {
-        let span = U64Segment::Range(first..first + rows);
-        first += rows;
-        RowDatasetVersionRun { span, version }
-    });
-    (RowDatasetVersionSequence { runs: runs.collect() }, put_up_to)
 }
 
 /// The stamps in at most so many runs, or in one; and the newest one that was given to other rows.
@@ -240,6 +336,18 @@ mod tests {
             let others = new.iter().zip(&stamps).filter(|(new, old)| new != old);
             assert!(others.map(|(new, _)| *new).max().unwrap_or(0) <= put_up_to);
         }
+    }
+
+    #[test]
+    fn rows_that_were_not_stamped_have_what_they_had() {
+        let old = [3, 3, 7, 3, 5, 5];
+        let new = [AS_BEFORE, 9, AS_BEFORE, AS_BEFORE, AS_BEFORE, 9];
+        let found = put_over(&runs(&old), &runs(&new));
+        assert_eq!(rows(&found.unwrap()), [3, 9, 7, 3, 5, 9]);
+        assert_eq!(put_over(&runs(&old), &[(6, AS_BEFORE)]).unwrap(), runs(&old));
+        assert!(put_over(&runs(&old), &[(5, 9)]).is_none(), "a row is missing");
+        assert!(put_over(&runs(&old), &[(7, 9)]).is_none(), "a row came from nowhere");
+        assert_eq!(put_over(&[], &[]).unwrap(), []);
     }
 
     #[test]
