@@ -405,30 +405,32 @@ def test_killed_and_stopped_at_random(three: list[LakebedServer], store: S3Serve
         worker.start()
     faults: Counter[str] = Counter()
     ends = time.monotonic() + duration_s
-    while time.monotonic() < ends:
-        time.sleep(pick.uniform(0.5, 2.0))
-        victim = pick.choice(three)
-        how = pick.choice(["kill", "stop"])
-        faults[how] += 1
-        if how == "kill":
-            address = victim.http_address
-            victim.kill()
-            time.sleep(pick.uniform(0, 2 * TTL_S))
-            if "--http-addr" not in victim.args and pick.random() < 0.5:
-                victim.args += ["--http-addr", address]
-            victim.start()
-        else:
-            os.killpg(victim.process.pid, signal.SIGSTOP)
-            time.sleep(pick.uniform(0, 3 * TTL_S))
-            os.killpg(victim.process.pid, signal.SIGCONT)
-    # With no more faults every client gets on within seconds.
-    settled = time.monotonic()
-    before = sum(clients.acknowledged.values())
-    wait_until(
-        lambda: sum(clients.acknowledged.values()) > before + 8, "the writers", FAILOVER_S + 10
-    )
-    print(f"went on after {time.monotonic() - settled:.1f} s")
-    clients.stop.set()
+    try:
+        while time.monotonic() < ends:
+            time.sleep(pick.uniform(0.5, 2.0))
+            victim = pick.choice(three)
+            how = pick.choice(["kill", "stop"])
+            faults[how] += 1
+            if how == "kill":
+                address = victim.http_address
+                victim.kill()
+                time.sleep(pick.uniform(0, 2 * TTL_S))
+                if "--http-addr" not in victim.args and pick.random() < 0.5:
+                    victim.args += ["--http-addr", address]
+                victim.start()
+            else:
+                os.killpg(victim.process.pid, signal.SIGSTOP)
+                time.sleep(pick.uniform(0, 3 * TTL_S))
+                os.killpg(victim.process.pid, signal.SIGCONT)
+        # With no more faults every client gets on within seconds.
+        settled = time.monotonic()
+        before = sum(clients.acknowledged.values())
+        wait_until(
+            lambda: sum(clients.acknowledged.values()) > before + 8, "the writers", FAILOVER_S + 10
+        )
+        print(f"went on after {time.monotonic() - settled:.1f} s")
+    finally:
+        clients.stop.set()
     for worker in workers:
         worker.join(60)
     rows, failures = len(clients.acknowledged), dict(clients.failures)
