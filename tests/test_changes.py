@@ -275,6 +275,32 @@ def test_backfills_are_told_apart(lake: Lake, http: Http, table: str) -> None:
     assert flags[2]["_changed_columns"] == ["name", "length"]
 
 
+def test_fragments_that_were_not_edited_have_exact_stamps_without_room(
+    make_server: Callable[..., LakebedServer], table: str
+) -> None:
+    """One stamp for each fragment does not count, however little room there is."""
+    server = make_server(env={"LAKEBED_LIMITS_STAMPS_BYTES_MAX": "0"}).start()
+    lake, http = server.lake(), server.http()
+    lake.create(table, numbered(1_000))
+    for first in (1_000, 2_000):
+        lake.write(table, numbered(1_000, start=first))
+
+    def stamps() -> set[int]:
+        stored = lance.dataset(server.table_path(table))
+        assert stored.count_rows() == 3_000
+        return set(stored.to_table(columns=["_row_last_updated_at_version"])[0].to_pylist())
+
+    assert stamps() == {1, 2, 3}
+    assert "lakebed.stamps_put_up_to" not in lance.dataset(server.table_path(table)).config()
+    # A fragment with two stamps has room for one, and the others keep theirs.
+    update(http, table, "name", "'edited'", "id = 1500")
+    assert stamps() == {1, 3, 4}
+    assert lance.dataset(server.table_path(table)).config()["lakebed.stamps_put_up_to"] == "4"
+    rows = feed(lake, table, since=3).to_pylist()
+    assert [(row["id"], row["_changed_columns"]) for row in rows] == [(1_500, ["name"])]
+    lake.close()
+
+
 def test_scattered_changes_do_not_grow_what_each_version_writes(
     make_server: Callable[..., LakebedServer], table: str
 ) -> None:
@@ -612,7 +638,7 @@ def test_any_history_of_few_stamps_against_a_model(
     make_server: Callable[..., LakebedServer], table: str, seed: int, soak: bool
 ) -> None:
     """The same where stamps have room for a run or three, so that most are put up."""
-    limit = {"LAKEBED_LIMITS_STAMPS_BYTES_MAX": str(21 * (seed % 2 * 2 + 1))}
+    limit = {"LAKEBED_LIMITS_STAMPS_BYTES_MAX": str(42 * (seed % 2))}
     server = make_server(env=limit).start()
     lake = server.lake()
     any_history(lake, server.http(), table, random.Random(seed), soak)

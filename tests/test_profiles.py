@@ -109,6 +109,37 @@ def test_cells_cost_what_they_are(server: LakebedServer, lake: Lake, table: str)
     assert lake.read(table, columns=["id", "_rowid"]).equals(before_rows)
 
 
+def test_folding_keeps_what_tells_when_rows_changed(
+    server: LakebedServer, lake: Lake, table: str
+) -> None:
+    """Scattered changes leave many stamps; overlays and their folding leave each as it is."""
+    extended(server, lake, table)
+    path = str(server.table_path(table))
+
+    def stamps() -> dict[int, int]:
+        columns = ["id", "_row_last_updated_at_version"]
+        found = lake.read(table, columns=columns).to_pydict()
+        return dict(zip(found["id"], found["_row_last_updated_at_version"], strict=True))
+
+    expected = stamps()
+    changed = {number: f"id % 20 = {number}" for number in range(5)}
+    for number, where in changed.items():
+        update(server, table, where, score="score + 0.5")
+        version = shown(server, table)["version"]
+        expected |= {key: version for key in range(ROWS) if key % 20 == number}
+        # Lance notes them for each fragment in its manifest: far more than a transaction leaves in.
+        assert len(set(expected.values())) == number + 2
+        assert stamps() == expected
+    assert move(server, table, "open")["fragments_folded"] == 1
+    assert stamps() == expected
+    update(server, table, "id % 20 = 7", score="-1.0")
+    version = shown(server, table)["version"]
+    expected |= {key: version for key in range(ROWS) if key % 20 == 7}
+    assert stamps() == expected
+    stored = lance.dataset(path).to_table(columns=["id", "_row_last_updated_at_version"])
+    assert dict(zip(*(column.to_pylist() for column in stored), strict=True)) == expected
+
+
 def test_who_opens_it(
     server: LakebedServer, lake: Lake, table: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

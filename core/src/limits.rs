@@ -32,7 +32,8 @@ pub struct Limits {
     pub concurrent_requests_max: usize,
     /// Versions whose changes one read may tell.
     pub changes_versions_max: usize,
-    /// Bytes that a manifest takes at most to say which version changed which row last.
+    /// Bytes that a manifest takes at most to say which version changed which row last, beside 21 for each
+    /// fragment.
     pub stamps_bytes_max: u64,
     /// Cursors of one table.
     pub cursors_max: usize,

@@ -174,7 +174,7 @@ pub(crate) fn place(
         return Ok(Arc::clone(new));
     }
     if old.data_type().is_primitive() && old.data_type() == new.data_type() {
-        return Ok(place_numbers(old, new, mask));
+        return place_numbers(old, new, mask);
     }
     let mut next = 0;
     let from: Vec<(usize, usize)> = (0..old.len())
@@ -192,7 +192,13 @@ pub(crate) fn place(
 }
 
 /// The same by copying what lies between the new values, which is far less work where these are few.
-fn place_numbers(old: &ArrayRef, new: &ArrayRef, mask: &BooleanArray) -> ArrayRef {
+///
+/// # Errors
+/// `Internal` when there are not as many new values as places for them.
+fn place_numbers(old: &ArrayRef, new: &ArrayRef, mask: &BooleanArray) -> Result<ArrayRef> {
+    if mask.true_count() != new.len() || mask.len() != old.len() {
+        return Err(Error::internal("the new values of a column are not as many as their places"));
+    }
     let (old, new) = (old.to_data(), new.to_data());
     let mut placed = MutableArrayData::new(vec![&old, &new], false, old.len());
     let (mut copied, mut next) = (0, 0);
@@ -203,7 +209,7 @@ fn place_numbers(old: &ArrayRef, new: &ArrayRef, mask: &BooleanArray) -> ArrayRe
         copied = end;
     }
     placed.extend(0, copied, old.len());
-    make_array(placed.freeze())
+    Ok(make_array(placed.freeze()))
 }
 
 #[cfg(test)]
@@ -230,7 +236,8 @@ mod tests {
         let (old, new) = ([1, 2, 3, 4].to_vec(), [10, 20, 40].to_vec());
         let (old, new): (ArrayRef, ArrayRef) =
             (Arc::new(Int32Array::from(old)), Arc::new(Int32Array::from(new)));
-        let placed = place_numbers(&old, &new, &ends);
+        assert!(place_numbers(&old, &new.slice(0, 2), &ends).is_err(), "a value is missing");
+        let placed = place_numbers(&old, &new, &ends).unwrap();
         assert_eq!(placed.as_ref(), &Int32Array::from(vec![10, 20, 3, 40]));
     }
 

@@ -1,8 +1,8 @@
 //! Profiles: which tools can open a table.
 //!
 //! A table is **open**: it has only what every released reader of lance knows. Its owner may move it to
-//! the **extended** profile, where cells change by overlays (`overlay/`), which cost a hundredth of the bytes
-//! and which released readers refuse. The way back folds them.
+//! the **extended** profile, where cells change by overlays (`overlay/`), which cost a hundredth of the
+//! bytes and which released readers refuse. The way back folds them.
 
 use std::collections::HashMap;
 use std::fmt;

@@ -41,27 +41,34 @@ const BLOCK_ROWS: u64 = 64;
 /// Neighbours with the same stamp: how many, and the stamp.
 type Run = (u64, u64);
 
-/// Puts stamps of a manifest up where all together take more than `bytes_max`.
+/// Puts stamps of a manifest up where all together take more than `bytes_max` beside one run for each
+/// fragment, which it has to have.
 pub(crate) fn bound_stamps(manifest: &mut Manifest, bytes_max: u64) {
-    let sizes: Vec<usize> = manifest.fragments.iter().map(size_of).collect();
+    let sizes: Vec<usize> =
+        manifest.fragments.iter().map(|it| size_of(it).saturating_sub(RUN_BYTES)).collect();
     let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
     if sizes.iter().sum::<usize>() <= bytes_max {
         return;
     }
     let allowed = shares(&sizes, bytes_max);
-    let mut put_up_to = put_up_to(&manifest.config);
+    let mut newest = 0;
     let fragments: &mut Vec<Fragment> = Arc::make_mut(&mut manifest.fragments);
     for ((fragment, size), allowed) in fragments.iter_mut().zip(sizes).zip(allowed) {
         if size > allowed
             && let Some(stamps) = fragment.last_updated_at_version_meta.as_ref()
             && let Ok(sequence) = stamps.load_sequence()
-            && let (runs, version) = fewer(runs_of(&sequence), allowed / RUN_BYTES)
+            && let (runs, version) = fewer(runs_of(&sequence), allowed / RUN_BYTES + 1)
+            && version > 0
             && let Ok(fewer) = of_runs(runs)
         {
             fragment.last_updated_at_version_meta = Some(fewer);
-            put_up_to = put_up_to.max(version);
+            newest = newest.max(version);
         }
     }
+    if newest == 0 {
+        return;
+    }
+    let put_up_to = newest.max(put_up_to(&manifest.config));
     manifest.config.insert(PUT_UP_KEY.to_owned(), put_up_to.to_string());
     manifest.writer_feature_flags |= lance_table::feature_flags::FLAG_TABLE_CONFIG;
 }
@@ -200,9 +207,10 @@ fn shares(sizes: &[usize], bytes_max: usize) -> Vec<usize> {
     shares
 }
 
-/// The stamps in at most so many runs, or in one; and the newest one that was given to other rows.
+/// The stamps in at most so many runs, or in one; and the newest one that was given to other rows, 0 where
+/// they fit as they are.
 fn fewer(runs: Vec<Run>, runs_max: usize) -> (Vec<Run>, u64) {
-    let runs = joined(runs);
+    let (runs, runs_max) = (joined(runs), runs_max.max(1));
     if runs.len() <= runs_max {
         return (runs, 0);
     }
@@ -216,12 +224,12 @@ fn fewer(runs: Vec<Run>, runs_max: usize) -> (Vec<Run>, u64) {
     let least = versions[enough.min(versions.len().saturating_sub(2))];
     let newest = versions.last().copied().unwrap_or(least);
     let mut runs = put_up(least);
-    if runs.len() <= runs_max.max(1) {
+    if runs.len() <= runs_max {
         return (runs, least);
     }
     let rows: u64 = runs.iter().map(|(rows, _)| rows).sum();
     let mut block = BLOCK_ROWS;
-    while runs.len() > runs_max.max(1) {
+    while runs.len() > runs_max {
         runs = match block < rows {
             true => in_blocks(&runs, block),
             false => vec![(rows, newest)],
@@ -298,6 +306,7 @@ mod tests {
         assert_eq!(in_runs(4), (vec![7, 7, 7, 7, 7, 7, 7, 9, 7, 7], 7));
         assert_eq!(in_runs(2), (vec![9; 10], 9));
         assert_eq!(in_runs(0), (vec![9; 10], 9));
+        assert_eq!(fewer(vec![(10, 3)], 0), (vec![(10, 3)], 0), "one run is as few as can be");
     }
 
     #[test]

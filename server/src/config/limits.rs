@@ -103,8 +103,8 @@ limits! {
     concurrent_requests_max: usize, 1, 1 << 20, "Requests that run at one time, over both ports.";
     changes_versions_max: usize, 1, 1 << 24, "Versions whose changes one read may tell.";
     stamps_bytes_max: u64, 0, TIB,
-        "Bytes that each version of a table takes at most to say which version changed which row last; \
-         beyond it old changes are told later than they were.";
+        "Bytes that each version of a table takes at most, beside 21 for each fragment, to say which \
+         version changed which row last; beyond it old changes are told later than they were.";
     cursors_max: usize, 1, 1 << 20, "Cursors of one table.";
     row_ids_max: usize, 1, 1 << 30, "Rows that one read may ask for by row id.";
     upsert_rows_max: usize, 1, 1 << 26,

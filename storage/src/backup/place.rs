@@ -69,12 +69,13 @@ impl Place {
             None => open_root(options)?,
         };
         let shown = options.root.as_str();
-        // A newer lake is not written into, whatever else is there.
         let unread = match shown.contains("://") {
             true => format!("`{shown}` does not answer, or not to this process' credentials"),
             false => format!("`{shown}` cannot be read"),
         };
-        read_record(&system).await.map_err(|error| error.context(unread))?;
+        system.get(RUNNING_RECORD).await.map_err(|error| error.context(unread))?;
+        // A newer lake is not written into, whatever else is there.
+        read_record(&system).await?;
         let running: Option<RunningRecord> = read(&system, RUNNING_RECORD).await?;
         let before: Option<BackupRecord> = read(&system, BACKUP_RECORD).await?;
         let other = |id: &str| {
