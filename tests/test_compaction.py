@@ -341,3 +341,44 @@ def test_on_the_command_line(server: LakebedServer, lake: Lake, table: str, tmp_
     assert cli.ok("compact", table).strip() == "nothing to do"
     assert cli.json("compact", table)["planned"] == []
     assert "nothere" in cli.fails(1, "compact", "nothere")
+
+
+def test_one_that_is_asked_for_makes_room_for_others(
+    make_server: Callable[..., LakebedServer], table: str
+) -> None:
+    """It rests in the middle of its work while others ask for something, and else not at all."""
+    share = {"LAKEBED_LIMITS_MAINTENANCE_SHARE_PERCENT": "5"}
+    server = make_server(env=share).start()
+    lake = server.lake()
+    appended(lake, table, 20, each=2_000)
+    before = everything(lake, table)
+
+    def rested_ms() -> float:
+        return server.metric("lakebed_maintenance_rested_ms_total")
+
+    begun = lake.read(table, columns=["id"]).num_rows
+    assert (compact(server, table)["fragments_removed"], begun) == (20, 40_000)
+    assert rested_ms() == 0
+    server.http().ok("POST", f"/v1/table/{table}/restore", {"version": 20})
+    stop, reads = threading.Event(), []
+
+    def read() -> None:
+        own = server.lake()
+        while not stop.is_set():
+            reads.append(own.read(table, columns=["id"]).num_rows)
+        own.close()
+
+    readers = [threading.Thread(target=read) for _ in range(2)]
+    for reader in readers:
+        reader.start()
+    try:
+        wait_until(lambda: len(reads) > 4, "the readers")
+        assert compact(server, table)["fragments_removed"] == 20
+        assert rested_ms() > 20
+    finally:
+        stop.set()
+        for reader in readers:
+            reader.join()
+    assert set(reads) == {40_000}
+    assert everything(lake, table) == before
+    lake.close()

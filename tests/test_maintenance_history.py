@@ -61,7 +61,7 @@ def test_what_was_done_can_be_asked_for(make_server: Make) -> None:
 
 
 def test_it_rests_while_requests_run(make_server: Make) -> None:
-    """A third of the time is the share; with one percent the difference is easily seen."""
+    """A fifth of the time is the share; with one percent the difference is easily seen."""
     quick = {**QUICK, "LAKEBED_LIMITS_CLEANING_INTERVAL_MS": "3600000"}
     server = make_server(env={**quick, "LAKEBED_LIMITS_MAINTENANCE_SHARE_PERCENT": "1"}).start()
     lake = server.lake()

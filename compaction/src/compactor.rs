@@ -4,10 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lakebed_core::Result;
-use lakebed_storage::{At, FoldRule, Folded, Profile, Table};
+use lakebed_storage::{At, FoldRule, Folded, Pace, Profile, Table};
 use tokio::sync::Mutex;
 
-use crate::pace::Pace;
 use crate::policy::{Rewrite, Targets, plan};
 
 /// What a pass over one branch did.
@@ -45,7 +44,8 @@ pub struct Budget {
 }
 
 /// Folds overlays, then plans and rewrites on the newest version of a branch. Each rewrite holds `one`,
-/// because the memory of one is stated and that of many would not be; between two of them `pace` rests.
+/// because the memory of one is stated and that of many would not be; in them and between two of them `pace`
+/// rests.
 ///
 /// # Errors
 /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer. What was rewritten
@@ -81,11 +81,12 @@ pub async fn compact(
             pass.left += 1;
             continue;
         }
-        let turn = one.lock().await;
-        let began = Instant::now();
-        let outcome = table.rewrite_fragments(branch, &rewrite.fragments, rewrite.bytes).await?;
-        drop(turn);
-        pace.rest(began.elapsed()).await;
+        let alone = one.lock().await;
+        let mut turn = pace.turn();
+        let fragments = &rewrite.fragments;
+        let outcome = table.rewrite_fragments(branch, fragments, rewrite.bytes, &mut turn).await?;
+        drop(alone);
+        turn.rest().await;
         match outcome {
             Some(compacted) => {
                 pass.done += 1;
@@ -115,10 +116,10 @@ async fn fold(
         Profile::Open => FoldRule::All,
         Profile::Extended => FoldRule::Due,
     };
-    let turn = one.lock().await;
+    let alone = one.lock().await;
     let began = Instant::now();
     let folded = table.fold_overlays(branch, rule).await?;
-    drop(turn);
+    drop(alone);
     pace.rest(began.elapsed()).await;
     Ok(folded)
 }

@@ -9,10 +9,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lakebed_core::Result;
-use lakebed_storage::{At, IndexSummary, Table};
+use lakebed_storage::{At, IndexSummary, Pace, Table};
 use tokio::sync::Mutex;
-
-use crate::pace::Pace;
 
 /// Rows without an index that are compared in a few milliseconds.
 const FEW_ROWS: u64 = 4_096;

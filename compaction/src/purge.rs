@@ -12,7 +12,7 @@
 use std::sync::Arc;
 
 use lakebed_core::{Error, ErrorKind, Limits, Result};
-use lakebed_storage::{Cleaned, FragmentStats, KeptBlob, Lake, PurgePlan, SweptBlobs, Table};
+use lakebed_storage::{Cleaned, FragmentStats, KeptBlob, Lake, Pace, PurgePlan, SweptBlobs, Table};
 
 use crate::blobs::claims_before_ms;
 use crate::policy::Targets;
@@ -135,7 +135,8 @@ async fn rewrite(
     for group in groups(fragments, &Targets::default()) {
         let ids: Vec<u32> = group.iter().map(|fragment| fragment.id).collect();
         let bytes = group.iter().fold(0_u64, |sum, it| sum.saturating_add(it.bytes));
-        if let Some(compacted) = table.rewrite_fragments(branch, &ids, bytes).await? {
+        let mut turn = Pace::at_once().turn();
+        if let Some(compacted) = table.rewrite_fragments(branch, &ids, bytes, &mut turn).await? {
             done += compacted.removed as u64;
         }
     }

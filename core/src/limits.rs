@@ -139,7 +139,7 @@ impl Default for Limits {
             write_id_bytes_max: 256,
             ticket_ttl_ms: 3_600_000,
             maintenance_interval_ms: 60_000,
-            maintenance_share_percent: 33,
+            maintenance_share_percent: 20,
             compaction_bytes_max: 1 << 30,
             server_ttl_ms: 4_000,
             retention_ms: 7 * 24 * 3_600_000,

@@ -71,12 +71,27 @@ impl Admission {
 
     /// Whether a request runs or was admitted within the last second, whenever it is called.
     pub(crate) fn is_in_use(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        self.is_in_use_beside(0, 0)
+    }
+
+    /// Whether a request other than the caller's, who has just been admitted, runs or was admitted since.
+    pub(crate) fn is_in_use_by_others(&self) -> impl Fn() -> bool + Send + Sync + 'static {
+        self.is_in_use_beside(1, self.last_request_ms.load(Ordering::Relaxed))
+    }
+
+    /// Whether more requests than these run, or one was admitted within the last second and after that
+    /// moment.
+    fn is_in_use_beside(
+        &self,
+        running: usize,
+        after_ms: u64,
+    ) -> impl Fn() -> bool + Send + Sync + 'static {
         let (semaphore, units) = (Arc::clone(&self.requests.semaphore), self.requests.units);
         let (began, last_ms) = (self.began, Arc::clone(&self.last_request_ms));
         move || {
-            let now_ms = millis(began.elapsed());
-            let is_recent = now_ms.saturating_sub(last_ms.load(Ordering::Relaxed)) < RECENT_MS;
-            is_recent || semaphore.available_permits() < units as usize
+            let (now_ms, last_ms) = (millis(began.elapsed()), last_ms.load(Ordering::Relaxed));
+            let is_recent = last_ms > after_ms && now_ms.saturating_sub(last_ms) < RECENT_MS;
+            is_recent || semaphore.available_permits() + running < units as usize
         }
     }
 

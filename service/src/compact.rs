@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use lakebed_compaction::{Budget, Pace, Pass, TableSettings, compact};
+use lakebed_compaction::{Budget, Pass, TableSettings, compact};
 use lakebed_core::{RequestContext, Result, Role, TableId};
 use lakebed_storage::Table;
 
@@ -11,7 +11,8 @@ use crate::audit::AuditLine;
 
 impl Service {
     /// Joins small fragments of a branch's newest version, all that the policy finds, or only says what it
-    /// would do. The table's own settings hold, but for the one that turns compaction off.
+    /// would do. The table's own settings hold, but for the one that turns compaction off. While others ask
+    /// for something it rests as maintenance does.
     ///
     /// # Errors
     /// `NotFound` naming table or branch, `InvalidArgument` naming a setting of the table.
@@ -46,6 +47,7 @@ impl Service {
         budget: Budget,
     ) -> Result<Pass> {
         let targets = TableSettings::of(table).await?.targets;
-        compact(table, branch, &targets, budget, &self.compacting, &Pace::at_once()).await
+        let pace = self.pace_while(self.admission.is_in_use_by_others());
+        compact(table, branch, &targets, budget, &self.compacting, &pace).await
     }
 }

@@ -6,11 +6,11 @@ use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use lakebed_compaction::{
-    Budget, Done, Pace, Retention, TableSettings, Targets, catch_up, clean, compact, forget_done,
+    Budget, Done, Retention, TableSettings, Targets, catch_up, clean, compact, forget_done,
     is_history, note_done, sweep, sweep_blobs,
 };
 use lakebed_core::{ErrorKind, Result, TableId};
-use lakebed_storage::Table;
+use lakebed_storage::{Pace, Table};
 use tokio_util::sync::CancellationToken;
 
 use crate::Service;
@@ -108,8 +108,13 @@ impl Service {
 
     /// How maintenance makes room for users.
     fn pace(&self) -> Pace {
+        self.pace_while(self.admission.is_in_use())
+    }
+
+    /// The same by another sign of them.
+    pub(crate) fn pace_while(&self, is_busy: impl Fn() -> bool + Send + Sync + 'static) -> Pace {
         let share = self.limits.maintenance_share_percent.min(100) as u32;
-        Pace::new(share, self.admission.is_in_use())
+        Pace::new(share, is_busy)
     }
 
     /// Uploads whose time ran out, and dropped tables.

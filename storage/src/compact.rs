@@ -8,8 +8,8 @@
 //!
 //! Rows keep their ids, and readers of older versions their files. What was written beside the rewrite
 //! stays: appends pass it by, and where rows of a rewritten fragment were changed meanwhile, the rewrite
-//! is given up and its files are deleted. An index build that a rewrite overtook keeps later ones away. The lock is held for the commit alone, and for moving the
-//! entries of B-trees.
+//! is given up and its files are deleted. An index build that a rewrite overtook keeps later ones away. The
+//! lock is held for the commit alone, and for moving the entries of B-trees.
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -32,6 +32,7 @@ use tokio::sync::OwnedMutexGuard;
 use crate::commit::sync_versions;
 use crate::durable::sync_new;
 use crate::lance_error::{from_lance, from_object_store};
+use crate::pace::Turn;
 use crate::scan::{BATCH_BYTES, ScanSpec};
 use crate::snapshot::{At, Snapshot};
 use crate::table::{Branch, Table};
@@ -176,7 +177,8 @@ impl Table {
     /// Rewrites fragments of the newest version of a branch, which lie beside each other, as one or as
     /// few as fit. Nothing when one of them is not there any more, when their rows were changed while
     /// they were rewritten, or while an index is built that rewrites hindered before. Up to
-    /// [`LOCKED_BYTES_MAX`] are then written a second time, while no row is changed.
+    /// [`LOCKED_BYTES_MAX`] are then written a second time, while no row is changed. `turn` rests while files
+    /// are written and no lock is held.
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer; nothing is changed then.
@@ -185,6 +187,7 @@ impl Table {
         branch: Option<&'a str>,
         fragments: &'a [u32],
         bytes: u64,
+        turn: &'a mut Turn,
     ) -> BoxFuture<'a, Result<Option<Compacted>>> {
         async move {
             let handle = self.branch(branch).await?;
@@ -193,7 +196,8 @@ impl Table {
                 return Ok(None);
             }
             let snapshot = self.snapshot(branch, &At::Latest).await?;
-            let Some(first) = rewrite(&snapshot, fragments).await? else { return Ok(None) };
+            let first = turn.work(rewrite(&snapshot, fragments)).await?;
+            let Some(first) = first else { return Ok(None) };
             let mutation = Arc::clone(&handle.mutation).lock_owned().await;
             match handle.commit_rewrite(first, mutation).await? {
                 None if bytes <= LOCKED_BYTES_MAX => {}

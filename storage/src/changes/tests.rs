@@ -12,7 +12,8 @@ use super::*;
 use crate::schema::BLOB_METADATA;
 use crate::test_lake::{id, lake};
 use crate::{
-    At, ColumnAlteration, FragmentValues, Lake, MergeRule, Prepared, ScanSpec, Table, WriteOptions,
+    At, ColumnAlteration, FragmentValues, Lake, MergeRule, Pace, Prepared, ScanSpec, Table,
+    WriteOptions,
 };
 
 struct Place {
@@ -95,7 +96,11 @@ impl Place {
         let snapshot = self.at(None).await;
         let fragments = snapshot.dataset.fragments().iter().map(|fragment| fragment.id as u32);
         let fragments: Vec<u32> = fragments.collect();
-        self.table.rewrite_fragments(None, &fragments, 0).await.unwrap().unwrap();
+        self.table
+            .rewrite_fragments(None, &fragments, 0, &mut Pace::at_once().turn())
+            .await
+            .unwrap()
+            .unwrap();
     }
 
     async fn at(&self, version: Option<u64>) -> Snapshot {
