@@ -129,7 +129,7 @@ def importer(server: LakebedServer) -> Callable[..., None]:
             [str(built_binary()), "import", str(path), *target],
             env=environment,
             check=True,
-            capture_output=True,
+            stdout=subprocess.DEVNULL,
         )
 
     return run_import
