@@ -240,8 +240,12 @@ def test_it_runs_by_itself(make_server: Callable[..., LakebedServer]) -> None:
     assert [row["id"] for row in everything(lake, "t")] == list(range(600))
     versions = lake.read("t", columns=["id"])
     assert versions.num_rows == 600
-    metrics = server.http().get("/metrics").text
-    assert "lakebed_compacted_fragments_total" in metrics
+
+    def is_counted() -> bool:
+        return "lakebed_compacted_fragments_total" in server.http().ok("GET", "/metrics").text
+
+    # What maintenance did it counts when its rest is over.
+    wait_until(is_counted, "the count of them")
 
 
 @pytest.mark.timeout(300)

@@ -30,8 +30,8 @@ fn is_worth(indexed: u64, unindexed: u64) -> bool {
 }
 
 /// Catches up with the indexes of a branch that ask for it; how many. Each build holds `one`, and `pace`
-/// rests between two of them. One whose rows are rewritten
-/// meanwhile is left as it is: the branch has a newer version then, which is to be looked at anyway.
+/// rests between two of them. One whose rows are rewritten meanwhile is left as it is: the branch has a newer
+/// version then, which is to be looked at anyway.
 ///
 /// # Errors
 /// `NotFound` for an unknown branch, `Unavailable` when the store does not answer.

@@ -7,8 +7,8 @@
 //! ```
 //!
 //! Rows keep their ids, and readers of older versions their files. What was written beside the rewrite
-//! stays: appends pass it by, and where rows of a rewritten fragment were changed meanwhile, the rewrite
-//! is given up and its files are deleted. An index build that a rewrite overtook keeps later ones away. The
+//! stays: appends pass it by, and where rows of a rewritten fragment were changed meanwhile, or an index came
+//! that covers only a part, the rewrite is given up and its files are deleted. An index build that a rewrite overtook keeps later ones away. The
 //! lock is held for the commit alone, and for moving the entries of B-trees.
 
 use std::collections::{HashMap, HashSet};
@@ -27,6 +27,7 @@ use lance::dataset::optimize::{
 use lance::index::DatasetIndexExt as _;
 use lance_table::format::{DataFile, Fragment};
 use lance_table::system_index::is_system_index;
+use roaring::RoaringBitmap;
 use tokio::sync::OwnedMutexGuard;
 
 use crate::commit::sync_versions;
@@ -100,12 +101,7 @@ impl Snapshot {
             true => self.stored_bytes().await?,
             false => StoredBytes::default(),
         };
-        let indices = self.dataset.load_indices().await.map_err(from_lance)?;
-        let covered: Vec<_> = indices
-            .iter()
-            .filter(|index| !is_system_index(index))
-            .filter_map(|index| index.fragment_bitmap.as_ref())
-            .collect();
+        let covered = covered_fragments(&self.dataset).await?;
         let mut fragments = Vec::new();
         for fragment in self.dataset.fragments().iter() {
             let id = u32::try_from(fragment.id)
@@ -154,6 +150,23 @@ impl Snapshot {
     }
 }
 
+/// The fragments that each index of a version covers; of those of lance's own nothing is told.
+async fn covered_fragments(version: &Dataset) -> Result<Vec<RoaringBitmap>> {
+    let indices = version.load_indices().await.map_err(from_lance)?;
+    let of_columns = indices.iter().filter(|index| !is_system_index(index));
+    Ok(of_columns.filter_map(|index| index.fragment_bitmap.clone()).collect())
+}
+
+/// Whether each index of a version covers all of some fragments or none. Lance joins no others, and an
+/// index that was built beside a rewrite may cover those that were there when its building began.
+async fn are_covered_alike(version: &Dataset, fragments: &[Fragment]) -> Result<bool> {
+    let covered = covered_fragments(version).await?;
+    Ok(covered.iter().all(|bitmap| {
+        let has = |fragment: &Fragment| bitmap.contains(fragment.id as u32);
+        fragments.iter().all(has) || !fragments.iter().any(has)
+    }))
+}
+
 /// What lies in a table's folder of data.
 #[derive(Debug, Default)]
 struct StoredBytes {
@@ -176,7 +189,8 @@ impl StoredBytes {
 impl Table {
     /// Rewrites fragments of the newest version of a branch, which lie beside each other, as one or as
     /// few as fit. Nothing when one of them is not there any more, when their rows were changed while
-    /// they were rewritten, or while an index is built that rewrites hindered before. Up to
+    /// they were rewritten, when an index covers only some of them, or while an index is built that rewrites
+    /// hindered before. Up to
     /// [`LOCKED_BYTES_MAX`] are then written a second time, while no row is changed. `turn` rests while files
     /// are written and no lock is held.
     ///
@@ -240,7 +254,7 @@ impl Drop for HinderedRewrites {
     }
 }
 
-/// New files for fragments of a version, where it has them all.
+/// New files for fragments of a version, where it has them all and its indexes cover them alike.
 async fn rewrite(snapshot: &Snapshot, fragments: &[u32]) -> Result<Option<RewriteResult>> {
     let all = snapshot.dataset.fragments();
     let wanted: Vec<_> = fragments
@@ -249,6 +263,9 @@ async fn rewrite(snapshot: &Snapshot, fragments: &[u32]) -> Result<Option<Rewrit
         .cloned()
         .collect();
     if wanted.len() < fragments.len() || wanted.is_empty() {
+        return Ok(None);
+    }
+    if !are_covered_alike(&snapshot.dataset, &wanted).await? {
         return Ok(None);
     }
     let has_blobs = snapshot.dataset.schema().fields.iter().any(|field| field.is_blob());
@@ -284,7 +301,8 @@ fn names_any(version: &Dataset, new: &[Fragment]) -> bool {
 
 impl Branch {
     /// Commits a rewrite by lance's own way, which also moves what indexes say of the rows. Appends go on
-    /// beside it. Nothing when its fragments were changed; its files are deleted then.
+    /// beside it. Nothing when its fragments were changed, or an index now covers some of them; its files are
+    /// deleted then.
     async fn commit_rewrite(
         self: &Arc<Self>,
         rewritten: RewriteResult,
@@ -307,7 +325,10 @@ impl Branch {
         let base = latest.branch_location().path.clone();
         let (old, new) = (rewritten.original_fragments.clone(), rewritten.new_fragments.clone());
         let is_there = |fragment: &Fragment| latest.fragments().iter().any(|now| now == fragment);
-        if !old.iter().all(is_there) || self.rewrites.are_hindered() {
+        let is_joinable = old.iter().all(is_there)
+            && !self.rewrites.are_hindered()
+            && are_covered_alike(&latest, &old).await?;
+        if !is_joinable {
             discard(&self.shared, &base, &new).await?;
             return Ok(None);
         }
@@ -344,3 +365,6 @@ impl Branch {
         Ok(Some(Compacted { version, removed: old.len(), added: new.len() }))
     }
 }
+
+#[cfg(test)]
+mod tests;
