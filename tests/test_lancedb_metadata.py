@@ -3,7 +3,7 @@
 import asyncio
 import datetime as dt
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import lance
 import lancedb
@@ -34,13 +34,15 @@ def connect(server: LakebedServer, **options: object) -> lancedb.DBConnection:
     return lancedb.connect("db://default", api_key=server.admin_key, host_override=url, **options)
 
 
-def test_a_table_is_opened_and_described(lake: Lake, db: lancedb.DBConnection, table: str) -> None:
+def test_a_table_is_opened_and_described(
+    server: LakebedServer, lake: Lake, db: lancedb.DBConnection, table: str
+) -> None:
     lake.create(table, numbered(5))
     lake.write(table, numbered(5, start=5))
     opened = db.open_table(table)
     assert opened.schema == lake.read(table).schema
     assert (opened.version, opened.count_rows(), opened.count_rows("id > 6")) == (2, 10, 3)
-    assert opened.uri == f"lakebed:///default/{table}.lance"
+    assert opened.uri == str(server.table_path(table))
     with pytest.raises(ValueError, match="not found"):
         db.open_table(f"{table}_missing")
 
@@ -80,7 +82,9 @@ def test_a_type_without_a_name_is_refused_by_its_column(
     assert described["schema"]["fields"][0]["type"]["type"] == "map"
 
 
-def test_both_dialects_of_describe(lake: Lake, http: Http, table: str) -> None:
+def test_both_dialects_of_describe(
+    server: LakebedServer, lake: Lake, http: Http, table: str
+) -> None:
     lake.create(table, pa.table({"name": ["a"], "x": [1.5]}))
     sdk = http.ok("POST", f"/v1/table/{table}/describe/")
     assert sdk.headers["x-lancedb-version"] == "1"
@@ -90,7 +94,7 @@ def test_both_dialects_of_describe(lake: Lake, http: Http, table: str) -> None:
     ]
     assert http.ok("POST", f"/v1/table/{table}/describe/", {"version": None}).json() == sdk.json()
     plain = http.ok("POST", f"/v1/table/{table}/describe?delimiter=%24", {"id": [table]}).json()
-    assert plain["location"] == f"lakebed:///default/{table}.lance"
+    assert plain["location"] == str(server.table_path(table))
     assert "schema" not in plain
     assert "storage_options" not in plain
     query = "load_detailed_metadata=true&with_table_uri=true"
@@ -104,12 +108,18 @@ def test_both_dialects_of_describe(lake: Lake, http: Http, table: str) -> None:
     assert http.post(f"/v1/table/{table}/describe", {"id": ["other"]}).status == 400
 
 
-def test_nothing_says_where_the_lake_lies(
-    server: LakebedServer, lake: Lake, http: Http, table: str
-) -> None:
-    lake.create(table, numbered(1))
-    for path in ("describe/", "describe?load_detailed_metadata=true&with_table_uri=true", "stats"):
-        assert str(server.work) not in http.ok("POST", f"/v1/table/{table}/{path}").text
+def test_nothing_says_where_the_lake_lies(make_server: Callable[..., LakebedServer]) -> None:
+    """Where the operator wants it so. That clients of other machines are not told of a folder is
+    tested with the router, which no such client reaches here."""
+    server = make_server(env={"LAKEBED_HIDE_LOCATIONS": "true"}).start()
+    lake, http = server.lake(), server.http()
+    lake.create("t", numbered(1))
+    details = "describe?load_detailed_metadata=true&with_table_uri=true"
+    for path in ("describe/", details, "version/list", "version/describe", "stats"):
+        assert str(server.work) not in http.ok("POST", f"/v1/table/t/{path}").text
+    assert (
+        http.ok("POST", "/v1/table/t/describe/").json()["location"] == "lakebed:///default/t.lance"
+    )
 
 
 def test_versions_tags_and_restore(lake: Lake, db: lancedb.DBConnection, table: str) -> None:

@@ -1,6 +1,7 @@
 """Searches through the unmodified LanceDB client: by vector, by text, both, and plain reads."""
 
 import asyncio
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,8 @@ from lancedb.rerankers import RRFReranker
 
 from support.lancedb import connect, connect_async
 from support.server import LakebedServer
+from support.sql import Sql
+from support.waiting import wait_until
 
 WIDTH = 16
 ROWS = 2_000
@@ -216,6 +219,59 @@ def test_scalar_indexes_and_lists_of_them(db: Any, table: str) -> None:
         made.drop_index("label_idx")
 
 
+def test_an_index_is_there_when_the_call_returns(
+    db: Any, server: LakebedServer, table: str
+) -> None:
+    """As in process, of what does not take long; what goes wrong is raised."""
+    made = db.create_table(table, scenes(0, 200))
+    made.create_scalar_index("id")
+    assert [index.name for index in made.list_indices()] == ["id_idx"]
+    made.create_fts_index("caption")
+    assert made.search("red", query_type="fts").limit(3).to_arrow().num_rows == 3
+    server.expect_log("a job failed")
+    with pytest.raises(HttpError, match="num_sub_vectors must be divisible by 2"):
+        made.create_index(vector_column_name="vector", num_bits=4, num_sub_vectors=1)
+    assert sorted(index.name for index in made.list_indices()) == ["caption_idx", "id_idx"]
+    jobs = server.http().ok("POST", "/v1/jobs/list", {}).json()["jobs"]
+    [failed] = [job for job in jobs if job["table"] == table and job["state"] == "FAILED"]
+    assert failed["job_type"] == "create_index"
+
+
+def test_who_builds_an_index_does_not_wait_for_long(
+    make_server: Callable[..., LakebedServer], table: str
+) -> None:
+    server = make_server(env={"LAKEBED_LIMITS_INDEX_WAIT_MS": "0"}).start()
+    made = connect(server).create_table(table, scenes(0, ROWS))
+    body = {"column": "vector", "index_type": "IVF_FLAT", "metric_type": "l2"}
+    job = server.http().post(f"/v1/table/{table}/create_index/", body).json()["job_id"]
+    made.wait_for_index(["vector_idx"], timeout=timedelta(seconds=60))
+    wait_until(
+        lambda: (
+            server.http().post("/v1/jobs/describe", {"job_id": job}).json()["job_state"] == "DONE"
+        ),
+        "the end of the job",
+    )
+
+
+def test_columns_are_warmed_up(db: Any, server: LakebedServer, table: str) -> None:
+    made = db.create_table(table, scenes(0, 300))
+    made.prewarm_data(["id", "vector"])
+    http = server.http()
+
+    def ended() -> Any:
+        jobs = http.ok("POST", "/v1/jobs/list", {}).json()["jobs"]
+        [job] = [job for job in jobs if job["table"] == table]
+        said = http.ok("POST", "/v1/jobs/describe", {"job_id": job["job_id"]}).json()
+        return said if said["job_state"] == "DONE" else None
+
+    job = wait_until(ended, "the end of the job")
+    assert job["job_type"] == "prewarm_columns"
+    assert job["spec"] == {"columns": ["id", "vector"], "version": 1}
+    assert job["result"] == {"rows": 300}
+    with pytest.raises(Exception, match="nothing"):
+        made.prewarm_data(["nothing"])
+
+
 def test_an_index_is_replaced_where_that_is_wanted(db: Any, table: str) -> None:
     made = db.create_table(table, scenes(0, 500))
     for _ in range(2):
@@ -279,6 +335,61 @@ def test_hybrid_search(texts: Any) -> None:
     rows = search.vector([3.0, 0.0]).text("car").rerank(RRFReranker()).limit(3).to_arrow()
     assert rows["id"].to_pylist()[0] == 3, "near by vector and by text"
     assert "_relevance_score" in rows.column_names
+
+
+def test_hybrid_search_in_one_request(texts: Any, server: LakebedServer, table: str) -> None:
+    """The same rows and scores as the client joins by itself, through every door."""
+    search = texts.search(query_type="hybrid", vector_column_name="vector", fts_columns="body")
+    joined = search.vector([3.0, 0.0]).text("car").rerank(RRFReranker()).limit(4)
+    joined = joined.with_row_id(True).to_arrow()
+    request = {
+        "vector": [3.0, 0.0],
+        "full_text_query": {"query": "car", "columns": ["body"]},
+        "k": 4,
+        "with_row_id": True,
+    }
+    http = server.http()
+    answer = http.ok("POST", f"/v1/table/{table}/query/", request)
+    rows = pa.ipc.open_file(answer.body).read_all()
+    assert rows.column_names == ["id", "title", "body", "vector", "_relevance_score", "_rowid"]
+    by_id = dict(zip(joined["id"].to_pylist(), joined["_relevance_score"].to_pylist(), strict=True))
+    found = dict(zip(rows["id"].to_pylist(), rows["_relevance_score"].to_pylist(), strict=True))
+    assert found == pytest.approx(by_id)
+    assert rows["id"].to_pylist()[:2] == [3, 0], "found by both"
+    scores = rows["_relevance_score"].to_pylist()
+    assert scores == sorted(scores, reverse=True)
+    assert answer.headers["x-lakebed-index"] == "body_idx"
+    rowids = {row["_rowid"]: row["id"] for row in joined.to_pylist()}
+    assert {row["_rowid"]: row["id"] for row in rows.to_pylist()} == rowids
+
+    lake = server.lake()
+    paged = {**request, "offset": 1, "k": 2, "columns": {"twice": "id * 2"}, "with_row_id": False}
+    page = lake.search({"table": table, **paged})
+    assert page.column_names == ["twice", "_relevance_score"]
+    assert page["twice"].to_pylist() == [id * 2 for id in rows["id"].to_pylist()[1:3]]
+    filtered = lake.search({"table": table, **request, "filter": "id < 3"})
+    assert sorted(filtered["id"].to_pylist()) == [0, 1, 2]
+    options = '{"filter": "id < 3"}'
+    sql = (
+        f"SELECT id FROM hybrid_search('{table}', 'vector', ARRAY[3, 0], 'car', 4, '{options}')"
+        " ORDER BY _relevance_score DESC"
+    )
+    assert [row["id"] for row in Sql(server).rows(sql)] == filtered["id"].to_pylist()
+    lake.close()
+
+    plan = http.ok("POST", f"/v1/table/{table}/explain_plan/", {"query": request}).json()
+    assert "ReciprocalRankFusion" in plan
+    assert "KNN" in plan
+    assert "MatchQuery" in plan
+    for wrong, word in [
+        ({"k": 70_000}, "65536"),
+        ({"k": 0}, "`k`"),
+        ({"order_by": [{"column_name": "id"}]}, "order_by"),
+        ({"vector": [[1.0, 0.0], [2.0, 0.0]]}, "vector"),
+        ({"columns": ["nothing"]}, "nothing"),
+    ]:
+        refused = http.post(f"/v1/table/{table}/query/", {**request, **wrong})
+        assert (refused.status, word in refused.text) == (400, True)
 
 
 def test_what_is_wrong_is_said_once(db: Any, shared: str) -> None:

@@ -88,6 +88,18 @@ impl DatabaseName {
         Ok(DatabaseName(name.to_owned()))
     }
 
+    /// The database that lies at a path inside of another: the SDKs' `db://team/cars` is database
+    /// `team/cars`. Slashes at the ends of the path say nothing.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a segment that breaks the rules or is reserved.
+    pub fn parse_within(name: &str, prefix: Option<&str>) -> Result<Self> {
+        match prefix.map(|prefix| prefix.trim_matches('/')).filter(|prefix| !prefix.is_empty()) {
+            Some(prefix) => DatabaseName::parse(&format!("{name}/{prefix}")),
+            None => DatabaseName::parse(name),
+        }
+    }
+
     /// The database of requests that name none.
     pub fn default_database() -> Self {
         DatabaseName("default".to_owned())

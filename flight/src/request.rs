@@ -20,6 +20,7 @@ use tonic::metadata::MetadataMap;
 
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const DATABASE_HEADERS: [&str; 2] = ["x-lancedb-database", "database"];
+const DATABASE_PREFIX_HEADER: &str = "x-lancedb-database-prefix";
 /// Where clients put the token of a handshake with payloads.
 /// The namespace of tables that SQL names without one, as LanceDB's clients send it.
 const NAMESPACE_HEADER: &str = "namespace-path";
@@ -157,12 +158,18 @@ pub(crate) fn status(error: &Error, request_id: &str) -> Status {
 }
 
 fn database(metadata: &MetadataMap) -> Result<DatabaseName> {
+    let prefix = text_header(metadata, DATABASE_PREFIX_HEADER)?;
     for header in DATABASE_HEADERS {
         if let Some(name) = text_header(metadata, header)? {
-            return DatabaseName::parse(name);
+            return DatabaseName::parse_within(name, prefix);
         }
     }
-    Ok(DatabaseName::default_database())
+    match prefix {
+        None => Ok(DatabaseName::default_database()),
+        Some(_) => Err(Error::invalid(format!(
+            "header `{DATABASE_PREFIX_HEADER}` is given without a database"
+        ))),
+    }
 }
 
 fn text_header<'a>(metadata: &'a MetadataMap, header: &str) -> Result<Option<&'a str>> {
@@ -276,10 +283,13 @@ mod tests {
 
     #[test]
     fn databases_come_from_either_header() {
-        let name = |pairs| database(&metadata(pairs)).map(|name| name.to_string());
+        let name = |pairs: &[_]| database(&metadata(pairs)).map(|name| name.to_string());
         assert_eq!(name(&[]).unwrap(), "default");
         assert_eq!(name(&[("database", "a")]).unwrap(), "a");
         assert_eq!(name(&[("database", "a"), ("x-lancedb-database", "b")]).unwrap(), "b");
+        let prefix = ("x-lancedb-database-prefix", "b/c");
+        assert_eq!(name(&[("database", "a"), prefix]).unwrap(), "a/b/c");
+        assert!(name(&[prefix]).is_err());
         assert_eq!(name(&[("database", "..")]).unwrap_err().kind(), ErrorKind::InvalidArgument);
     }
 

@@ -1,13 +1,16 @@
 //! Searching a table, and making sure that it has the indexes it needs.
 //!
 //! - `request.rs`: from what a client asks for to what is searched.
+//! - `hybrid.rs`: a search by vector and by text at once.
 //! - `search.rs`: which index answers a search, and what it leaves to be compared row by row.
 //! - `key_index.rs`: the scalar index that a partial upsert beside blobs cannot do without.
 
+mod hybrid;
 mod key_index;
 mod request;
 mod search;
 
+pub use hybrid::{Hybrid, RELEVANCE};
 pub use key_index::{ensure_key_index, index_name};
-pub use request::{search_spec, vector_column};
-pub use search::{SearchAnswer, fitted, report, search};
+pub use request::{search_of, vector_column};
+pub use search::Search;

@@ -2,9 +2,14 @@
 
 use lakebed_core::{Error, Limits, QueryVectors, Result};
 use lakebed_proto::command::Columns;
-use lakebed_proto::search::{K_DEFAULT, SearchRequest};
+use lakebed_proto::search::{FullTextQuery, K_DEFAULT, SearchRequest};
 use lakebed_storage::{Projection, Ranking, SearchSpec, Snapshot, TextQuery, VectorQuery};
 
+use crate::hybrid::Hybrid;
+use crate::search::Search;
+
+/// Rows that a search by vector and one by text may each give to be joined.
+const HYBRID_ROWS_MAX: u64 = 65_536;
 /// From here on `k` means all rows: the SDKs send the largest signed number.
 const ALL_ROWS: u64 = i64::MAX as u64;
 
@@ -12,19 +17,30 @@ const ALL_ROWS: u64 = i64::MAX as u64;
 ///
 /// # Errors
 /// `InvalidArgument` for fields that contradict each other or pass a limit.
-pub fn search_spec(
-    snapshot: &Snapshot,
-    request: &SearchRequest,
-    limits: &Limits,
-) -> Result<SearchSpec> {
+pub fn search_of(snapshot: &Snapshot, request: &SearchRequest, limits: &Limits) -> Result<Search> {
     check_search(request, limits)?;
-    let ranking = ranking(snapshot, request)?;
+    let vectors = request.vector.as_ref().filter(|vectors| !vectors.is_empty());
+    match (vectors, &request.full_text_query) {
+        (Some(vectors), Some(text)) => hybrid(snapshot, request, vectors, text),
+        (Some(vectors), None) => {
+            let ranking = by_vector(snapshot, request, vectors)?;
+            Ok(Search::One(spec_of(request, ranking)))
+        }
+        (None, text) => {
+            no_vector_fields(request)?;
+            let ranking = text.as_ref().map_or(Ranking::None, by_text);
+            Ok(Search::One(spec_of(request, ranking)))
+        }
+    }
+}
+
+fn spec_of(request: &SearchRequest, ranking: Ranking) -> SearchSpec {
     let is_ranked = !matches!(ranking, Ranking::None);
-    Ok(SearchSpec {
+    SearchSpec {
         limit: match request.k {
             None if is_ranked => Some(K_DEFAULT),
-            // The SDKs' words for "all rows".
-            Some(0 | ALL_ROWS..) if !is_ranked => None,
+            // The SDKs' word for "all rows".
+            Some(ALL_ROWS..) if !is_ranked => None,
             k => k,
         },
         ranking,
@@ -40,7 +56,50 @@ pub fn search_spec(
         with_row_id: request.with_row_id.unwrap_or(false),
         fast_search: request.fast_search.unwrap_or(false),
         order_by: request.order_by.clone().unwrap_or_default(),
-    })
+    }
+}
+
+/// Both searches of a request with a vector and a text.
+fn hybrid(
+    snapshot: &Snapshot,
+    request: &SearchRequest,
+    vectors: &QueryVectors,
+    text: &FullTextQuery,
+) -> Result<Search> {
+    let spec = spec_of(request, by_text(text));
+    let limit = spec.limit.unwrap_or(K_DEFAULT);
+    if !spec.order_by.is_empty() {
+        return Err(Error::invalid(
+            "`order_by` is not for a search by vector and text, whose rows come by their relevance",
+        ));
+    }
+    let rows = limit.saturating_add(spec.offset);
+    if limit == 0 || rows > HYBRID_ROWS_MAX {
+        return Err(Error::invalid(format!(
+            "`k` and `offset` are {rows} together; a search by vector and text joins 1 to \
+             {HYBRID_ROWS_MAX} rows of each"
+        )));
+    }
+    let ids_of = |ranking: Ranking| SearchSpec {
+        ranking,
+        limit: Some(rows),
+        offset: 0,
+        projection: Projection::Names(Vec::new()),
+        with_row_id: true,
+        ..spec.clone()
+    };
+    let vector = ids_of(by_vector(snapshot, request, vectors)?);
+    if snapshot.is_batch(&vector.ranking) {
+        return Err(Error::invalid("`vector` holds several, and `full_text_query` is one search"));
+    }
+    Ok(Search::Hybrid(Box::new(Hybrid {
+        vector,
+        text: ids_of(spec.ranking.clone()),
+        limit: limit as usize,
+        offset: spec.offset as usize,
+        projection: spec.projection.clone(),
+        with_row_id: spec.with_row_id,
+    })))
 }
 
 fn check_search(request: &SearchRequest, limits: &Limits) -> Result<()> {
@@ -58,27 +117,8 @@ fn check_search(request: &SearchRequest, limits: &Limits) -> Result<()> {
     Ok(())
 }
 
-/// What ranks the rows of a request.
-fn ranking(snapshot: &Snapshot, request: &SearchRequest) -> Result<Ranking> {
-    let vectors = request.vector.as_ref().filter(|vectors| !vectors.is_empty());
-    match (vectors, &request.full_text_query) {
-        (Some(_), Some(_)) => Err(Error::invalid(
-            "`vector` and `full_text_query` are two searches: send them one by one and join the \
-             answers, as the SDKs' hybrid search does",
-        )),
-        (Some(vectors), None) => by_vector(snapshot, request, vectors),
-        (None, Some(text)) => {
-            no_vector_fields(request)?;
-            Ok(Ranking::Text(TextQuery {
-                query: text.query.clone(),
-                columns: text.columns.clone(),
-            }))
-        }
-        (None, None) => {
-            no_vector_fields(request)?;
-            Ok(Ranking::None)
-        }
-    }
+fn by_text(text: &FullTextQuery) -> Ranking {
+    Ranking::Text(TextQuery { query: text.query.clone(), columns: text.columns.clone() })
 }
 
 fn by_vector(
@@ -86,7 +126,12 @@ fn by_vector(
     request: &SearchRequest,
     vectors: &QueryVectors,
 ) -> Result<Ranking> {
-    let column = vector_column(snapshot, request.vector_column.as_deref())?;
+    let width = match vectors {
+        QueryVectors::Empty => None,
+        QueryVectors::One(vector) => Some(vector.len()),
+        QueryVectors::Many(many) => many.first().map(Vec::len),
+    };
+    let column = vector_column(snapshot, request.vector_column.as_deref(), width)?;
     Ok(Ranking::Vector(Box::new(VectorQuery {
         column,
         vectors: vectors.clone(),
@@ -104,21 +149,30 @@ fn by_vector(
     })))
 }
 
-/// The column that is searched by vector: the one that is asked for, or the only one.
+/// The column that is searched by vector: the one that is asked for, or the only one, or of several the
+/// only one with vectors of this width.
 ///
 /// # Errors
 /// `InvalidArgument` when none is asked for and there is none, or several.
-pub fn vector_column(snapshot: &Snapshot, asked: Option<&str>) -> Result<String> {
+pub fn vector_column(
+    snapshot: &Snapshot,
+    asked: Option<&str>,
+    width: Option<usize>,
+) -> Result<String> {
     if let Some(column) = asked {
         return Ok(column.to_owned());
     }
     let mut columns = snapshot.vector_columns();
-    match columns.len() {
-        1 => Ok(columns.remove(0)),
-        0 => Err(Error::invalid("the table has no column of vectors")),
+    let known: Vec<String> = columns.iter().map(|(column, _)| column.clone()).collect();
+    if columns.len() > 1 {
+        columns.retain(|(_, known)| width == Some(*known));
+    }
+    match (columns.len(), known.len()) {
+        (1, _) => Ok(columns.remove(0).0),
+        (_, 0) => Err(Error::invalid("the table has no column of vectors")),
         _ => Err(Error::invalid(format!(
             "`vector_column` is missing: the table has several, `{}`",
-            columns.join("`, `")
+            known.join("`, `")
         ))),
     }
 }

@@ -1,7 +1,7 @@
 //! Search: which index answers, and what it leaves to be compared row by row.
 //!
 //! ```text
-//!   SearchSpec ──► which index covers the column at this version? ──► storage's search ──► rows
+//!   Search ──► which index covers the column at this version? ──► storage's search ──► rows
 //!                                     └──► SearchReport: index, coverage, rows compared one by one
 //! ```
 //!
@@ -11,34 +11,88 @@ use arrow_schema::SchemaRef;
 use lakebed_core::{Result, SearchReport};
 use lakebed_storage::{BatchStream, IndexSummary, Ranking, SearchSpec, Snapshot};
 
-/// An open search.
-pub struct SearchAnswer {
-    /// The schema of the batches.
-    pub schema: SchemaRef,
-    /// The rows.
-    pub batches: BatchStream,
-    /// Which index answered and what it left.
-    pub report: SearchReport,
+use crate::hybrid::{Hybrid, joined};
+
+/// What is searched for in a snapshot.
+#[derive(Debug, Clone)]
+pub enum Search {
+    /// By vector, by text, or rows that nothing ranks.
+    One(SearchSpec),
+    /// By vector and by text.
+    Hybrid(Box<Hybrid>),
 }
 
-/// Opens a search and says how it is answered.
-///
-/// # Errors
-/// As [`Snapshot::search`].
-pub async fn search(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchAnswer> {
-    let (spec, report) = fitted(snapshot, spec).await?;
-    let (schema, batches) = snapshot.search(&spec).await?;
-    Ok(SearchAnswer { schema, batches, report })
+impl Search {
+    /// The search as it is run, and what it will say of itself: where no index fits, none is asked for,
+    /// which lance would find out for itself, with a warning.
+    ///
+    /// # Errors
+    /// `Corrupt` or `Unavailable` when the indexes cannot be read.
+    pub async fn fitted(self, snapshot: &Snapshot) -> Result<(Search, SearchReport)> {
+        match self {
+            Search::One(spec) => {
+                let (spec, report) = fitted(snapshot, spec).await?;
+                Ok((Search::One(spec), report))
+            }
+            Search::Hybrid(hybrid) => {
+                let (vector, by_vector) = fitted(snapshot, hybrid.vector).await?;
+                let (text, by_text) = fitted(snapshot, hybrid.text).await?;
+                let fitted = Hybrid { vector, text, ..*hybrid };
+                Ok((Search::Hybrid(Box::new(fitted)), joined(by_vector, by_text)))
+            }
+        }
+    }
+
+    /// The schema of the rows.
+    ///
+    /// # Errors
+    /// As [`Snapshot::search`].
+    pub async fn schema(&self, snapshot: &Snapshot) -> Result<SchemaRef> {
+        match self {
+            Search::One(spec) => snapshot.search_schema(spec).await,
+            Search::Hybrid(hybrid) => hybrid.schema(snapshot).await,
+        }
+    }
+
+    /// Opens it.
+    ///
+    /// # Errors
+    /// As [`Snapshot::search`].
+    pub async fn open(&self, snapshot: &Snapshot) -> Result<(SchemaRef, BatchStream)> {
+        match self {
+            Search::One(spec) => snapshot.search(spec).await,
+            Search::Hybrid(hybrid) => hybrid.open(snapshot).await,
+        }
+    }
+
+    /// Its plan, as text.
+    ///
+    /// # Errors
+    /// As [`Snapshot::search`].
+    pub async fn explain(&self, snapshot: &Snapshot, verbose: bool) -> Result<String> {
+        let tell = async |spec: SearchSpec| snapshot.explain_search(&spec, verbose).await;
+        match self {
+            Search::One(spec) => snapshot.explain_search(spec, verbose).await,
+            Search::Hybrid(hybrid) => hybrid.told(tell).await,
+        }
+    }
+
+    /// Runs it and gives its plan with what each step did.
+    ///
+    /// # Errors
+    /// As [`Snapshot::search`].
+    pub async fn analyze(&self, snapshot: &Snapshot) -> Result<String> {
+        let tell = async |spec: SearchSpec| snapshot.analyze_search(&spec).await;
+        match self {
+            Search::One(spec) => snapshot.analyze_search(spec).await,
+            Search::Hybrid(hybrid) => hybrid.told(tell).await,
+        }
+    }
 }
 
-/// A search as it is run, and what it will say of itself: where no index fits, none is asked for, which
-/// lance would find out for itself, with a warning.
-///
-/// # Errors
-/// `Corrupt` or `Unavailable` when the indexes cannot be read.
-pub async fn fitted(snapshot: &Snapshot, spec: &SearchSpec) -> Result<(SearchSpec, SearchReport)> {
-    let report = report(snapshot, spec).await?;
-    let mut spec = spec.clone();
+async fn fitted(snapshot: &Snapshot, spec: SearchSpec) -> Result<(SearchSpec, SearchReport)> {
+    let report = report(snapshot, &spec).await?;
+    let mut spec = spec;
     if let (Ranking::Vector(query), None) = (&mut spec.ranking, &report.index) {
         query.use_index = false;
     }
@@ -46,10 +100,7 @@ pub async fn fitted(snapshot: &Snapshot, spec: &SearchSpec) -> Result<(SearchSpe
 }
 
 /// How a search is answered, without running it.
-///
-/// # Errors
-/// `Corrupt` or `Unavailable` when the indexes cannot be read.
-pub async fn report(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchReport> {
+async fn report(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchReport> {
     let mut report = SearchReport { version: snapshot.version(), ..SearchReport::default() };
     if matches!(spec.ranking, Ranking::None) {
         return Ok(report);

@@ -11,13 +11,15 @@
 //! ```
 
 use std::collections::{HashMap, HashSet};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use lakebed_core::{Clock, Error, RequestContext, Result};
 use lakebed_storage::SystemStore;
 use serde::{Deserialize, Serialize};
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
@@ -86,6 +88,8 @@ pub struct Jobs {
     stop: CancellationToken,
     /// This server, of a lake with several.
     server: OnceLock<String>,
+    /// Told when a job of this server has ended.
+    ended: Notify,
     known: Mutex<HashMap<String, (Job, CancellationToken)>>,
 }
 
@@ -103,6 +107,7 @@ impl Jobs {
             turn: Arc::new(Semaphore::new(1)),
             stop: CancellationToken::new(),
             server: OnceLock::new(),
+            ended: Notify::new(),
             known: Mutex::default(),
         };
         if !is_shared {
@@ -241,6 +246,24 @@ impl Jobs {
             tracing::warn!(job_id = job.job_id, error = %error.report(), "a job's end was not stored");
         }
         self.remember(job, cancel);
+        self.ended.notify_waiters();
+    }
+
+    /// The record of a job that this server runs, once it has ended; nothing when it takes longer than this.
+    pub async fn ended(&self, job_id: &str, within: Duration) -> Option<Job> {
+        let wait = async {
+            loop {
+                let mut next = pin!(self.ended.notified());
+                // Before the look, so that an end right after it is not missed.
+                next.as_mut().enable();
+                let (job, _) = self.find(job_id).ok()?;
+                if job.state.is_ended() {
+                    return Some(job);
+                }
+                next.await;
+            }
+        };
+        tokio::time::timeout(within, wait).await.ok().flatten()
     }
 
     fn remember(&self, job: Job, cancel: CancellationToken) {

@@ -97,16 +97,16 @@ pub(crate) fn is_catalog_mode(headers: &http::HeaderMap) -> bool {
     agent.starts_with(b"LanceDB-") && !headers.contains_key(DATABASE_HEADER)
 }
 
+/// The database that is asked for. A path inside of one, `db://team/cars` in the SDKs, is one of its own,
+/// whose tables lie in a folder below.
 fn database(parts: &Parts) -> Result<DatabaseName> {
-    if header(parts, DATABASE_PREFIX_HEADER)?.is_some() {
-        return Err(Error::new(
-            ErrorKind::NotImplemented,
-            format!("a path inside a database (header `{DATABASE_PREFIX_HEADER}`) is not built"),
-        ));
-    }
+    let prefix = header(parts, DATABASE_PREFIX_HEADER)?;
     match header(parts, DATABASE_HEADER)? {
-        Some(name) => DatabaseName::parse(name),
-        None => Ok(DatabaseName::default_database()),
+        Some(name) => DatabaseName::parse_within(name, prefix),
+        None if prefix.is_none() => Ok(DatabaseName::default_database()),
+        None => Err(Error::invalid(format!(
+            "header `{DATABASE_PREFIX_HEADER}` is given without `{DATABASE_HEADER}`"
+        ))),
     }
 }
 
@@ -164,7 +164,10 @@ mod tests {
         let named = parts(&[("x-lancedb-database", "team/cars")]);
         assert_eq!(database(&named).unwrap().as_str(), "team/cars");
         assert!(database(&parts(&[("x-lancedb-database", "../x")])).is_err());
-        let prefixed = database(&parts(&[("x-lancedb-database-prefix", "p")])).unwrap_err();
-        assert_eq!(prefixed.kind(), ErrorKind::NotImplemented);
+        let prefix = |prefix| ("x-lancedb-database-prefix", prefix);
+        let inside = parts(&[("x-lancedb-database", "team"), prefix("cars/new/")]);
+        assert_eq!(database(&inside).unwrap().as_str(), "team/cars/new");
+        let without = database(&parts(&[prefix("p")])).unwrap_err();
+        assert_eq!(without.kind(), ErrorKind::InvalidArgument);
     }
 }

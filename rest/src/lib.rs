@@ -66,11 +66,18 @@ pub struct RestOptions {
     pub flight_addr: SocketAddr,
     /// Whether requests without a key are let in; then Host and Origin are checked.
     pub allow_anonymous: bool,
+    /// Whether no client is told where a table lies.
+    pub hide_locations: bool,
     /// Renders the metrics of the process in Prometheus' text format.
     pub render_metrics: Arc<dyn Fn() -> String + Send + Sync>,
     /// Cancelled when shutdown begins; `/readyz` says no from then on.
     pub stopping: CancellationToken,
 }
+
+/// An extension of requests: they come over a connection from the machine of the server, where a path
+/// means the same to both sides.
+#[derive(Debug, Clone, Copy)]
+pub struct SameMachine;
 
 /// What every handler holds on to.
 #[derive(Clone)]

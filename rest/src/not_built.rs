@@ -17,22 +17,14 @@ use crate::routes::with_both_slashes;
 pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     // Tables.
     (MethodFilter::POST, "/v1/table/{id}/clone"),
-    (MethodFilter::POST, "/v1/table/{id}/register"),
-    (MethodFilter::POST, "/v1/table/{id}/deregister"),
-    (MethodFilter::POST, "/v1/table/{id}/declare"),
     (MethodFilter::POST, "/v1/table/{id}/refresh"),
     // Versions and transactions.
     (MethodFilter::POST, "/v1/table/{id}/version/create"),
-    (MethodFilter::POST, "/v1/table/{id}/version/describe"),
     (MethodFilter::POST, "/v1/table/{id}/version/delete"),
     (MethodFilter::POST, "/v1/table/version/batch-create"),
     (MethodFilter::POST, "/v1/table/batch-commit"),
     (MethodFilter::POST, "/v1/transaction/{id}/describe"),
     (MethodFilter::POST, "/v1/transaction/{id}/alter"),
-    // Branches.
-    (MethodFilter::POST, "/v1/table/{id}/branches/cherry_pick"),
-    // Indexes.
-    (MethodFilter::POST, "/v1/table/{id}/page_cache/prewarm"),
     // Blobs.
     (MethodFilter::POST, "/v1/table/{id}/blob/{column}/{row_id}/sign"),
     // Computed columns, functions, secrets, views.

@@ -89,6 +89,9 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/get_lsm_stats", post(table::real_time::lsm_stats)),
         ("/v1/table/{id}/show", get(table::show::show_table)),
         ("/v1/table/{id}/drop", changes_table(post(table::drop_table::drop_table))),
+        ("/v1/table/{id}/declare", changes_table(post(table::declare::declare_table))),
+        ("/v1/table/{id}/register", changes_table(post(table::register::register_table))),
+        ("/v1/table/{id}/deregister", changes_table(post(table::deregister::deregister_table))),
         ("/v1/table/{id}/rename", changes_table(post(table::rename::rename_table))),
         ("/v1/table/{id}/profile", changes_table(post(table::profile::set_profile))),
         ("/v1/table/{id}/compact", changes_table(post(table::compact::compact))),
@@ -126,6 +129,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
             changes_table(post(table::index::drop_index::drop_index)),
         ),
         ("/v1/table/{id}/index/{name}/prewarm", post(table::index::prewarm::prewarm_index)),
+        ("/v1/table/{id}/page_cache/prewarm", post(table::page_cache::prewarm_columns)),
         ("/v1/jobs/list", runs_jobs(post(job::list::list_jobs))),
         ("/v1/jobs/describe", runs_jobs(post(job::describe::describe_job))),
         ("/v1/jobs/cancel", runs_jobs(post(job::cancel::cancel_job))),
@@ -148,6 +152,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ),
         ("/v1/table/{id}/count_rows", post(table::count_rows::count_rows)),
         ("/v1/table/{id}/version/list", post(table::versions::list_versions)),
+        ("/v1/table/{id}/version/describe", post(table::versions::describe_version)),
         (
             "/v1/table/{id}/branches/create",
             changes_table(post(table::branches::create::create_branch)),
@@ -158,6 +163,10 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
             changes_table(post(table::branches::delete::delete_branch)),
         ),
         ("/v1/table/{id}/branches/diff", post(table::branches::diff::diff_branch)),
+        (
+            "/v1/table/{id}/branches/cherry_pick",
+            changes_table(post(table::branches::cherry_pick::cherry_pick)),
+        ),
         (
             "/v1/table/{id}/branches/merge",
             changes_table(post(table::branches::merge::merge_branch)),

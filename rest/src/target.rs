@@ -7,10 +7,10 @@ use axum::extract::{FromRequestParts, RawPathParams};
 use http::request::Parts;
 use lakebed_core::{Error, NamespacePath, RequestContext, Result, TableId};
 
-use crate::Door;
 use crate::caller::{Caller, is_catalog_mode};
 use crate::error::ApiError;
 use crate::params::{Params, shown};
+use crate::{Door, SameMachine};
 
 /// How a client says that it means the root namespace.
 const ROOT: &str = "$";
@@ -23,6 +23,7 @@ pub(crate) struct Target {
     params: Params,
     slash: bool,
     catalog: bool,
+    same_machine: bool,
 }
 
 impl FromRequestParts<Door> for Target {
@@ -39,6 +40,7 @@ impl FromRequestParts<Door> for Target {
             params: Params::parse(parts.uri.query().unwrap_or_default()),
             slash: parts.uri.path().ends_with('/'),
             catalog: is_catalog_mode(&parts.headers),
+            same_machine: parts.extensions.get::<SameMachine>().is_some(),
         })
     }
 }
@@ -53,6 +55,11 @@ impl Target {
     /// specification do not, and a few answers differ between the two.
     pub(crate) fn is_sdk(&self) -> bool {
         self.slash
+    }
+
+    /// Whether the client is on the machine of the server.
+    pub(crate) fn is_same_machine(&self) -> bool {
+        self.same_machine
     }
 
     /// Whether root namespaces stand for databases: a LanceDB SDK that chose none.
@@ -195,7 +202,8 @@ mod tests {
             freshness: lakebed_core::Freshness::default(),
         };
         let path = vec![("id".to_owned(), id.to_owned()), ("row_id".to_owned(), "x".to_owned())];
-        Target { ctx, path, params: Params::parse(query), slash: false, catalog: false }
+        let params = Params::parse(query);
+        Target { ctx, path, params, slash: false, catalog: false, same_machine: false }
     }
 
     #[test]

@@ -24,7 +24,7 @@ use crate::not_built::NOT_BUILT;
 const KEY: &str = "correct-horse-battery";
 
 struct Fixture {
-    _folder: tempfile::TempDir,
+    folder: tempfile::TempDir,
     service: Arc<Service>,
     stopping: CancellationToken,
     router: Router,
@@ -72,11 +72,12 @@ async fn fixture_with(allow_anonymous: bool, limits: Limits) -> Fixture {
         version: "1.2.3",
         flight_addr: "127.0.0.1:10025".parse().unwrap(),
         allow_anonymous,
+        hide_locations: false,
         render_metrics: Arc::new(|| "lakebed_up 1\n".to_owned()),
         stopping: stopping.clone(),
     };
     let router = crate::router(Arc::clone(&service), options);
-    Fixture { _folder: folder, service, stopping, router }
+    Fixture { folder, service, stopping, router }
 }
 
 impl Fixture {
@@ -362,6 +363,22 @@ async fn a_table_lives_through_its_verbs() {
     door.ask(Method::POST, "/v1/table/other$v/drop/", Body::empty()).await.expect(200);
     door.ask(Method::POST, "/v1/table/other$v/drop/", Body::empty()).await.expect(404);
     assert_eq!(door.get("/v1/table").await.json(), json!({ "tables": [] }));
+}
+
+#[tokio::test]
+async fn where_a_table_lies_is_told_on_the_same_machine() {
+    let fixture = fixture().await;
+    fixture.write("t", WriteMode::Create, &[None]).await;
+    let far = fixture.post("/v1/table/t/describe/", json!({})).await.json();
+    assert_eq!(far["location"], "lakebed:///default/t.lance");
+    let request = Request::post("/v1/table/t/describe/")
+        .header("x-api-key", KEY)
+        .extension(crate::SameMachine)
+        .body(Body::empty())
+        .unwrap();
+    let near = fixture.send(request).await.json();
+    let folder = fixture.folder.path().canonicalize().unwrap().join("default/t.lance");
+    assert_eq!(near["location"], folder.to_str().unwrap());
 }
 
 #[tokio::test]

@@ -58,6 +58,8 @@ pub(crate) struct Config {
     pub(crate) advertise_host: Option<String>,
     /// What their certificates are checked against.
     pub(crate) peer_ca_cert: Option<PathBuf>,
+    /// Whether clients are not told where tables lie.
+    pub(crate) hide_locations: bool,
     /// How log lines are written.
     pub(crate) log_format: LogFormat,
     /// Which log lines are written.
@@ -135,6 +137,7 @@ impl Config {
             insecure,
             advertise_host,
             peer_ca_cert,
+            hide_locations,
             log_format,
             shutdown_timeout_ms,
             connections_max,
@@ -157,6 +160,7 @@ impl Config {
             insecure: insecure.unwrap_or(false),
             advertise_host,
             peer_ca_cert,
+            hide_locations: hide_locations.unwrap_or(false),
             log_format: log_format.unwrap_or(LogFormat::Text),
             log_filter: variable(RUST_LOG).unwrap_or_else(|| DEFAULT_LOG_FILTER.to_owned()),
             shutdown_timeout: Duration::from_millis(shutdown_timeout_ms.unwrap_or(30_000)),

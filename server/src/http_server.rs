@@ -3,13 +3,15 @@
 use std::io;
 use std::time::Duration;
 
-use axum::Router;
+use axum::{Extension, Router};
 use futures::{Stream, StreamExt as _};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto::Builder;
 use hyper_util::service::TowerToHyperService;
+use lakebed_rest::SameMachine;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected as _;
 
 use crate::connection::Connection;
 
@@ -58,6 +60,10 @@ async fn serve_connection(
     router: Router,
     stop: CancellationToken,
 ) {
+    let router = match comes_from_here(&connection) {
+        true => router.layer(Extension(SameMachine)),
+        false => router,
+    };
     let service = TowerToHyperService::new(router);
     let serving = builder.serve_connection(TokioIo::new(connection), service);
     let mut serving = std::pin::pin!(serving);
@@ -72,6 +78,12 @@ async fn serve_connection(
         // Peers that vanish are part of the weather.
         tracing::debug!(%error, "an HTTP connection ended with an error");
     }
+}
+
+/// Whether the peer is on this machine.
+fn comes_from_here(connection: &Connection) -> bool {
+    let peer = connection.connect_info().remote_addr();
+    peer.is_some_and(|peer| peer.ip().to_canonical().is_loopback())
 }
 
 fn builder(header_wait: Duration) -> Builder<TokioExecutor> {

@@ -204,6 +204,7 @@ fn open_doors(
         version: VERSION,
         flight_addr,
         allow_anonymous: config.allow_anonymous,
+        hide_locations: config.hide_locations,
         render_metrics: telemetry.renderer(),
         stopping: stop.clone(),
     };

@@ -1,6 +1,10 @@
 //! Indexes: listing, building in the background, dropping, warming up.
 
-use lakebed_core::{RequestContext, Result, Role, TableId};
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use lakebed_core::{Error, RequestContext, Result, Role, TableId};
+use lakebed_jobs::JobState;
 use lakebed_proto::command::ReadCommand;
 use lakebed_storage::{IndexSpec, IndexSummary};
 use serde_json::json;
@@ -27,11 +31,13 @@ pub struct CreateIndex {
 }
 
 impl Service {
-    /// Begins to build an index; returns the id of the job. What can be refused is refused at once.
+    /// Builds an index; returns the id of the job that does it. What can be refused is refused at once; a
+    /// build that is done or has failed within `index_wait_ms` is waited for, and goes on in the background
+    /// otherwise.
     ///
     /// # Errors
     /// `NotFound` naming table or column, `InvalidArgument` for what does not fit, `AlreadyExists` for a
-    /// name that is taken and not to be replaced.
+    /// name that is taken and not to be replaced; those of the build, where it was waited for.
     pub async fn create_index(
         &self,
         ctx: &RequestContext,
@@ -58,11 +64,23 @@ impl Service {
         let handle = self.fresh_table(ctx, table, branch.as_deref()).await?;
         let name = name.unwrap_or_else(|| lakebed_index::index_name(&column));
         handle.check_index(branch.as_deref(), &column, &name, replace, &spec).await?;
+        let failed = Arc::new(OnceLock::new());
+        let fails = Arc::clone(&failed);
         let work = async move {
-            let version = handle.build_index(branch.as_deref(), &column, &name, &spec).await?;
+            let built = handle.build_index(branch.as_deref(), &column, &name, replace, &spec).await;
+            let version = built.inspect_err(|error| {
+                let _ = fails.set((error.kind(), error.message().to_owned()));
+            })?;
             Ok(json!({ "index_name": name, "version": version }))
         };
-        self.jobs.begin(ctx, "create_index", table.text(), asked, work).await
+        let job_id = self.jobs.begin(ctx, "create_index", table.text(), asked, work).await?;
+        let wait = Duration::from_millis(self.limits.index_wait_ms);
+        match (self.jobs.ended(&job_id, wait).await, failed.get()) {
+            (Some(job), Some((kind, message))) if job.state == JobState::Failed => {
+                Err(Error::new(*kind, message))
+            }
+            _ => Ok(job_id),
+        }
     }
 
     /// The indexes of a version, sorted by name, and the version.

@@ -46,6 +46,16 @@ pub struct TableDetails {
 }
 
 impl Service {
+    /// Whether the lake lies in a bucket and not in a folder of this machine.
+    pub fn is_in_bucket(&self) -> bool {
+        self.lake.is_in_bucket()
+    }
+
+    /// What clients that read files by themselves call the thing at `relative` below the lake's root.
+    pub fn uri_of(&self, relative: &str) -> String {
+        self.lake.uri_of(relative)
+    }
+
     /// The databases of the lake, sorted.
     ///
     /// # Errors

@@ -85,6 +85,11 @@ impl Service {
             // Only a write id makes a repeat, and a merge has none.
             Prepared::Repeat(_) => Err(Error::internal("a merge without write id was a repeat")),
             Prepared::Ready(upsert) => {
+                // Rows that came at once are not seen by the timer.
+                let now = tokio::time::Instant::now();
+                if merge.deadline.is_some_and(|deadline| deadline <= now) {
+                    return Err(too_late());
+                }
                 if upsert.wants_key_index() {
                     lakebed_index::ensure_key_index(&handle, branch, &merge.on).await?;
                 }
@@ -97,6 +102,7 @@ impl Service {
 fn too_late() -> Error {
     Error::new(
         ErrorKind::DeadlineExceeded,
-        "the rows did not arrive within the time of the request; nothing was written",
+        "merge insert timed out: the rows did not arrive within the time of the request; nothing was \
+         written",
     )
 }

@@ -1,4 +1,4 @@
-//! Search: by vector, by text, or a plain read with filter and order, over one pinned version.
+//! Search: by vector, by text, by both, or a plain read with filter and order, over one pinned version.
 //!
 //! Flight, SQL and HTTP ask through one [`SearchRequest`], so they cannot disagree.
 
@@ -6,10 +6,11 @@ use arrow_schema::SchemaRef;
 use base64::Engine as _;
 use futures::StreamExt;
 use lakebed_core::{Error, QueryVectors, RequestContext, Result, Role, SearchReport, Subject};
+use lakebed_index::Search;
 use lakebed_jobs::QueryInput;
 use lakebed_proto::command::ReadCommand;
 use lakebed_proto::search::{Embed, SearchRequest};
-use lakebed_storage::{SearchSpec, Snapshot};
+use lakebed_storage::Snapshot;
 
 use crate::authenticate::require;
 use crate::read::READ_BYTES;
@@ -28,7 +29,7 @@ pub struct Found {
 /// A search that is ready to be opened.
 struct Prepared {
     snapshot: Snapshot,
-    spec: SearchSpec,
+    search: Search,
     report: SearchReport,
     /// What is searched by, also where the request brought a text or a picture.
     vector: Option<QueryVectors>,
@@ -58,9 +59,9 @@ impl Service {
     ) -> Result<SearchPlan> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let Prepared { snapshot, spec, report, vector } =
+        let Prepared { snapshot, search, report, vector } =
             self.prepare_search(ctx, &request).await?;
-        let schema = snapshot.search_schema(&spec).await?;
+        let schema = search.schema(&snapshot).await?;
         let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
         snapshot.lease(expires_at_ms);
         let request = SearchRequest {
@@ -86,8 +87,8 @@ impl Service {
         let guard = self.gate.enter()?;
         let running = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
-        let Prepared { snapshot, spec, report, .. } = self.prepare_search(ctx, request).await?;
-        let (schema, batches) = snapshot.search(&spec).await?;
+        let Prepared { snapshot, search, report, .. } = self.prepare_search(ctx, request).await?;
+        let (schema, batches) = search.open(&snapshot).await?;
         let held = (guard, running, memory);
         let batches = batches.inspect(move |_| {
             // Gate and admission are held for as long as the stream lives.
@@ -108,8 +109,8 @@ impl Service {
     ) -> Result<(String, u64)> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let Prepared { snapshot, spec, .. } = self.prepare_search(ctx, request).await?;
-        Ok((snapshot.explain_search(&spec, verbose).await?, snapshot.version()))
+        let Prepared { snapshot, search, .. } = self.prepare_search(ctx, request).await?;
+        Ok((search.explain(&snapshot, verbose).await?, snapshot.version()))
     }
 
     /// Runs a search and says what each of its steps did, and the version it ran on.
@@ -125,8 +126,8 @@ impl Service {
         let _guard = self.gate.enter()?;
         let _running = self.admission.admit_request().await?;
         let _memory = self.admission.read_bytes(READ_BYTES).await?;
-        let Prepared { snapshot, spec, .. } = self.prepare_search(ctx, request).await?;
-        Ok((snapshot.analyze_search(&spec).await?, snapshot.version()))
+        let Prepared { snapshot, search, .. } = self.prepare_search(ctx, request).await?;
+        Ok((search.analyze(&snapshot).await?, snapshot.version()))
     }
 
     async fn prepare_search(
@@ -148,9 +149,9 @@ impl Service {
             Some(embed) => Some(self.embedded(&snapshot, request, embed).await?),
         };
         let request = embedded.as_ref().unwrap_or(request);
-        let spec = lakebed_index::search_spec(&snapshot, request, &self.limits)?;
-        let (spec, report) = lakebed_index::fitted(&snapshot, &spec).await?;
-        Ok(Prepared { snapshot, spec, report, vector: request.vector.clone() })
+        let search = lakebed_index::search_of(&snapshot, request, &self.limits)?;
+        let (search, report) = search.fitted(&snapshot).await?;
+        Ok(Prepared { snapshot, search, report, vector: request.vector.clone() })
     }
 
     /// The request with the vector of its text or picture, by the model that made the column.
@@ -163,7 +164,8 @@ impl Service {
         if request.vector.as_ref().is_some_and(|vectors| !vectors.is_empty()) {
             return Err(Error::invalid("`vector` and `embed` cannot both be given"));
         }
-        let column = lakebed_index::vector_column(snapshot, request.vector_column.as_deref())?;
+        let column =
+            lakebed_index::vector_column(snapshot, request.vector_column.as_deref(), None)?;
         let schema = snapshot.schema();
         let field = schema.field_with_name(&column).map_err(|_| {
             Error::not_found(format!("column `{column}` does not exist")).about(Subject::Column)

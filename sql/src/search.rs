@@ -1,8 +1,9 @@
-//! Searches in SQL: `vector_search` and `text_search` as tables.
+//! Searches in SQL: `vector_search`, `text_search` and `hybrid_search` as tables.
 //!
 //! ```text
 //!   FROM vector_search('frames', 'vector', ARRAY[0.1, 0.2], 10, '{"filter":"speed > 3"}') AS f
 //!   FROM text_search('frames', 'a red car', 10)
+//!   FROM hybrid_search('frames', 'vector', ARRAY[0.1, 0.2], 'a red car', 10)
 //! ```
 //!
 //! The last argument may be left out; it is the rest of the request, in the words of the HTTP door's
@@ -25,14 +26,16 @@ use datafusion::sql::sqlparser::ast::{
 };
 use futures::TryStreamExt;
 use lakebed_core::{Error, Limits, QueryVectors, Result};
+use lakebed_index::Search;
 use lakebed_proto::search::{FullTextQuery, SearchRequest};
-use lakebed_storage::{At, SearchSpec, Snapshot, carry};
+use lakebed_storage::{At, Snapshot, carry};
 
 use crate::error::from_datafusion;
 use crate::parse::simple_name;
 
 const VECTOR_SEARCH: &str = "vector_search";
 const TEXT_SEARCH: &str = "text_search";
+const HYBRID_SEARCH: &str = "hybrid_search";
 /// Where the report stands in the metadata of the answer's schema.
 const REPORT_KEY: &str = "lakebed:search";
 /// A name with a space is no table's.
@@ -92,8 +95,8 @@ impl VisitorMut for Calls {
         let Some(function) = simple_name(name).map(str::to_ascii_lowercase) else {
             return ControlFlow::Continue(());
         };
-        let Some(given) = args.take_if(|_| matches!(&*function, VECTOR_SEARCH | TEXT_SEARCH))
-        else {
+        let is_search = matches!(&*function, VECTOR_SEARCH | TEXT_SEARCH | HYBRID_SEARCH);
+        let Some(given) = args.take_if(|_| is_search) else {
             return ControlFlow::Continue(());
         };
         match called(&function, &given) {
@@ -135,6 +138,18 @@ fn called(function: &str, given: &TableFunctionArgs) -> Result<(String, SearchRe
             request.k = Some(number(k, "the number of rows")?);
             Ok((text(table, "the table")?, request))
         }
+        (HYBRID_SEARCH, [table, column, vector, words, k, rest @ ..]) if rest.len() <= 1 => {
+            let mut request = options(rest.first().copied())?;
+            request.vector_column = Some(text(column, "the column")?);
+            request.vector = Some(vectors(vector)?);
+            request.full_text_query = Some(full_text(words)?);
+            request.k = Some(number(k, "the number of rows")?);
+            Ok((text(table, "the table")?, request))
+        }
+        (HYBRID_SEARCH, _) => Err(Error::invalid(
+            "it takes a table, a column, a vector, words or a query as JSON, a number of rows and \
+             options as JSON",
+        )),
         (VECTOR_SEARCH, _) => Err(Error::invalid(
             "it takes a table, a column, a vector, a number of rows and options as JSON",
         )),
@@ -228,44 +243,43 @@ fn float(expr: &Expr) -> Result<f32> {
 /// A search as a table that runs it when it is read.
 ///
 /// # Errors
-/// As [`lakebed_index::search`].
+/// As [`Snapshot::search`].
 pub(crate) async fn search_table(
     snapshot: &Snapshot,
     request: &SearchRequest,
     limits: &Limits,
 ) -> Result<Arc<dyn TableProvider>> {
-    let spec = lakebed_index::search_spec(snapshot, request, limits)?;
-    let schema = snapshot.search_schema(&spec).await?;
-    let report = lakebed_index::report(snapshot, &spec).await?;
+    let search = lakebed_index::search_of(snapshot, request, limits)?;
+    let (search, report) = search.fitted(snapshot).await?;
+    let schema = search.schema(snapshot).await?;
     let report = serde_json::to_string(&report)
         .map_err(|error| Error::internal("a report cannot be written").with_source(error))?;
     let mut metadata = schema.metadata().clone();
     metadata.insert(REPORT_KEY.to_owned(), report);
     let schema: SchemaRef = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-    let search = Search { snapshot: snapshot.clone(), spec, schema: Arc::clone(&schema) };
+    let search = Found { snapshot: snapshot.clone(), search, schema: Arc::clone(&schema) };
     let table = StreamingTable::try_new(schema, vec![Arc::new(search)]).map_err(from_datafusion)?;
     Ok(Arc::new(table))
 }
 
 #[derive(Debug)]
-struct Search {
+struct Found {
     snapshot: Snapshot,
-    spec: SearchSpec,
+    search: Search,
     schema: SchemaRef,
 }
 
-impl PartitionStream for Search {
+impl PartitionStream for Found {
     fn schema(&self) -> &SchemaRef {
         &self.schema
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (snapshot, spec, schema) =
-            (self.snapshot.clone(), self.spec.clone(), Arc::clone(&self.schema));
+        let (snapshot, search, schema) =
+            (self.snapshot.clone(), self.search.clone(), Arc::clone(&self.schema));
         let rows = async move {
-            let found = lakebed_index::search(&snapshot, &spec).await;
-            let found = found.map_err(|error| carry(&error))?;
-            Ok::<_, DataFusionError>(found.batches.map_err(|error| carry(&error)))
+            let (_, batches) = search.open(&snapshot).await.map_err(|error| carry(&error))?;
+            Ok::<_, DataFusionError>(batches.map_err(|error| carry(&error)))
         };
         let rows = futures::stream::once(rows).try_flatten().and_then({
             let schema = Arc::clone(&schema);
@@ -306,6 +320,9 @@ mod tests {
         let (sql, found) = take("SELECT * FROM Text_Search('t', 'a car', 5)").unwrap();
         assert!(sql.contains("\"search 0\" AS text_search"), "{sql}");
         assert_eq!(found.len(), 1);
+        let (_, found) =
+            take("SELECT * FROM hybrid_search('t', 'v', ARRAY[1], 'a car', 5)").unwrap();
+        assert!(found[0].request.vector.is_some() && found[0].request.full_text_query.is_some());
         assert!(take("SELECT * FROM t, generate_series(1, 2)").unwrap().1.is_empty());
     }
 

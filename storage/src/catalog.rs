@@ -11,7 +11,8 @@
 //!
 //! A folder with a lance dataset that stands at its canonical place and is in no catalogue is adopted
 //! when its name is first asked for. This is what completes a create whose server died after the first
-//! version was committed.
+//! version was committed. The same with the place of a name that was declared, where another tool writes the
+//! first version. A table that was deregistered keeps its folder and is not adopted.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -26,7 +27,8 @@ use crate::system::SystemStore;
 
 const KEPT_STATES: u64 = 8;
 /// The newest format; a state says the oldest that can hold it.
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
+const FORMAT_WITHOUT_DECLARED: u32 = 2;
 const FORMAT_WITHOUT_NAMESPACES: u32 = 1;
 
 /// Where a table lies and which incarnation it is.
@@ -48,6 +50,12 @@ pub(crate) struct State {
     /// Namespaces that were created, and their properties; the empty path is the database itself.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) namespaces: BTreeMap<String, BTreeMap<String, String>>,
+    /// Where the first versions of tables are to lie that were declared and have none yet, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) declared: BTreeMap<String, String>,
+    /// What was deregistered, by its location. Its folder stays and is no table until it is registered.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) left: BTreeMap<String, Entry>,
     /// Whether the database was dropped; a table or namespace that is made in it brings it back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_gone: bool,
@@ -60,7 +68,38 @@ impl Default for State {
             tables: BTreeMap::new(),
             dropped: BTreeMap::new(),
             namespaces: BTreeMap::new(),
+            declared: BTreeMap::new(),
+            left: BTreeMap::new(),
             is_gone: false,
+        }
+    }
+}
+
+impl State {
+    /// The oldest format that can hold it.
+    fn oldest_format(&self) -> u32 {
+        match (self.declared.is_empty() && self.left.is_empty(), self.namespaces.is_empty()) {
+            (false, _) => FORMAT,
+            (true, true) if !self.is_gone => FORMAT_WITHOUT_NAMESPACES,
+            (true, _) => FORMAT_WITHOUT_DECLARED,
+        }
+    }
+
+    /// Whether a location belongs to a table, or to one that was dropped or deregistered.
+    fn is_taken(&self, location: &str) -> bool {
+        self.dropped.contains_key(location)
+            || self.left.contains_key(location)
+            || self.tables.values().any(|entry| entry.location == location)
+    }
+
+    /// Whether a name belongs to a table or was declared.
+    fn check_free(&self, id: &TableId) -> Result<()> {
+        let text = id.text();
+        match self.tables.contains_key(&text) || self.declared.contains_key(&text) {
+            true => {
+                Err(Error::new(ErrorKind::AlreadyExists, format!("table `{id}` already exists")))
+            }
+            false => Ok(()),
         }
     }
 }
@@ -112,16 +151,15 @@ impl Catalog {
         Ok(entries.find(|entry| entry.uid == uid).cloned())
     }
 
-    /// Whether a location belongs to a table or to a dropped one that is not yet deleted.
+    /// Whether a location belongs to a table, or to one that was dropped or deregistered.
     pub(crate) async fn is_taken(&self, database: &DatabaseName, location: &str) -> Result<bool> {
         let mut loaded = self.loaded.lock().await;
         let current = self.load(&mut loaded, database, false).await?;
-        Ok(current.state.dropped.contains_key(location)
-            || current.state.tables.values().any(|entry| entry.location == location))
+        Ok(current.state.is_taken(location))
     }
 
-    /// Whether a location belongs to a table of any database, dropped ones included. The folders of
-    /// database `team/cars` and of namespace `cars` in database `team` are the same.
+    /// Whether a location belongs to a table of any database, dropped and deregistered ones included. The
+    /// folders of database `team/cars` and of namespace `cars` in database `team` are the same.
     pub(crate) async fn is_taken_anywhere(&self, location: &str) -> Result<bool> {
         for database in self.databases().await? {
             if self.is_taken(&database, location).await? {
@@ -169,6 +207,7 @@ impl Catalog {
             }
             false => {
                 state.tables.insert(id.text(), entry.clone());
+                state.declared.remove(&id.text());
                 state.is_gone = false;
                 Ok(())
             }
@@ -176,23 +215,105 @@ impl Catalog {
         .await
     }
 
+    /// Keeps a name, and a location for its first version.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken.
+    pub(crate) async fn declare(&self, id: &TableId, location: &str) -> Result<()> {
+        self.change(&id.database, |state| {
+            state.check_free(id)?;
+            state.declared.insert(id.text(), location.to_owned());
+            state.is_gone = false;
+            Ok(())
+        })
+        .await
+    }
+
+    /// Where the first version of a declared table is to lie; nothing for another name.
+    pub(crate) async fn declared(&self, id: &TableId) -> Result<Option<String>> {
+        let mut loaded = self.loaded.lock().await;
+        let current = self.load(&mut loaded, &id.database, false).await?;
+        Ok(current.state.declared.get(&id.text()).cloned())
+    }
+
+    /// The declared names of a database without a first version, in their order.
+    pub(crate) async fn list_declared(&self, database: &DatabaseName) -> Result<Vec<TableId>> {
+        let mut loaded = self.loaded.lock().await;
+        let current = self.load(&mut loaded, database, false).await?;
+        current.state.declared.keys().map(|text| TableId::parse(database, text)).collect()
+    }
+
+    /// Gives up a declared name; whether there was one.
+    pub(crate) async fn forget_declared(&self, id: &TableId) -> Result<bool> {
+        if self.declared(id).await?.is_none() {
+            return Ok(false);
+        }
+        let mut was_there = false;
+        self.change(&id.database, |state| {
+            was_there = state.declared.remove(&id.text()).is_some();
+            Ok(())
+        })
+        .await?;
+        Ok(was_there)
+    }
+
+    /// Enters what was deregistered at a location of the same database, or `entry` where nothing was.
+    ///
+    /// # Errors
+    /// `AlreadyExists` when the name is taken, or the location belongs to a table or to a dropped one.
+    pub(crate) async fn register(&self, id: &TableId, entry: Entry) -> Result<Entry> {
+        let mut entered = entry;
+        self.change(&id.database, |state| {
+            state.check_free(id)?;
+            if let Some(left) = state.left.remove(&entered.location) {
+                entered = left;
+            }
+            if state.is_taken(&entered.location) {
+                let location = &entered.location;
+                let message = format!("`{location}` is the folder of another table");
+                return Err(Error::new(ErrorKind::AlreadyExists, message));
+            }
+            state.tables.insert(id.text(), entered.clone());
+            state.is_gone = false;
+            Ok(())
+        })
+        .await?;
+        Ok(entered)
+    }
+
     /// Takes a table out and notes that its folder is to be deleted.
     ///
     /// # Errors
     /// `NotFound` when there is no such table.
     pub(crate) async fn remove(&self, id: &TableId) -> Result<Entry> {
-        let mut removed = None;
+        self.take_out(id, |state| &mut state.dropped).await
+    }
+
+    /// Takes a table out and leaves its folder as it is.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such table.
+    pub(crate) async fn deregister(&self, id: &TableId) -> Result<Entry> {
+        self.take_out(id, |state| &mut state.left).await
+    }
+
+    async fn take_out(
+        &self,
+        id: &TableId,
+        to: fn(&mut State) -> &mut BTreeMap<String, Entry>,
+    ) -> Result<Entry> {
+        let mut taken = None;
         self.change(&id.database, |state| {
             let entry = state
                 .tables
                 .remove(&id.text())
                 .ok_or_else(|| Error::not_found(format!("table `{id}` does not exist")))?;
-            state.dropped.insert(entry.location.clone(), entry.clone());
-            removed = Some(entry);
+            to(state).insert(entry.location.clone(), entry.clone());
+            taken = Some(entry);
             Ok(())
         })
         .await?;
-        removed.ok_or_else(|| Error::internal("a removed table left no entry"))
+        taken.ok_or_else(|| Error::internal("a table that was taken out left no entry"))
     }
 
     /// Gives a table another name in the same database.
@@ -207,12 +328,7 @@ impl Catalog {
             )));
         }
         self.change(&from.database, |state| {
-            if state.tables.contains_key(&to.text()) {
-                return Err(Error::new(
-                    ErrorKind::AlreadyExists,
-                    format!("table `{to}` already exists"),
-                ));
-            }
+            state.check_free(to)?;
             let entry = state
                 .tables
                 .remove(&from.text())
@@ -263,10 +379,7 @@ impl Catalog {
             let current = self.load(&mut loaded, database, must_reload).await?;
             let mut state = State::clone(&current.state);
             apply(&mut state)?;
-            state.format = match state.namespaces.is_empty() && !state.is_gone {
-                true => FORMAT_WITHOUT_NAMESPACES,
-                false => FORMAT,
-            };
+            state.format = state.oldest_format();
             let number = current.number + 1;
             let bytes = serde_json::to_vec(&state)
                 .map_err(|error| Error::internal("encode the catalogue").with_source(error))?;

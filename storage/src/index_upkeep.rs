@@ -46,7 +46,7 @@ impl Table {
             };
             let [column] = index.columns.as_slice() else { return Err(unknown()) };
             let spec = scalar_spec(index).ok_or_else(unknown)?;
-            match self.build_index(branch, column, name, &spec).await {
+            match self.build_index(branch, column, name, true, &spec).await {
                 Ok(version) => Ok(Some(version)),
                 Err(error) if error.kind() == ErrorKind::Conflict => Ok(None),
                 Err(error) => Err(error),

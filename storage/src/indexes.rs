@@ -216,11 +216,7 @@ impl Table {
         let indices = latest.load_indices().await.map_err(from_lance)?;
         if let Some(other) = indices.iter().find(|index| index.name == name) {
             if !replace {
-                return Err(Error::new(
-                    ErrorKind::AlreadyExists,
-                    format!("index `{name}` already exists"),
-                )
-                .about(Subject::Index));
+                return Err(taken(name));
             }
             if other.fields.first() != Some(&field.id) {
                 return Err(Error::invalid(format!("index `{name}` is on another column")));
@@ -230,16 +226,17 @@ impl Table {
     }
 
     /// Builds an index over a column of a branch and commits it; returns the version. An index of that
-    /// name is replaced.
+    /// name is replaced, where that is wanted.
     ///
     /// # Errors
-    /// As [`Table::check_index`]; `Conflict` when the rows were rewritten again and again meanwhile.
+    /// As [`Table::check_index`], also for an index that was committed while this one was built; `Conflict` when the rows were rewritten again and again meanwhile.
     #[boxed]
     pub async fn build_index(
         &self,
         branch: Option<&str>,
         column: &str,
         name: &str,
+        replace: bool,
         spec: &IndexSpec,
     ) -> Result<u64> {
         let branch = self.branch(branch).await?;
@@ -251,10 +248,11 @@ impl Table {
             let index = build(&built_on, column, name, spec).await?;
             let _mutation = branch.mutation.lock().await;
             let latest = branch.latest().await?;
-            let operation = Operation::CreateIndex {
-                new_indices: vec![index],
-                removed_indices: segments_of(&latest, name).await?,
-            };
+            let removed_indices = segments_of(&latest, name).await?;
+            if !replace && !removed_indices.is_empty() {
+                return Err(taken(name));
+            }
+            let operation = Operation::CreateIndex { new_indices: vec![index], removed_indices };
             let transaction = Transaction::new(built_on.version().version, operation, None);
             match branch.commit(transaction, Vec::new(), None).await {
                 Ok(committed) => return Ok(committed.version().version),
@@ -285,6 +283,11 @@ impl Table {
     }
 }
 
+fn taken(name: &str) -> Error {
+    let message = format!("index `{name}` already exists");
+    Error::new(ErrorKind::AlreadyExists, message).about(Subject::Index)
+}
+
 async fn build(
     dataset: &Dataset,
     column: &str,
@@ -302,7 +305,15 @@ async fn build(
         .create_index_builder(&columns, index_type, params.as_ref())
         .name(name.to_owned())
         .replace(true);
-    Box::pin(builder.execute_uncommitted()).await.map_err(from_lance)
+    Box::pin(builder.execute_uncommitted()).await.map_err(|error| {
+        // So lance calls what it cannot build as it is asked for.
+        let is_refused = matches!(error, lance::Error::Index { .. });
+        let error = from_lance(error);
+        match is_refused && error.kind() == ErrorKind::Internal {
+            true => Error::invalid(error.message()),
+            false => error,
+        }
+    })
 }
 
 async fn segments_of(dataset: &Dataset, name: &str) -> Result<Vec<IndexMetadata>> {
@@ -331,7 +342,8 @@ fn check_type(column: &str, data_type: &arrow_schema::DataType, spec: &IndexSpec
             other => is_text(other) || matches!(other, T::LargeBinary),
         },
         IndexSpec::Scalar(ScalarIndexKind::LabelList) => {
-            matches!(data_type, T::List(_) | T::LargeList(_)) && !is_vector
+            let is_plain = |item: &arrow_schema::FieldRef| !item.data_type().is_nested();
+            !is_vector && matches!(data_type, T::List(item) | T::LargeList(item) if is_plain(item))
         }
         IndexSpec::Scalar(ScalarIndexKind::NGram) => is_text(data_type),
         IndexSpec::Scalar(ScalarIndexKind::Fm) => {
@@ -341,9 +353,15 @@ fn check_type(column: &str, data_type: &arrow_schema::DataType, spec: &IndexSpec
     };
     match fits {
         true => Ok(()),
-        false => Err(Error::invalid(format!(
-            "column `{column}` of type {data_type} cannot have this type of index"
-        ))),
+        false => {
+            let what = match spec {
+                IndexSpec::Vector(spec) => format!("{:?}", spec.kind),
+                IndexSpec::Scalar(kind) => format!("{kind:?}"),
+                IndexSpec::Text(_) => "Inverted".to_owned(),
+            };
+            let message = "index cannot be created on column";
+            Err(Error::invalid(format!("{what} {message} `{column}` of type {data_type}")))
+        }
     }
 }
 
@@ -402,7 +420,9 @@ fn vector_params(spec: &VectorIndexSpec, data_type: &arrow_schema::DataType) -> 
         K::IvfPq | K::IvfHnswPq => {
             let defaults = PQBuildParams::default();
             let pq = PQBuildParams {
-                num_sub_vectors: spec.num_sub_vectors.unwrap_or_else(|| sub_vectors(width)),
+                num_sub_vectors: spec
+                    .num_sub_vectors
+                    .unwrap_or_else(|| sub_vectors(width, spec.num_bits)),
                 num_bits: spec.num_bits.unwrap_or(defaults.num_bits),
                 sample_rate: spec.sample_rate.unwrap_or(defaults.sample_rate),
                 max_iters: spec.max_iterations.unwrap_or(defaults.max_iters),
@@ -450,7 +470,7 @@ fn vector_params(spec: &VectorIndexSpec, data_type: &arrow_schema::DataType) -> 
 }
 
 /// The length of the vectors of a column.
-fn width_of(data_type: &arrow_schema::DataType) -> usize {
+pub(crate) fn width_of(data_type: &arrow_schema::DataType) -> usize {
     match data_type {
         arrow_schema::DataType::FixedSizeList(_, width) => usize::try_from(*width).unwrap_or(0),
         arrow_schema::DataType::List(item) => width_of(item.data_type()),
@@ -458,12 +478,17 @@ fn width_of(data_type: &arrow_schema::DataType) -> usize {
     }
 }
 
-/// As the SDKs choose: sixteen numbers to a part where that divides, else eight, else one part.
-fn sub_vectors(width: usize) -> usize {
-    match width {
+/// As the SDKs choose: sixteen numbers to a part where that divides, else eight, else one part; with
+/// codes of four bits an even number of parts.
+fn sub_vectors(width: usize, num_bits: Option<usize>) -> usize {
+    let parts = match width {
         _ if width.is_multiple_of(16) => width / 16,
         _ if width.is_multiple_of(8) => width / 8,
         _ => 1,
+    };
+    match num_bits == Some(4) && !parts.is_multiple_of(2) {
+        true => parts + 1,
+        false => parts,
     }
 }
 

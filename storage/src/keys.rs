@@ -7,6 +7,8 @@ use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::LazyLock;
 
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::{Float16Type, Float32Type, Float64Type};
 use arrow_array::{Array, ArrayRef, RecordBatch};
 use arrow_row::{RowConverter, SortField};
 use arrow_schema::{DataType, Schema};
@@ -102,6 +104,14 @@ impl KeyGuard {
                 )));
             }
         }
+        for (name, key) in self.names.iter().zip(&keys) {
+            if let Some(row) = first_nan(key) {
+                return Err(Error::invalid(format!(
+                    "key column `{name}` is not a number in row {}",
+                    first_row + row as u64
+                )));
+            }
+        }
         if self.seen.len() + batch.num_rows() > self.rows_max {
             return Err(Error::invalid(format!(
                 "an upsert may have {} rows; the limit is upsert_rows_max",
@@ -188,8 +198,26 @@ impl KeyGuard {
     }
 }
 
+/// The first row that holds NaN, which equals no key.
+fn first_nan(key: &ArrayRef) -> Option<usize> {
+    match key.data_type() {
+        DataType::Float16 => {
+            key.as_primitive::<Float16Type>().values().iter().position(|it| it.is_nan())
+        }
+        DataType::Float32 => {
+            key.as_primitive::<Float32Type>().values().iter().position(|it| it.is_nan())
+        }
+        DataType::Float64 => {
+            key.as_primitive::<Float64Type>().values().iter().position(|it| it.is_nan())
+        }
+        _ => None,
+    }
+}
+
 fn is_key_type(data_type: &DataType) -> bool {
+    // Floats are compared bit by bit, as lance's joins do; NaN is refused by its row.
     data_type.is_integer()
+        || data_type.is_floating()
         || matches!(
             data_type,
             DataType::Utf8
@@ -211,7 +239,7 @@ fn is_key_type(data_type: &DataType) -> bool {
 mod tests {
     use std::sync::Arc;
 
-    use arrow_array::{Int64Array, StringArray};
+    use arrow_array::{Float64Array, Int64Array, StringArray};
     use arrow_schema::Field;
 
     use super::*;
@@ -250,6 +278,21 @@ mod tests {
         assert_eq!(keys.left(), 1);
         let other = batch(vec![Some(1)], vec!["a"]).project(&[1]).unwrap();
         assert_eq!(keys.forget(&other).unwrap_err().kind(), ErrorKind::Conflict);
+    }
+
+    #[test]
+    fn floats_are_keys_and_nan_is_none() {
+        let schema = Schema::new(vec![Field::new("id", DataType::Float64, true)]);
+        let batch = |ids: Vec<f64>| {
+            let ids = Arc::new(Float64Array::from(ids));
+            RecordBatch::try_new(Arc::new(schema.clone()), vec![ids]).unwrap()
+        };
+        let mut keys = KeyGuard::new(&["id".to_owned()], &schema, 10).unwrap();
+        keys.check(&batch(vec![1.0, 2.5]), 0).unwrap();
+        let error = keys.check(&batch(vec![7.0, f64::NAN]), 2).unwrap_err();
+        assert!(error.message().contains("`id` is not a number in row 3"), "{error}");
+        let error = keys.check(&batch(vec![2.5]), 2).unwrap_err();
+        assert!(error.message().contains("given twice"), "{error}");
     }
 
     #[test]

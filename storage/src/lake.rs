@@ -250,6 +250,16 @@ impl Lake {
         self.shared.root.local()
     }
 
+    /// Whether the lake lies in a bucket and not in a folder.
+    pub fn is_in_bucket(&self) -> bool {
+        self.shared.root.local().is_none()
+    }
+
+    /// What tools call the thing at `relative` below the lake's root: a path or an address of a bucket.
+    pub fn uri_of(&self, relative: &str) -> String {
+        self.shared.root.uri_of(relative)
+    }
+
     /// The databases of the lake, sorted.
     ///
     /// # Errors
@@ -293,7 +303,8 @@ impl Lake {
         if let Some(entry) = self.catalog.get(id).await? {
             return Ok(Some(self.handle(entry)));
         }
-        let location = canonical_location(id);
+        let declared = self.catalog.declared(id).await?;
+        let location = declared.unwrap_or_else(|| canonical_location(id));
         if self.catalog.is_taken_anywhere(&location).await?
             || !self.holds_dataset(&location).await?
         {
@@ -345,9 +356,11 @@ impl Lake {
         Ok(self.handle(entry))
     }
 
-    /// The first place for a new table of this name where no dataset lies.
+    /// The first place for a new table of this name where no dataset lies: the one that it was declared
+    /// with, where it was.
     pub(crate) async fn free_location(&self, id: &TableId) -> Result<String> {
-        let mut location = canonical_location(id);
+        let declared = self.catalog.declared(id).await?;
+        let mut location = declared.unwrap_or_else(|| canonical_location(id));
         let mut n = 1;
         while self.catalog.is_taken_anywhere(&location).await?
             || self.holds_dataset(&location).await?
@@ -358,7 +371,7 @@ impl Lake {
         Ok(location)
     }
 
-    async fn holds_dataset(&self, location: &str) -> Result<bool> {
+    pub(crate) async fn holds_dataset(&self, location: &str) -> Result<bool> {
         use futures::TryStreamExt as _;
         let versions = self.shared.root.path(&format!("{location}/_versions"));
         let mut listing = self.shared.root.store().list(Some(&versions));
@@ -497,6 +510,9 @@ impl Lake {
     /// `NotFound`, or `Unavailable` when the store does not answer.
     #[boxed]
     pub async fn drop_table(&self, id: &TableId) -> Result<()> {
+        if self.find_table(id).await?.is_none() && self.catalog.forget_declared(id).await? {
+            return Ok(());
+        }
         self.table(id).await?;
         let entry = self.catalog.remove(id).await?;
         self.finish_drop(&id.database, &entry).await;

@@ -143,6 +143,7 @@ impl Lake {
                 had = state.namespaces.remove(&key).unwrap_or_default();
                 state.namespaces.retain(|known, _| !is_below(known, &key));
                 dropped = take_tables(state, &key);
+                state.declared.retain(|id, _| !is_below(id, &key));
                 state.is_gone = path.is_root();
                 Ok(())
             })
@@ -167,7 +168,8 @@ fn take_tables(state: &mut State, key: &str) -> Vec<Entry> {
 
 /// Every namespace of a database as text: those that were created, and those above tables.
 fn namespaces_of(state: &State) -> impl Iterator<Item = &str> {
-    let above = state.tables.keys().filter_map(|id| id.rsplit_once(SEPARATOR)).map(|(ns, _)| ns);
+    let tables = state.tables.keys().chain(state.declared.keys());
+    let above = tables.filter_map(|id| id.rsplit_once(SEPARATOR)).map(|(ns, _)| ns);
     state.namespaces.keys().map(String::as_str).chain(above).filter(|path| !path.is_empty())
 }
 
@@ -188,7 +190,8 @@ fn is_below(id: &str, key: &str) -> bool {
 fn exists(state: &State, has_catalog: bool, path: &NamespacePath) -> bool {
     if path.is_root() {
         let was_made = has_catalog || state.namespaces.contains_key("");
-        return (was_made || !state.tables.is_empty()) && !state.is_gone;
+        let has_tables = !state.tables.is_empty() || !state.declared.is_empty();
+        return (was_made || has_tables) && !state.is_gone;
     }
     let key = path.to_string();
     state.namespaces.contains_key(&key) || !is_empty(state, path)
@@ -196,7 +199,8 @@ fn exists(state: &State, has_catalog: bool, path: &NamespacePath) -> bool {
 
 fn is_empty(state: &State, path: &NamespacePath) -> bool {
     let key = path.to_string();
-    let mut below = state.tables.keys().chain(state.namespaces.keys());
+    let tables = state.tables.keys().chain(state.declared.keys());
+    let mut below = tables.chain(state.namespaces.keys());
     !below.any(|id| is_below(id, &key))
 }
 

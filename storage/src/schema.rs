@@ -1,7 +1,7 @@
 //! Between the schema a client speaks and the schema a table stores.
 //!
 //! Columns match by name. A nullable column that is missing is null; an extra one is an error. Only
-//! lossless widening converts. A blob column is declared by lance's `lance.blob.v2` extension type or by
+//! lossless widening converts (`widen.rs`), and text becomes JSON (`json_column.rs`). A blob column is declared by lance's `lance.blob.v2` extension type or by
 //! a binary field with the metadata `lance-encoding:blob` = `true`, and is stored as blob v2 either way;
 //! afterwards plain binary values are taken for it too.
 
@@ -10,14 +10,16 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_array::{Array, ArrayRef, RecordBatch, new_null_array};
-use arrow_cast::{CastOptions, cast_with_options};
-use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
+use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef};
 use lakebed_core::{Error, Limits, Result, nearest_names};
+use lance_arrow::json::is_json_field;
 use lance_core::datatypes::BLOB_V2_LOGICAL_TYPE;
 use lance_core::is_system_column;
 
 use crate::blob::BlobWriter;
+use crate::json_column::{encode, is_text};
 use crate::stored_type::stored_type;
+use crate::widen::{Lacking, is_lossless, widen};
 
 const EXTENSION_NAME: &str = "ARROW:extension:name";
 const BLOB_EXTENSION: &str = "lance.blob.v2";
@@ -120,6 +122,8 @@ enum Step {
     Widen(usize),
     /// Turn binary values or references into blobs.
     Blob(usize),
+    /// Turn text into JSON as it is stored.
+    Json(usize),
     /// Fill with nulls.
     Null,
 }
@@ -156,6 +160,8 @@ impl Conform {
                 extra.name()
             )));
         }
+        // What a struct lacks would be taken away from rows that are there.
+        let lacking = if partial { Lacking::Refused } else { Lacking::Null };
         let mut fields: Vec<FieldRef> = Vec::new();
         let mut steps: Vec<Step> = Vec::new();
         for field in stored.fields() {
@@ -168,7 +174,7 @@ impl Conform {
                         field.name()
                     )));
                 }
-                Some((at, sent)) => step_for(field, sent, at)?,
+                Some((at, sent)) => step_for(field, sent, at, lacking)?,
             };
             fields.push(written_field(field));
             steps.push(step);
@@ -194,6 +200,7 @@ impl Conform {
                 Step::Null => new_null_array(field.data_type(), batch.num_rows()),
                 Step::Take(at) => batch.column(*at).clone(),
                 Step::Widen(at) => widen(field, batch.column(*at))?,
+                Step::Json(at) => encode(field, batch.column(*at), first_row)?,
                 Step::Blob(at) => self.blobs.convert(field, batch.column(*at), first_row).await?,
             };
             if !field.is_nullable() && column.null_count() > 0 {
@@ -223,15 +230,18 @@ pub(crate) fn written_field(stored: &FieldRef) -> FieldRef {
     }
 }
 
-fn step_for(stored: &Field, sent: &Field, at: usize) -> Result<Step> {
+fn step_for(stored: &Field, sent: &Field, at: usize, lacking: Lacking) -> Result<Step> {
     if declares_blob(stored) {
         blob_shape(sent)?;
         return Ok(Step::Blob(at));
     }
+    if is_json_field(stored) && is_text(sent) {
+        return Ok(Step::Json(at));
+    }
     if stored.data_type() == sent.data_type() {
         return Ok(Step::Take(at));
     }
-    if is_lossless(sent.data_type(), stored.data_type()) {
+    if is_lossless(sent.data_type(), stored.data_type(), lacking) {
         return Ok(Step::Widen(at));
     }
     Err(Error::invalid(format!(
@@ -240,99 +250,6 @@ fn step_for(stored: &Field, sent: &Field, at: usize) -> Result<Step> {
         sent.data_type(),
         stored.data_type()
     )))
-}
-
-fn widen(field: &Field, column: &ArrayRef) -> Result<ArrayRef> {
-    // Not `safe`: a value that does not fit must be an error, never a null.
-    let options = CastOptions { safe: false, ..Default::default() };
-    cast_with_options(column, field.data_type(), &options).map_err(|error| {
-        Error::invalid(format!(
-            "column `{}` of type {} cannot become {}: {error}",
-            field.name(),
-            column.data_type(),
-            field.data_type()
-        ))
-    })
-}
-
-/// Whether every value of `from` has an equal value in `to`.
-fn is_lossless(from: &DataType, to: &DataType) -> bool {
-    use DataType::*;
-    if from == to {
-        return true;
-    }
-    match (from, to) {
-        (Null, _) => true,
-        (Dictionary(_, value), to) => is_lossless(value, to),
-        (Utf8 | LargeUtf8 | Utf8View, Utf8 | LargeUtf8) => true,
-        (Binary | LargeBinary | BinaryView, Binary | LargeBinary) => true,
-        (FixedSizeBinary(_), Binary | LargeBinary) => true,
-        (Float16, Float32 | Float64) | (Float32, Float64) => true,
-        (Date32, Date64) => true,
-        (Timestamp(a, zone_a), Timestamp(b, zone_b)) => {
-            zone_a == zone_b && unit_rank(a) <= unit_rank(b)
-        }
-        (Time32(a), Time32(b) | Time64(b))
-        | (Time64(a), Time64(b))
-        | (Duration(a), Duration(b)) => unit_rank(a) <= unit_rank(b),
-        (Decimal128(p1, s1), Decimal128(p2, s2) | Decimal256(p2, s2))
-        | (Decimal256(p1, s1), Decimal256(p2, s2)) => {
-            s2 >= s1 && i16::from(*p2) - i16::from(*s2) >= i16::from(*p1) - i16::from(*s1)
-        }
-        (List(a), List(b) | LargeList(b)) | (LargeList(a), LargeList(b) | List(b)) => {
-            is_lossless(a.data_type(), b.data_type())
-        }
-        (FixedSizeList(a, n), FixedSizeList(b, m)) => {
-            n == m && is_lossless(a.data_type(), b.data_type())
-        }
-        (FixedSizeList(a, _), List(b) | LargeList(b)) => is_lossless(a.data_type(), b.data_type()),
-        (List(a) | LargeList(a), FixedSizeList(b, _)) => {
-            // Fails, naming the column, on a list of another length.
-            is_lossless(a.data_type(), b.data_type())
-        }
-        (Struct(a), Struct(b)) => {
-            a.len() == b.len()
-                && a.iter()
-                    .zip(b.iter())
-                    .all(|(a, b)| a.name() == b.name() && is_lossless(a.data_type(), b.data_type()))
-        }
-        (from, to) => integer_fits(from, to),
-    }
-}
-
-fn integer_fits(from: &DataType, to: &DataType) -> bool {
-    // (is signed, bits); floats hold integers of up to their mantissa.
-    let integer = |data_type: &DataType| match data_type {
-        DataType::Int8 => Some((true, 8)),
-        DataType::Int16 => Some((true, 16)),
-        DataType::Int32 => Some((true, 32)),
-        DataType::Int64 => Some((true, 64)),
-        DataType::UInt8 => Some((false, 8)),
-        DataType::UInt16 => Some((false, 16)),
-        DataType::UInt32 => Some((false, 32)),
-        DataType::UInt64 => Some((false, 64)),
-        _ => None,
-    };
-    let Some((from_signed, from_bits)) = integer(from) else { return false };
-    match to {
-        DataType::Float32 => from_bits <= 16,
-        DataType::Float64 => from_bits <= 32,
-        to => match integer(to) {
-            Some((true, bits)) if !from_signed => from_bits < bits,
-            Some((false, _)) if from_signed => false,
-            Some((_, bits)) => from_bits <= bits,
-            None => false,
-        },
-    }
-}
-
-fn unit_rank(unit: &TimeUnit) -> u8 {
-    match unit {
-        TimeUnit::Second => 0,
-        TimeUnit::Millisecond => 1,
-        TimeUnit::Microsecond => 2,
-        TimeUnit::Nanosecond => 3,
-    }
 }
 
 /// A short digest of a schema's names, types and nullability, to tell whether a write that is sent
@@ -354,39 +271,6 @@ pub fn schema_digest(schema: &Schema) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn widening_is_lossless_or_refused() {
-        use DataType::*;
-        let list = |item| List(Arc::new(Field::new("item", item, true)));
-        for (from, to) in [
-            (Int8, Int64),
-            (UInt32, Int64),
-            (Int32, Float64),
-            (Float32, Float64),
-            (Utf8View, Utf8),
-            (Dictionary(Box::new(Int32), Box::new(Utf8)), Utf8),
-            (list(Int32), list(Int64)),
-            (Timestamp(TimeUnit::Second, None), Timestamp(TimeUnit::Nanosecond, None)),
-        ] {
-            assert!(is_lossless(&from, &to), "{from} to {to}");
-        }
-        for (from, to) in [
-            (Int64, Int32),
-            (Int32, UInt64),
-            (UInt64, Int64),
-            (Int64, Float64),
-            (Int32, Float32),
-            (Float64, Float32),
-            (Utf8, Int32),
-            (list(Int64), list(Int32)),
-            (Timestamp(TimeUnit::Nanosecond, None), Timestamp(TimeUnit::Second, None)),
-            (Timestamp(TimeUnit::Second, None), Timestamp(TimeUnit::Second, Some("UTC".into()))),
-            (Boolean, Int8),
-        ] {
-            assert!(!is_lossless(&from, &to), "{from} to {to}");
-        }
-    }
 
     #[test]
     fn both_ways_to_declare_a_blob_are_stored_alike() {

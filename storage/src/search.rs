@@ -15,6 +15,7 @@ use lance::dataset::scanner::{ColumnOrdering, Scanner};
 use lance_index::scalar::FullTextSearchQuery;
 use lance_index::scalar::inverted::query::FtsQuery;
 
+use crate::indexes::width_of;
 use crate::lance_error::from_lance;
 use crate::scan::{
     BATCH_BYTES, BATCH_BYTES_MAX, BATCH_ROWS, BatchStream, Projection, READ_AHEAD_BYTES,
@@ -334,7 +335,7 @@ impl Snapshot {
     }
 
     /// Whether a ranking is by several vectors, each for itself.
-    fn is_batch(&self, ranking: &Ranking) -> bool {
+    pub fn is_batch(&self, ranking: &Ranking) -> bool {
         let Ranking::Vector(query) = ranking else { return false };
         let field = self.dataset.schema().field(&query.column);
         let is_multivector =
@@ -355,15 +356,17 @@ impl Snapshot {
         }
     }
 
-    /// The columns that can be searched by vector, by their whole paths.
-    pub fn vector_columns(&self) -> Vec<String> {
+    /// The columns that can be searched by vector, by their whole paths, with the width of their vectors.
+    pub fn vector_columns(&self) -> Vec<(String, usize)> {
         let schema = self.dataset.schema();
         schema
             .fields_pre_order()
             .filter(|field| is_vector(&field.data_type()))
-            .filter_map(|field| schema.field_path(field.id).ok())
+            .filter_map(|field| {
+                Some((schema.field_path(field.id).ok()?, width_of(&field.data_type())))
+            })
             // The items of a multivector are no column of their own.
-            .filter(|path| !path.ends_with(".item"))
+            .filter(|(path, _)| !path.ends_with(".item"))
             .collect()
     }
 

@@ -8,8 +8,10 @@ use chrono::{DateTime, Utc};
 use futures::TryStreamExt;
 use lakebed_core::{Error, Result, Subject};
 use lance::Dataset;
+use object_store::path::Path;
 
 use crate::lance_error::from_lance;
+use crate::snapshot::Snapshot;
 use crate::table::Table;
 
 /// A version in a listing.
@@ -19,6 +21,12 @@ pub struct VersionEntry {
     pub version: u64,
     /// When it was committed.
     pub committed_at: DateTime<Utc>,
+    /// Where its manifest lies, relative to the lake's root.
+    pub manifest: String,
+    /// Bytes of the manifest, where they are known.
+    pub manifest_bytes: Option<u64>,
+    /// What the store calls this state of the manifest, where it says.
+    pub e_tag: Option<String>,
 }
 
 impl Table {
@@ -45,12 +53,37 @@ impl Table {
         let entries = wanted.into_iter().map(|version| {
             let latest = latest.clone();
             async move {
-                let committed_at = time_of(&latest, version).await?;
-                Ok(VersionEntry { version, committed_at })
+                match latest.version().version == version {
+                    true => Ok(self.entry_of(&latest)),
+                    false => {
+                        let dataset = latest.checkout_version(version).await;
+                        Ok(self.entry_of(&dataset.map_err(from_lance)?))
+                    }
+                }
             }
         });
         use futures::StreamExt as _;
         futures::stream::iter(entries).buffered(8).try_collect().await
+    }
+
+    fn entry_of(&self, dataset: &Dataset) -> VersionEntry {
+        let version = dataset.version();
+        let manifest = dataset.manifest_location();
+        let above = self.shared.root.path("").parts().count();
+        VersionEntry {
+            version: version.version,
+            committed_at: version.timestamp,
+            manifest: Path::from_iter(manifest.path.parts().skip(above)).to_string(),
+            manifest_bytes: manifest.size,
+            e_tag: manifest.e_tag.clone(),
+        }
+    }
+}
+
+impl Snapshot {
+    /// The version in a listing.
+    pub fn entry(&self) -> VersionEntry {
+        self.table().entry_of(&self.dataset)
     }
 }
 
@@ -150,7 +183,7 @@ mod tests {
         assert_eq!(versions.len(), 4);
         assert!(versions.is_sorted_by(|a, b| a.committed_at < b.committed_at), "{versions:?}");
         let latest = branch.latest().await.unwrap();
-        for VersionEntry { version, committed_at } in versions {
+        for VersionEntry { version, committed_at, .. } in versions {
             assert_eq!(version_at(&latest, committed_at).await.unwrap(), version);
         }
         assert_eq!(version_at(&latest, Utc::now()).await.unwrap(), 1);

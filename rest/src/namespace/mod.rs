@@ -64,7 +64,8 @@ fn choice<T: Copy>(
     default: T,
 ) -> Result<T> {
     let Some(sent) = sent.filter(|sent| !sent.is_empty()) else { return Ok(default) };
-    let plain = sent.replace('_', "").to_ascii_lowercase();
+    // The Node client 0.39 sends them in quotes of their own.
+    let plain = sent.trim_matches('"').replace('_', "").to_ascii_lowercase();
     let found = choices.iter().find(|(name, _)| name.to_ascii_lowercase() == plain);
     found.map(|(_, choice)| *choice).ok_or_else(|| {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();

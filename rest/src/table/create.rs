@@ -17,6 +17,7 @@ use crate::Door;
 use crate::arrow_body::{arrow_body, pass_over};
 use crate::error::ApiError;
 use crate::params::{Params, shown};
+use crate::table::describe::location;
 use crate::target::Target;
 
 #[derive(Clone, Copy, PartialEq)]
@@ -38,13 +39,14 @@ pub(crate) async fn create_table(
             Err(ApiError::from(error).with_status(StatusCode::BAD_REQUEST))
         }
         Err(error) => Err(error.into()),
-        Ok((location, version)) => {
+        Ok((relative, version)) => {
+            let location = location(&door, &target, &relative);
             Ok(versioned(json!({ "location": location, "version": version }), version))
         }
     }
 }
 
-/// Where the table lies and its version.
+/// Where the table lies, relative to the lake's root, and its version.
 async fn create(
     door: &Door,
     target: &Target,

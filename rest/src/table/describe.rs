@@ -1,12 +1,15 @@
 //! `POST /v1/table/{id}/describe`: what a client has to know before it does anything else.
 //!
 //! The SDKs end the path in a slash; they need version and schema, with the names of types that lance
-//! writes. Clients of the specification get them only when they ask for details, with Arrow's names. The
-//! location is a URI that no client can open by itself: where a lake lies is the operator's business, and
-//! a path that looks like a local one would make clients write into a folder of their own.
+//! writes. Clients of the specification get them only when they ask for details, with Arrow's names.
+//!
+//! Clients that read and write files by themselves go by the location. They are told where the table lies
+//! if they can reach it, in a bucket or on the machine of the server. Others get a URI that nobody can open:
+//! a path of another machine would make them write into a folder of their own.
 
+use axum::Json;
 use axum::extract::State;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use lakebed_core::{Error, ErrorKind, Result};
 use lakebed_proto::command::ReadCommand;
 use lakebed_proto::schema_json::{Dialect, schema_to_json};
@@ -59,10 +62,21 @@ pub(crate) async fn describe_table(
     target.check_id(body.id.as_deref())?;
     let wanted = wanted(&target, &body)?;
     let at = read_at(&target, &body)?;
-    let details = door.service.describe_table(target.ctx(), &target.table()?, &at).await?;
+    let table = target.table()?;
+    let details = match door.service.describe_table(target.ctx(), &table, &at).await {
+        Err(error) if error.kind() == ErrorKind::NotFound && !target.is_sdk() => {
+            // Clients of the specification write the first version of a declared table themselves.
+            let declared = door.service.declared_location(target.ctx(), &table).await?;
+            let relative = declared.ok_or(error)?;
+            return Ok(Json(declared_answer(&location(&door, &target, &relative), &wanted))
+                .into_response());
+        }
+        described => described?,
+    };
+    let location = location(&door, &target, &details.location);
     let answer = match target.is_sdk() {
-        true => sdk_answer(&details)?,
-        false => spec_answer(&details, &wanted)?,
+        true => sdk_answer(&details, &location)?,
+        false => spec_answer(&details, &wanted, &location)?,
     };
     Ok(versioned(answer, details.version))
 }
@@ -95,25 +109,40 @@ fn read_at(target: &Target, body: &DescribeTable) -> Result<ReadCommand> {
     })
 }
 
-fn location(details: &TableDetails) -> String {
-    format!("lakebed:///{}", details.location)
+/// Where a client finds the folder of a table that lies at `relative` below the lake's root.
+pub(crate) fn location(door: &Door, target: &Target, relative: &str) -> String {
+    let is_near = door.service.is_in_bucket() || target.is_same_machine();
+    match is_near && !door.options.hide_locations {
+        true => door.service.uri_of(relative),
+        false => format!("lakebed:///{relative}"),
+    }
 }
 
-fn sdk_answer(details: &TableDetails) -> Result<Value> {
+fn sdk_answer(details: &TableDetails, location: &str) -> Result<Value> {
     Ok(json!({
         "version": details.version,
         "schema": schema_to_json(&details.schema, Dialect::Sdk)?,
-        "location": location(details),
+        "location": location,
     }))
 }
 
-fn spec_answer(details: &TableDetails, wanted: &Wanted) -> Result<Value> {
-    let mut answer = json!({ "location": location(details), "managed_versioning": null });
+fn declared_answer(location: &str, wanted: &Wanted) -> Value {
+    let mut answer = json!({ "location": location, "managed_versioning": null });
     if wanted.table_uri {
-        answer["table_uri"] = location(details).into();
+        answer["table_uri"] = location.into();
     }
     if wanted.declared || wanted.details {
-        // A table is in the catalogue only once its first version is committed.
+        answer["is_only_declared"] = true.into();
+    }
+    answer
+}
+
+fn spec_answer(details: &TableDetails, wanted: &Wanted, location: &str) -> Result<Value> {
+    let mut answer = json!({ "location": location, "managed_versioning": null });
+    if wanted.table_uri {
+        answer["table_uri"] = location.into();
+    }
+    if wanted.declared || wanted.details {
         answer["is_only_declared"] = false.into();
     }
     if wanted.details {

@@ -3,6 +3,7 @@
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::StatusCode;
+use lakebed_core::ErrorKind;
 use lakebed_proto::command::ReadCommand;
 use serde::Deserialize;
 
@@ -31,6 +32,13 @@ pub(crate) async fn table_exists(
         branch: target.branch(body.branch.as_deref())?.map(str::to_owned),
         ..ReadCommand::default()
     };
-    door.service.describe_table(target.ctx(), &target.table()?, &at).await?;
+    let table = target.table()?;
+    match door.service.describe_table(target.ctx(), &table, &at).await {
+        // A declared name is there, too.
+        Err(error) if error.kind() == ErrorKind::NotFound => {
+            door.service.declared_location(target.ctx(), &table).await?.ok_or(error)?;
+        }
+        described => drop(described?),
+    }
     Ok(StatusCode::OK.into_response())
 }

@@ -6,7 +6,7 @@
 use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use lakebed_core::{NamespacePath, Result};
+use lakebed_core::{NamespacePath, Result, TableId};
 use serde_json::{Map, Value};
 
 use crate::Door;
@@ -15,8 +15,7 @@ use crate::page::PageRequest;
 use crate::params::Params;
 use crate::target::Target;
 
-/// `include_declared` asks for tables without data too; there are none here, so both values are
-/// right.
+/// `include_declared` asks for the names of tables without data too, which is so where it is absent.
 const KNOWN: [&str; 3] = ["limit", "page_token", "include_declared"];
 
 pub(crate) async fn list_all_tables(
@@ -28,14 +27,14 @@ pub(crate) async fn list_all_tables(
     let root = NamespacePath::root();
     let namespace = target.is_sdk().then_some(&root);
     let delimiter = params.delimiter();
-    let mut names: Vec<String> = door
-        .service
-        .list_tables(target.ctx(), namespace)
+    // The SDKs open what is listed, which needs data.
+    let with_declared = !target.is_sdk() && includes_declared(params)?;
+    let mut names: Vec<String> = ids(&door, &target, namespace, with_declared)
         .await?
         .into_iter()
-        .map(|table| match delimiter {
-            "$" => table.id.text(),
-            other => table.id.text().replace('$', other),
+        .map(|id| match delimiter {
+            "$" => id.text(),
+            other => id.text().replace('$', other),
         })
         .collect();
     names.sort();
@@ -46,17 +45,34 @@ pub(crate) async fn list_tables(
     State(door): State<Door>,
     target: Target,
 ) -> Result<Response, ApiError> {
-    let page = page_request(target.params(&KNOWN)?)?;
+    let params = target.params(&KNOWN)?;
+    let page = page_request(params)?;
     let namespace = target.namespace()?;
-    let mut names: Vec<String> = door
-        .service
-        .list_tables(target.ctx(), Some(&namespace))
-        .await?
-        .into_iter()
-        .map(|table| table.id.name.as_str().to_owned())
-        .collect();
+    let ids = ids(&door, &target, Some(&namespace), includes_declared(params)?).await?;
+    let mut names: Vec<String> = ids.into_iter().map(|id| id.name.as_str().to_owned()).collect();
     names.sort();
     Ok(answer(&page, names))
+}
+
+async fn ids(
+    door: &Door,
+    target: &Target,
+    namespace: Option<&NamespacePath>,
+    with_declared: bool,
+) -> Result<Vec<TableId>> {
+    let tables = door.service.list_tables(target.ctx(), namespace).await?;
+    let mut ids: Vec<TableId> = tables.into_iter().map(|table| table.id).collect();
+    if with_declared {
+        ids.extend(door.service.list_declared(target.ctx(), namespace).await?);
+    }
+    Ok(ids)
+}
+
+fn includes_declared(params: &Params) -> Result<bool> {
+    match params.text("include_declared") {
+        None => Ok(true),
+        Some(_) => params.flag("include_declared"),
+    }
 }
 
 fn page_request(params: &Params) -> Result<PageRequest> {

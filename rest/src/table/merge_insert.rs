@@ -52,7 +52,7 @@ pub(crate) async fn merge_insert(
         "num_updated_rows": outcome.updated,
         "num_deleted_rows": outcome.deleted,
         "num_attempts": outcome.attempts,
-        "num_rows": outcome.receipt.rows,
+        "num_rows": outcome.inserted + outcome.updated,
     });
     Ok(versioned(answer, version))
 }

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use lakebed_core::{Result, SearchReport};
+use lakebed_core::{Error, Result, SearchReport};
 use lakebed_proto::search::SearchRequest;
 use lakebed_service::Found;
 use serde::Deserialize;
@@ -19,6 +19,7 @@ use crate::Door;
 use crate::arrow_answer::{ARROW_FILE, arrow_file};
 use crate::body::{BodyBytes, StrictBody, parse, parse_raw};
 use crate::error::ApiError;
+use crate::params::shown;
 use crate::target::Target;
 use crate::timeout::within_request_timeout;
 
@@ -87,7 +88,12 @@ pub(crate) async fn analyze_plan(
     headers: HeaderMap,
     StrictBody(body): StrictBody<QueryBody>,
 ) -> Result<Response, ApiError> {
-    target.params(&[])?;
+    // One server runs all of it: what each worker did is what it did.
+    let metrics = target.params(&["distributed_metrics"])?.text("distributed_metrics");
+    if let Some(other) = metrics.filter(|metrics| !matches!(*metrics, "per_worker" | "full")) {
+        let message = format!("`distributed_metrics` is `{}`", shown(other));
+        return Err(Error::invalid(format!("{message}, not per_worker or full")).into());
+    }
     let request = request(&target, body)?;
     let (plan, version) =
         within_request_timeout(&headers, door.service.analyze_search(target.ctx(), &request))

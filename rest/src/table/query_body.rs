@@ -83,13 +83,15 @@ struct StructuredQuery {
 /// # Errors
 /// `InvalidArgument` naming the field.
 pub(crate) fn search_request(table: String, body: QueryBody) -> Result<SearchRequest> {
+    let is_spec = body.vector.as_deref().is_some_and(|raw| raw.get().trim_start().starts_with('{'));
     Ok(SearchRequest {
         table,
         version: body.version,
         tag: None,
         as_of: None,
         branch: body.branch.filter(|branch| !branch.is_empty()),
-        k: body.k,
+        // Clients of the specification have to send a number, and send 0 for none.
+        k: body.k.filter(|k| *k > 0 || !is_spec),
         offset: body.offset,
         vector: body.vector.as_deref().map(vector).transpose()?,
         embed: body.embed,

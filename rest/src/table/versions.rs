@@ -1,4 +1,4 @@
-//! `POST /v1/table/{id}/version/list`.
+//! `POST /v1/table/{id}/version/list` and `version/describe`.
 //!
 //! The SDKs send nothing and expect every version, oldest first. Clients of the specification page,
 //! newest first if they say `descending`; here they always get the newest first, so that a page is
@@ -9,6 +9,7 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use chrono::{DateTime, SecondsFormat};
 use lakebed_core::{Error, Result};
+use lakebed_proto::command::ReadCommand;
 use lakebed_service::VersionSummary;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -16,6 +17,8 @@ use serde_json::{Value, json};
 use crate::Door;
 use crate::body::StrictBody;
 use crate::error::ApiError;
+use crate::table::describe::location;
+use crate::table::versioned;
 use crate::target::Target;
 
 const PAGE_MAX: usize = 1_000;
@@ -62,11 +65,37 @@ pub(crate) async fn list_versions(
     if !newest_first {
         versions.reverse();
     }
-    let mut answer = json!({ "versions": versions.iter().map(entry).collect::<Vec<Value>>() });
+    let entries = versions.iter().map(|version| entry(&door, &target, version));
+    let mut answer = json!({ "versions": entries.collect::<Vec<Value>>() });
     if let Some(token) = token {
         answer["page_token"] = Value::from(token);
     }
     Ok(Json(answer).into_response())
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(crate) struct DescribeVersion {
+    id: Option<Vec<String>>,
+    branch: Option<String>,
+    version: Option<u64>,
+}
+
+pub(crate) async fn describe_version(
+    State(door): State<Door>,
+    target: Target,
+    StrictBody(body): StrictBody<DescribeVersion>,
+) -> Result<Response, ApiError> {
+    target.params(&["branch"])?;
+    target.check_id(body.id.as_deref())?;
+    let at = ReadCommand {
+        version: body.version,
+        branch: target.branch(body.branch.as_deref())?.map(str::to_owned),
+        ..ReadCommand::default()
+    };
+    let version = door.service.describe_version(target.ctx(), &target.table()?, &at).await?;
+    let answer = json!({ "version": entry(&door, &target, &version) });
+    Ok(versioned(answer, version.version))
 }
 
 /// Up to `wanted` versions below `before`, newest first, and whether there are more.
@@ -104,12 +133,19 @@ fn page_token(token: Option<&str>) -> Result<Option<u64>> {
         .transpose()
 }
 
-fn entry(version: &VersionSummary) -> Value {
+fn entry(door: &Door, target: &Target, version: &VersionSummary) -> Value {
+    entry_at(&location(door, target, &version.manifest), version)
+}
+
+fn entry_at(manifest: &str, version: &VersionSummary) -> Value {
     let time = DateTime::from_timestamp_millis(version.committed_at_ms).unwrap_or_default();
     json!({
         "version": version.version,
         "timestamp": time.to_rfc3339_opts(SecondsFormat::Millis, true),
         "timestamp_millis": version.committed_at_ms,
+        "manifest_path": manifest,
+        "manifest_size": version.manifest_bytes,
+        "e_tag": version.e_tag,
         "metadata": {},
     })
 }
@@ -120,7 +156,14 @@ mod tests {
 
     #[test]
     fn an_entry_has_both_forms_of_its_time() {
-        let entry = entry(&VersionSummary { version: 3, committed_at_ms: 1_767_225_600_001 });
+        let version = VersionSummary {
+            version: 3,
+            committed_at_ms: 1_767_225_600_001,
+            manifest: "default/t.lance/_versions/3.manifest".to_owned(),
+            manifest_bytes: Some(4),
+            e_tag: None,
+        };
+        let entry = entry_at("there", &version);
         assert_eq!(entry["timestamp"], "2026-01-01T00:00:00.001Z");
         assert_eq!(entry["timestamp_millis"], 1_767_225_600_001_i64);
         assert!(page_token(Some("x")).is_err());

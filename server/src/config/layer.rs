@@ -112,6 +112,9 @@ settings! {
          port.";
     peer_ca_cert: PathBuf, false, "the system's certificates",
         "What the certificates of the other servers of the lake are checked against, in PEM.";
+    hide_locations: bool, false, "`false`",
+        "Tells no client where a table lies. Otherwise those that read files by themselves are told, \
+         where they can reach them: in a bucket, or on the machine of the server.";
     log_format: LogFormat, true, "`text`",
         "How log lines on standard error are written: `text` or `json`. Which ones, `RUST_LOG` \
          says.";

@@ -129,6 +129,8 @@ limits! {
     write_id_bytes_max: usize, 1, 64 * KIB, "Bytes of a write id.";
     ticket_ttl_ms: i64, 1_000, 30 * DAY_MS,
         "How long a ticket keeps its version, renewed by use.";
+    index_wait_ms: u64, 0, 600_000,
+        "How long the answer to who builds an index waits for the build, which goes on without it.";
     maintenance_interval_ms: u64, 100, 30 * DAY_MS,
         "Time between two passes of maintenance.";
     maintenance_share_percent: u64, 1, 100,

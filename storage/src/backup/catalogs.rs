@@ -45,8 +45,9 @@ impl Catalogs {
         for database in catalog.databases().await? {
             let (state, _) = catalog.state(&database).await?;
             let mut state = State::clone(&state);
-            // Their folders are about to be deleted, and are not copied.
+            // Their folders are about to be deleted, or are no tables, and are not copied.
             state.dropped.clear();
+            state.left.clear();
             states.insert(database, state);
         }
         let Selection::Tables(wanted) = selection else {

@@ -210,7 +210,8 @@ impl<'a> References<'a> {
         let mut uids = HashMap::new();
         for database in self.lake.catalog.databases().await? {
             let (state, _) = self.lake.catalog.state(&database).await?;
-            for entry in state.tables.values().chain(state.dropped.values()) {
+            let gone = state.dropped.values().chain(state.left.values());
+            for entry in state.tables.values().chain(gone) {
                 uids.insert(entry.location.clone(), entry.uid.clone());
             }
         }

@@ -57,8 +57,10 @@ pub struct ColumnChange {
     pub parent: Option<String>,
     /// Its type on the branch.
     pub branch: Option<String>,
+    /// Whether it allows null on the parent.
+    pub nullable_on_parent: bool,
     /// Whether it allows null on the branch.
-    pub nullable: bool,
+    pub nullable_on_branch: bool,
 }
 
 /// A row that the branch changed.
@@ -413,13 +415,15 @@ impl Divergence {
             .map(|name| {
                 let was = theirs.reshaped.get(name).or_else(|| ours.reshaped.get(name));
                 let is_new = was == Some(&Reshaped::Added);
+                let on_parent = field(&ours.tip, ours.name_at_tip(name));
                 let on_branch = field(&theirs.tip, theirs.name_at_tip(name));
                 ColumnChange {
                     name: name.clone(),
                     was: type_of(field(&theirs.base, Some(name)).filter(|_| !is_new)),
-                    parent: type_of(field(&ours.tip, ours.name_at_tip(name))),
+                    parent: type_of(on_parent),
                     branch: type_of(on_branch),
-                    nullable: on_branch.is_none_or(|field| field.nullable),
+                    nullable_on_parent: on_parent.is_none_or(|field| field.nullable),
+                    nullable_on_branch: on_branch.is_none_or(|field| field.nullable),
                 }
             })
             .collect()

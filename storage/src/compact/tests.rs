@@ -24,7 +24,7 @@ async fn append(table: &Table) {
 
 async fn index(table: &Table) {
     let kind = IndexSpec::Scalar(ScalarIndexKind::BTree);
-    table.build_index(None, "n", "n_idx", &kind).await.unwrap();
+    table.build_index(None, "n", "n_idx", true, &kind).await.unwrap();
 }
 
 async fn fragments(table: &Arc<Table>) -> Vec<u32> {

@@ -9,7 +9,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use lakebed_core::{BranchName, Error};
-use lakebed_service::{ComparedBranch, IndexSummary};
+use lakebed_service::{BranchDiff, ColumnChange, ComparedBranch, IndexSummary};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -50,48 +50,29 @@ pub(crate) async fn diff_branch(
     Ok(Json(answer(&name, &compared)).into_response())
 }
 
-fn answer(name: &BranchName, compared: &ComparedBranch) -> Value {
+/// The difference in the SDKs' form, with Lakebed's own beside it.
+pub(super) fn answer(name: &BranchName, compared: &ComparedBranch) -> Value {
     let diff = &compared.diff;
     let parent_changes = diff.parent_changes.unwrap_or_default();
     let branch_changes = diff.branch_changes;
-    let is_added = |column: &&lakebed_service::ColumnChange| {
-        column.was.is_none() && column.parent.is_none() && column.branch.is_some()
-    };
-    let added: Vec<Value> = diff
-        .columns
-        .iter()
-        .filter(is_added)
-        .map(|column| {
-            json!({
-                "name": column.name,
-                "dataType": column.branch,
-                "nullable": column.nullable,
-            })
-        })
-        .collect();
-    let removed: Vec<&str> = diff
-        .columns
-        .iter()
-        .filter(|column| column.parent.is_some() && column.branch.is_none())
-        .map(|column| column.name.as_str())
-        .collect();
+    let removed = diff.columns.iter().filter(|column| column.branch.is_none());
+    let removed: Vec<Value> = removed.filter_map(on_parent).collect();
     let changed: Vec<Value> = diff
         .columns
         .iter()
-        .filter(|column| column.parent.is_some() && column.branch.is_some())
         .filter(|column| column.parent != column.branch)
-        .map(
-            |column| json!({ "name": column.name, "main": column.parent, "branch": column.branch }),
-        )
+        .filter_map(|column| {
+            let (main, branch) = (on_parent(column)?, on_branch(column)?);
+            Some(json!({ "name": column.name, "main": main, "branch": branch }))
+        })
         .collect();
     let (added_indexes, removed_indexes) = indexes(compared);
-    let base_moved = diff.parent_version != diff.begin_version;
     json!({
         "fromBranch": name.as_str(),
         "parentVersion": diff.begin_version,
         "mainVersion": diff.parent_version,
         "branchVersion": diff.branch_version,
-        "baseMoved": base_moved,
+        "baseMoved": has_moved(diff),
         "rowCountMain": diff.parent_rows,
         "rowCountBranch": diff.branch_rows,
         "rowSummary": {
@@ -105,37 +86,55 @@ fn answer(name: &BranchName, compared: &ComparedBranch) -> Value {
             "inputsChanged": 0,
             "deltaAvailable": true,
         },
-        "addedColumns": added,
+        "addedColumns": added(diff).filter_map(on_branch).collect::<Vec<_>>(),
         "removedColumns": removed,
         "changedColumns": changed,
         "addedIndexes": added_indexes,
         "removedIndexes": removed_indexes,
-        "errors": errors(compared, base_moved),
+        "errors": errors(compared),
         "difference": difference(diff),
     })
 }
 
+/// The columns that only the branch has, because it added them.
+pub(super) fn added(diff: &BranchDiff) -> impl Iterator<Item = &ColumnChange> {
+    let is_added =
+        |it: &&ColumnChange| it.was.is_none() && it.parent.is_none() && it.branch.is_some();
+    diff.columns.iter().filter(is_added)
+}
+
+fn on_parent(column: &ColumnChange) -> Option<Value> {
+    let data_type = column.parent.as_ref()?;
+    let nullable = column.nullable_on_parent;
+    Some(json!({ "name": column.name, "dataType": data_type, "nullable": nullable }))
+}
+
+fn on_branch(column: &ColumnChange) -> Option<Value> {
+    let data_type = column.branch.as_ref()?;
+    let nullable = column.nullable_on_branch;
+    Some(json!({ "name": column.name, "dataType": data_type, "nullable": nullable }))
+}
+
+fn has_moved(diff: &BranchDiff) -> bool {
+    diff.parent_version != diff.begin_version
+}
+
 /// Why the columns that the branch added cannot be taken over as they are, in the SDKs' codes.
-fn errors(compared: &ComparedBranch, base_moved: bool) -> Vec<Value> {
+pub(super) fn errors(compared: &ComparedBranch) -> Vec<Value> {
     let diff = &compared.diff;
     let (ours, theirs) = (diff.parent_changes.unwrap_or_default(), diff.branch_changes);
-    let added = |column: &lakebed_service::ColumnChange| {
-        column.was.is_none() && column.parent.is_none() && column.branch.is_some()
-    };
     let removed = diff.columns.iter().any(|it| it.parent.is_some() && it.branch.is_none());
     let changed = diff
         .columns
         .iter()
         .any(|it| it.parent.is_some() && it.branch.is_some() && it.parent != it.branch);
-    let has_edits = diff
-        .updated_columns
-        .keys()
-        .any(|name| !diff.columns.iter().any(|column| column.name == *name && added(column)));
-    let has_added = diff.columns.iter().any(added);
+    let has_edits =
+        diff.updated_columns.keys().any(|name| !added(diff).any(|column| column.name == *name));
+    let has_added = added(diff).next().is_some();
     let is_same = theirs == Default::default() && diff.columns.is_empty();
     let found = [
         (diff.parent.is_some(), "parentNotMain", "the branch did not begin on main"),
-        (base_moved, "baseMoved", "the parent has newer versions than the branch began with"),
+        (has_moved(diff), "baseMoved", "the parent has newer versions than the branch began with"),
         (diff.parent_rows != diff.branch_rows, "rowCountMismatch", "the numbers of rows differ"),
         (
             theirs.inserted + theirs.deleted + ours.inserted + ours.deleted > 0 || has_edits,
@@ -154,28 +153,25 @@ fn errors(compared: &ComparedBranch, base_moved: bool) -> Vec<Value> {
         .collect()
 }
 
-fn indexes(compared: &ComparedBranch) -> (Vec<Value>, Vec<&str>) {
-    let by_name = |indexes: &[IndexSummary]| -> BTreeMap<String, IndexSummary> {
-        indexes.iter().map(|index| (index.name.clone(), index.clone())).collect()
-    };
-    let (ours, theirs) = (by_name(&compared.parent_indexes), by_name(&compared.branch_indexes));
-    let added = theirs
-        .values()
-        .filter(|index| !ours.contains_key(&index.name))
-        .map(|index| {
-            json!({
-                "indexName": index.name,
-                "columns": index.columns,
-                "indexType": index.index_type,
-                "status": "done",
+/// The indexes that only the branch has, and those that only its parent has.
+fn indexes(compared: &ComparedBranch) -> (Vec<Value>, Vec<Value>) {
+    let lacking = |these: &[IndexSummary], others: &[IndexSummary]| -> Vec<Value> {
+        let by_name: BTreeMap<&str, &IndexSummary> =
+            these.iter().map(|index| (index.name.as_str(), index)).collect();
+        let is_alone = |index: &&&IndexSummary| others.iter().all(|it| it.name != index.name);
+        by_name
+            .values()
+            .filter(is_alone)
+            .map(|index| {
+                json!({
+                    "indexName": index.name,
+                    "columns": index.columns,
+                    "indexType": index.index_type,
+                    "status": "done",
+                })
             })
-        })
-        .collect();
-    let removed = compared
-        .parent_indexes
-        .iter()
-        .map(|index| index.name.as_str())
-        .filter(|name| !theirs.contains_key(*name))
-        .collect();
-    (added, removed)
+            .collect()
+    };
+    let (ours, theirs) = (&compared.parent_indexes, &compared.branch_indexes);
+    (lacking(theirs, ours), lacking(ours, theirs))
 }

@@ -1,5 +1,6 @@
 //! Verbs on branches, one file each.
 
+pub(crate) mod cherry_pick;
 pub(crate) mod create;
 pub(crate) mod delete;
 pub(crate) mod diff;

@@ -1,6 +1,7 @@
 //! `POST /v1/table/{id}/create_index` and `create_scalar_index`: a job that builds an index.
 //!
-//! What is wrong with the request is said at once; the answer names the job that does the rest.
+//! The answer names the job. It comes when the index is there, or cannot be built; what takes longer goes on
+//! without it.
 
 use axum::Json;
 use axum::extract::State;

@@ -1,0 +1,1 @@
+"""LanceDB's own Python tests, run unchanged against Lakebed: `make lancedb-tests`."""

@@ -1,0 +1,41 @@
+"""Scripts of tests/node, which run the unmodified Node client against a server."""
+
+import hashlib
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from support.server import LakebedServer
+
+FOLDER = Path(__file__).parent.parent / "node"
+
+
+def packages() -> Path:
+    """Where `make setup` put the packages of the lock."""
+    cache = Path(os.environ.get("LAKEBED_CACHE", Path.home() / ".cache/lakebed"))
+    lock = hashlib.sha256((FOLDER / "package-lock.json").read_bytes()).hexdigest()[:16]
+    folder = cache / f"data/node-{lock}/node_modules"
+    assert folder.is_dir(), f"{folder} is missing; run `make setup`"
+    return folder
+
+
+def run(server: LakebedServer, script: str, *arguments: str, timeout_s: float = 100.0) -> Any:
+    """What a script prints, which is JSON."""
+    environment = {
+        "PATH": os.environ["PATH"],
+        "HOME": str(server.work / "home"),
+        "NODE_PATH": str(packages()),
+        "LAKEBED_URL": f"http://{server.http_address}",
+        "LAKEBED_KEY": server.admin_key,
+    }
+    ran = subprocess.run(
+        ["node", str(FOLDER / script), *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=timeout_s,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return json.loads(ran.stdout)
