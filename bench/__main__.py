@@ -1,4 +1,4 @@
-"""Runs the benchmarks, prints them, and writes results/latest.json and results/latest.png.
+"""Runs the benchmarks, prints them, and writes results/latest.json, latest.png and curves.
 
 python -m bench [--rounds N] [--table-mb N] [--only NAME]
 """
@@ -15,6 +15,8 @@ from bench import (
     do_put,
     embedding,
     importing,
+    many_searches,
+    remote_tables,
     restart,
     search,
     sql,
@@ -23,8 +25,8 @@ from bench import (
     upserts,
 )
 from bench.machine import describe_machine, describe_versions
-from bench.picture import draw
-from bench.rounds import Comparison, Measure
+from bench.picture import draw, draw_curve
+from bench.rounds import Comparison, Curve, Measure
 from support.server import LakebedServer
 
 RESULTS = Path(__file__).parent / "results"
@@ -39,6 +41,8 @@ BENCHMARKS = {
     "restart": restart,
     "sql": sql,
     "search": search,
+    "remote_tables": remote_tables,
+    "many_searches": many_searches,
     "embedding": embedding,
     "importing": importing,
 }
@@ -54,7 +58,7 @@ def main() -> None:
     if options.rounds < 5:
         parser.error("medians of fewer than 5 rounds say nothing")
 
-    found: list[Comparison | Measure] = []
+    found: list[Comparison | Measure | Curve] = []
     with tempfile.TemporaryDirectory(prefix="lakebed-bench-") as folder:
         server = LakebedServer(Path(folder) / "server").start()
         try:
@@ -78,9 +82,12 @@ def main() -> None:
         "table_mb": options.table_mb,
         "comparisons": [it.record() for it in found if isinstance(it, Comparison)],
         "measures": [it.record() for it in found if isinstance(it, Measure)],
+        "curves": [it.record() for it in found if isinstance(it, Curve)],
     }
     (options.out / "latest.json").write_text(json.dumps(report, indent=2) + "\n")
     draw(report, options.out / "latest.png")
+    for curve in report["curves"]:
+        draw_curve(curve, report, options.out / f"{curve['name'].replace(' ', '_')}.png")
     print(f"written: {options.out / 'latest.json'}, {options.out / 'latest.png'}")
 
 

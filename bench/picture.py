@@ -49,6 +49,39 @@ def draw(report: dict[str, Any], path: Path) -> None:
     plt.close(figure)
 
 
+def draw_curve(curve: dict[str, Any], report: dict[str, Any], path: Path) -> None:
+    """Answers a second on the left, median and 99th percentile on the right, by the load."""
+    figure, (rates, times) = plt.subplots(1, 2, figsize=(10, 4))
+    points = curve["points"]
+    colors = ["#3b7ea1", "#c4820e", "#7a7a7a"]
+    for side, color in zip(dict.fromkeys(it["side"] for it in points), colors, strict=False):
+        mine = [it for it in points if it["side"] == side]
+        loads = [it["load"] for it in mine]
+        rates.plot(loads, [it["per_second"] for it in mine], "o-", color=color, label=side)
+        times.plot(loads, [it["p50_ms"] for it in mine], "o-", color=color, label=f"{side}, p50")
+        times.plot(loads, [it["p99_ms"] for it in mine], "o--", color=color, label=f"{side}, p99")
+    for axes in (rates, times):
+        axes.set_xscale("log", base=2)
+        loads = sorted({it["load"] for it in points})
+        axes.set_xticks(loads, [str(load) for load in loads])
+        axes.set_xlabel(curve["load"])
+        axes.grid(visible=True, alpha=0.3)
+        axes.legend(fontsize=7)
+    rates.set_ylim(bottom=0)
+    rates.set_ylabel("answers a second")
+    times.set_yscale("log")
+    times.set_ylabel("milliseconds")
+    machine, versions = report["machine"], report["versions"]
+    figure.suptitle(
+        f"{curve['what']}\nLakebed {versions['lakebed']} ({versions['commit']}), "
+        f"{machine['cpu']}, {machine['cores']} cores",
+        fontsize=8,
+    )
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
 def line_of(measure: dict[str, Any]) -> str:
     """A measure with a bound, in words."""
     value = f"{measure['value']:,.4g} {measure['unit']}"

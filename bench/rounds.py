@@ -1,4 +1,4 @@
-"""Two contestants in alternating rounds and the ratio of their medians; measures without a peer."""
+"""Two contestants in alternating rounds, the ratio of their medians; measures; curves."""
 
 import gc
 import statistics
@@ -75,6 +75,57 @@ class Measure:
             "most": self.most,
             "value": round(self.value, 4),
             "values": [round(value, 6) for value in self.values],
+        }
+
+
+@dataclass
+class Point:
+    """What one side did under a load: answers a second, and how long they took, in milliseconds."""
+
+    side: str
+    load: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+
+    def line(self) -> str:
+        """One line for people."""
+        return (
+            f"{self.side:<24} {self.load:>4}  {self.per_second:8.0f} a second, "
+            f"p50 {self.p50_ms:.1f} ms, p99 {self.p99_ms:.1f} ms"
+        )
+
+
+@dataclass
+class Curve:
+    """Rate and latency of some sides by the load on them, which has a picture of its own."""
+
+    name: str
+    what: str
+    load: str
+    points: list[Point]
+
+    def line(self) -> str:
+        """Some lines for people."""
+        points = "\n".join(f"  {point.line()}" for point in self.points)
+        return f"{self.name} ({self.what}), by {self.load}\n{points}"
+
+    def record(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "name": self.name,
+            "what": self.what,
+            "load": self.load,
+            "points": [
+                {
+                    "side": point.side,
+                    "load": point.load,
+                    "per_second": round(point.per_second, 1),
+                    "p50_ms": round(point.p50_ms, 3),
+                    "p99_ms": round(point.p99_ms, 3),
+                }
+                for point in self.points
+            ],
         }
 
 

@@ -11,7 +11,7 @@ from bench.rounds import Comparison, compare
 from bench.rows import VECTOR_WIDTH, make_batches, rows_in
 from support.server import LakebedServer
 
-BAR = 0.6
+BAR = 0.7
 QUERIES = 50
 K = 10
 

@@ -268,6 +268,21 @@ def test_columns_are_warmed_up(db: Any, server: LakebedServer, table: str) -> No
     assert job["job_type"] == "prewarm_columns"
     assert job["spec"] == {"columns": ["id", "vector"], "version": 1}
     assert job["result"] == {"rows": 300}
+
+    def events(**more: Any) -> list[Any]:
+        body = {"job_id": job["job_id"], **more}
+        answer = http.ok("POST", "/v1/jobs/query_events", body)
+        return pa.ipc.open_stream(answer.body).read_all().to_pylist()
+
+    asked, done = events()
+    assert (asked["event"], done["event"]) == ("asked", "done")
+    assert asked["at"] <= done["at"]
+    assert "300" in done["message"]
+    assert events(filter="event = 'done'") == [done]
+    assert events(limit=1) == [asked]
+    assert events(filter="event = 'none'") == []
+    wrong = {"job_id": job["job_id"], "filter": "nothing = 1"}
+    assert http.post("/v1/jobs/query_events", wrong).status == 400
     with pytest.raises(Exception, match="nothing"):
         made.prewarm_data(["nothing"])
 

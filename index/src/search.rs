@@ -5,13 +5,18 @@
 //!                                     └──► SearchReport: index, coverage, rows compared one by one
 //! ```
 //!
-//! Rows that no index covers are compared one by one and merged in, so fresh rows are found at once.
+//! Rows that no index covers are compared one by one and merged in, so fresh rows are found at once. Where
+//! few rows pass a filter, these are compared and no index is asked, so that a filter costs no recall.
 
 use arrow_schema::SchemaRef;
 use lakebed_core::{Result, SearchReport};
-use lakebed_storage::{BatchStream, IndexSummary, Ranking, SearchSpec, Snapshot};
+use lakebed_storage::{BatchStream, IndexSummary, Ranking, SearchSpec, Snapshot, VectorQuery};
 
 use crate::hybrid::{Hybrid, joined};
+
+/// So many rows that pass a filter are compared one by one. An index would look at partitions of which
+/// they are a small part, and miss them.
+const COMPARED_ROWS_MAX: u64 = 20_000;
 
 /// What is searched for in a snapshot.
 #[derive(Debug, Clone)]
@@ -91,12 +96,39 @@ impl Search {
 }
 
 async fn fitted(snapshot: &Snapshot, spec: SearchSpec) -> Result<(SearchSpec, SearchReport)> {
-    let report = report(snapshot, &spec).await?;
+    let mut report = report(snapshot, &spec).await?;
     let mut spec = spec;
-    if let (Ranking::Vector(query), None) = (&mut spec.ranking, &report.index) {
+    let is_prefiltered = spec.prefilter && !spec.fast_search;
+    let Ranking::Vector(query) = &mut spec.ranking else { return Ok((spec, report)) };
+    if report.index.is_none() {
         query.use_index = false;
+        return Ok((spec, report));
+    }
+    let Some(filter) = spec.filter.as_deref().filter(|_| is_prefiltered) else {
+        return Ok((spec, report));
+    };
+    let passing = snapshot.count_matching(filter).await?;
+    if passing <= COMPARED_ROWS_MAX {
+        query.use_index = false;
+        report.index = None;
+        report.index_type = None;
+        report.indexed_rows = 0;
+        report.rows_scanned = Some(passing);
+    } else {
+        let rows = snapshot.count_rows().await?;
+        widen(query, rows as f64 / passing as f64);
     }
     Ok((spec, report))
+}
+
+/// Looks at more partitions the fewer rows of each pass a filter, and at more still while there are fewer
+/// rows than are asked for.
+fn widen(query: &mut VectorQuery, times: f64) {
+    if query.search_effort.is_none() {
+        let asked = query.minimum_nprobes.or(query.nprobes).unwrap_or(1);
+        query.minimum_nprobes = Some((asked as f64 * times.sqrt()).ceil() as u64);
+    }
+    query.maximum_nprobes = Some(0);
 }
 
 /// How a search is answered, without running it.

@@ -83,17 +83,24 @@ impl Ledger {
         let (mut records, mut next) = (Vec::new(), 0);
         for object in system.list(&folder).await? {
             let Some(bytes) = system.get(&object.path).await? else { continue };
-            for line in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()) {
-                let record = serde_json::from_slice(line).map_err(|error| {
-                    let message = format!("the ledger of job {job} cannot be read");
-                    Error::new(ErrorKind::Corrupt, message).with_source(error)
-                })?;
-                records.push(record);
-            }
+            records.extend(parse(job, &bytes)?);
             let number = object.path.rsplit('/').next().and_then(|name| name.split('.').next());
             next = number.and_then(|text| text.parse::<u64>().ok()).map_or(next, |n| n + 1);
         }
         Ok((Ledger { system, folder, next: tokio::sync::Mutex::new(next) }, records))
+    }
+
+    /// What a job's ledger says, each with when it was written, in milliseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// As [`Ledger::open`].
+    pub(crate) async fn dated(system: &SystemStore, job: &str) -> Result<Vec<(i64, Record)>> {
+        let mut records = Vec::new();
+        for object in system.list(&format!("{}/ledger", folder_of(job))).await? {
+            let Some(bytes) = system.get(&object.path).await? else { continue };
+            records.extend(parse(job, &bytes)?.into_iter().map(|it| (object.modified_ms, it)));
+        }
+        Ok(records)
     }
 
     /// Writes records down, all or none; durable when it returns.
@@ -123,6 +130,18 @@ impl Ledger {
         *next += 1;
         Ok(())
     }
+}
+
+/// The records of a segment.
+fn parse(job: &str, bytes: &[u8]) -> Result<Vec<Record>> {
+    let lines = bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let records = lines.map(|line| {
+        serde_json::from_slice(line).map_err(|error| {
+            let message = format!("the ledger of job {job} cannot be read");
+            Error::new(ErrorKind::Corrupt, message).with_source(error)
+        })
+    });
+    records.collect()
 }
 
 #[cfg(test)]

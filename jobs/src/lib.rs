@@ -7,11 +7,13 @@
 //! | follow one from its plan to its end | `drive.rs`, `pass.rs` |
 //! | know who gets which task, and what a dead worker means | `scheduler.rs` |
 //! | see what a worker may ask | `sync.rs`; on the wire `worker_server.rs` |
+//! | see what happened to a job | `events.rs` |
 //! | know what survives a crash | `ledger.rs`, `parts.rs` |
 //! | embed the text or picture of a search | `query.rs` |
 
 mod drive;
 mod error_rows;
+mod events;
 mod ids;
 mod ledger;
 mod models;

@@ -82,7 +82,7 @@ pub struct Job {
 
 /// The jobs of one server.
 pub struct Jobs {
-    system: SystemStore,
+    pub(crate) system: SystemStore,
     clock: Arc<dyn Clock>,
     turn: Arc<Semaphore>,
     stop: CancellationToken,

@@ -16,7 +16,6 @@ use crate::routes::with_both_slashes;
 /// Method and pattern; every pattern also matches with a slash at its end.
 pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     // Tables.
-    (MethodFilter::POST, "/v1/table/{id}/clone"),
     (MethodFilter::POST, "/v1/table/{id}/refresh"),
     // Versions and transactions.
     (MethodFilter::POST, "/v1/table/{id}/version/create"),
@@ -50,8 +49,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/materialized_view/{id}/refresh"),
     (MethodFilter::POST, "/v1/materialized_view/{id}/drop"),
     (MethodFilter::GET, "/v1/namespace/{id}/materialized_view/list"),
-    // Jobs.
-    (MethodFilter::POST, "/v1/jobs/query_events"),
     // Real-time writes, under their two generations of names.
     (MethodFilter::POST, "/v1/table/{id}/enable_rte"),
     (MethodFilter::POST, "/v1/table/{id}/disable_rte"),

@@ -167,7 +167,7 @@ async fn what_is_known_and_not_built_says_so() {
         }
     }
     // A table may bear the name of a segment of a route.
-    door.post("/v1/table/version/clone", json!({})).await.expect(501);
+    door.post("/v1/table/version/refresh", json!({})).await.expect(501);
 }
 
 #[tokio::test]

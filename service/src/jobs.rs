@@ -1,7 +1,9 @@
 //! Verbs on jobs of every type: listing, describing, calling off. The records are in `jobs/`.
 
+use arrow_array::RecordBatch;
 use lakebed_core::{RequestContext, Result, Role};
 use lakebed_jobs::Job;
+use lakebed_storage::matching_rows;
 
 use crate::Service;
 use crate::audit::AuditLine;
@@ -26,6 +28,27 @@ impl Service {
         require(ctx, Role::Read)?;
         self.refresh_jobs().await?;
         Ok(self.jobs.get(ctx, job_id)?.0)
+    }
+
+    /// What happened to a job, oldest first: the events for which `filter` is true, at most `limit`.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such job, `InvalidArgument` for a filter that does not parse.
+    pub async fn job_events(
+        &self,
+        ctx: &RequestContext,
+        job_id: &str,
+        filter: Option<&str>,
+        limit: Option<usize>,
+    ) -> Result<RecordBatch> {
+        let job = self.describe_job(ctx, job_id).await?;
+        let mut events = self.jobs.events(&job).await?;
+        if let Some(filter) = filter {
+            let matching = matching_rows(&events, filter, &self.limits);
+            events = matching.map_err(|error| error.context("filter"))?;
+        }
+        let rows = events.num_rows();
+        Ok(events.slice(0, limit.unwrap_or(rows).min(rows)))
     }
 
     /// Calls a job off. One that has ended stays as it is, which is no error.

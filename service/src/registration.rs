@@ -1,10 +1,13 @@
 //! Names that are kept for tables, and tables that leave the catalogue or enter it as they are.
 
 use lakebed_core::{NamespacePath, RequestContext, Result, Role, TableId};
+use lakebed_proto::command::ReadCommand;
+use lakebed_storage::Cloned;
 
 use crate::Service;
 use crate::audit::AuditLine;
 use crate::authenticate::require;
+use crate::resolve::at_of;
 
 impl Service {
     /// Keeps a name for a table whose first version another tool writes; says where, relative to the lake's
@@ -16,7 +19,8 @@ impl Service {
         self.permit(ctx, Role::Write, "declare", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         let outcome = self.lake.declare_table(table).await;
-        self.note_registration(ctx, "declare", table, &outcome);
+        let location = outcome.as_ref().ok().cloned();
+        self.note_registration(ctx, "declare", table, location, &outcome);
         outcome
     }
 
@@ -46,6 +50,27 @@ impl Service {
         self.lake.list_declared(&ctx.database, namespace).await
     }
 
+    /// Makes a table that begins with a version of the table at `source`, its newest where none is given,
+    /// and shares its files.
+    ///
+    /// # Errors
+    /// `NotFound` when no table lies there or it has no such version, `AlreadyExists` when the name is
+    /// taken, `Denied` for a place outside of the lake.
+    pub async fn clone_table(
+        &self,
+        ctx: &RequestContext,
+        table: &TableId,
+        source: &str,
+        at: &ReadCommand,
+    ) -> Result<Cloned> {
+        self.permit(ctx, Role::Write, "clone", Some(&table.to_string()))?;
+        let _guard = self.gate.enter()?;
+        let outcome = self.lake.clone_table(table, source, &at_of(at)?).await;
+        let location = outcome.as_ref().ok().map(|cloned| cloned.location.clone());
+        self.note_registration(ctx, "clone", table, location, &outcome);
+        outcome
+    }
+
     /// Takes a table out of the catalogue and leaves its data; says where that lies, relative to the lake's
     /// root.
     ///
@@ -55,7 +80,8 @@ impl Service {
         self.permit(ctx, Role::Write, "deregister", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         let outcome = self.lake.deregister_table(table).await;
-        self.note_registration(ctx, "deregister", table, &outcome);
+        let location = outcome.as_ref().ok().cloned();
+        self.note_registration(ctx, "deregister", table, location, &outcome);
         outcome
     }
 
@@ -75,20 +101,22 @@ impl Service {
         self.permit(ctx, Role::Write, "register", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
         let outcome = self.lake.register_table(table, location, replace).await;
-        self.note_registration(ctx, "register", table, &outcome);
+        let location = outcome.as_ref().ok().cloned();
+        self.note_registration(ctx, "register", table, location, &outcome);
         outcome
     }
 
-    fn note_registration(
+    fn note_registration<T>(
         &self,
         ctx: &RequestContext,
         verb: &'static str,
         table: &TableId,
-        outcome: &Result<String>,
+        location: Option<String>,
+        outcome: &Result<T>,
     ) {
         let mut line = AuditLine::new(ctx, verb).outcome(outcome);
         line.table = Some(table.to_string());
-        line.subject = outcome.as_ref().ok().cloned();
+        line.subject = location;
         self.audit.record(line);
     }
 }

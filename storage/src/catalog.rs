@@ -151,6 +151,18 @@ impl Catalog {
         Ok(entries.find(|entry| entry.uid == uid).cloned())
     }
 
+    /// The table that lies at a location, in whatever database; dropped ones are none.
+    pub(crate) async fn by_location(&self, location: &str) -> Result<Option<Entry>> {
+        for database in self.databases().await? {
+            let mut loaded = self.loaded.lock().await;
+            let state = self.load(&mut loaded, &database, false).await?.state;
+            if let Some(entry) = state.tables.values().find(|entry| entry.location == location) {
+                return Ok(Some(entry.clone()));
+            }
+        }
+        Ok(None)
+    }
+
     /// Whether a location belongs to a table, or to one that was dropped or deregistered.
     pub(crate) async fn is_taken(&self, database: &DatabaseName, location: &str) -> Result<bool> {
         let mut loaded = self.loaded.lock().await;

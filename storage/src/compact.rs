@@ -37,6 +37,7 @@ use crate::pace::Turn;
 use crate::scan::{BATCH_BYTES, ScanSpec};
 use crate::snapshot::{At, Snapshot};
 use crate::table::{Branch, Table};
+use crate::version::version_numbers;
 use crate::write::discard;
 
 /// Rows that are rewritten at a time, in tables without blobs.
@@ -165,6 +166,17 @@ async fn are_covered_alike(version: &Dataset, fragments: &[Fragment]) -> Result<
         let has = |fragment: &Fragment| bitmap.contains(fragment.id as u32);
         fragments.iter().all(has) || !fragments.iter().any(has)
     }))
+}
+
+/// Whether all versions between that one and this are there: lance looks through them for what a commit
+/// contradicts, and old ones may be cleaned while a rewrite takes its time.
+async fn are_kept_since(latest: &Dataset, version: u64) -> Result<bool> {
+    let newest = latest.version().version;
+    if newest <= version.saturating_add(1) {
+        return Ok(true);
+    }
+    let between = version_numbers(latest).await?.into_iter().filter(|number| *number > version);
+    Ok(between.count() as u64 >= newest - version)
 }
 
 /// What lies in a table's folder of data.
@@ -325,9 +337,11 @@ impl Branch {
         let base = latest.branch_location().path.clone();
         let (old, new) = (rewritten.original_fragments.clone(), rewritten.new_fragments.clone());
         let is_there = |fragment: &Fragment| latest.fragments().iter().any(|now| now == fragment);
+        let read_version = rewritten.read_version;
         let is_joinable = old.iter().all(is_there)
             && !self.rewrites.are_hindered()
-            && are_covered_alike(&latest, &old).await?;
+            && are_covered_alike(&latest, &old).await?
+            && are_kept_since(&latest, read_version).await?;
         if !is_joinable {
             discard(&self.shared, &base, &new).await?;
             return Ok(None);
@@ -353,12 +367,16 @@ impl Branch {
             Err(error) if names_any(&newest, &new) => {
                 tracing::info!(error = %error.report(), "a rewrite was committed all the same");
             }
-            Err(error) if error.kind() == ErrorKind::Conflict => {
-                // Another server or tool was first.
+            Err(error) => {
+                // Another server or tool was first, or cleaning was.
+                let is_lost = error.kind() == ErrorKind::Conflict
+                    || !are_kept_since(&newest, read_version).await?;
+                if !is_lost {
+                    return Err(error);
+                }
                 discard(&self.shared, &base, &new).await?;
                 return Ok(None);
             }
-            Err(error) => return Err(error),
         }
         sync_versions(&self.shared, &base).await?;
         let version = newest.version().version;

@@ -5,8 +5,10 @@
 
 use std::sync::Arc;
 
+use arrow_array::cast::AsArray as _;
 use arrow_array::{ArrayRef, RecordBatch, RecordBatchOptions};
 use arrow_schema::{DataType, Schema as ArrowSchema, SchemaRef};
+use arrow_select::filter::filter_record_batch;
 use datafusion::physical_plan::PhysicalExpr;
 use lakebed_core::{Error, Limits, Result, Subject, nearest_names};
 use lance_core::datatypes::{Field, Schema};
@@ -14,6 +16,22 @@ use lance_datafusion::planner::Planner;
 
 use crate::lance_error::from_lance;
 use crate::sql_guard::check_sql;
+
+/// The rows of a batch for which an SQL expression is true.
+///
+/// # Errors
+/// `InvalidArgument` for an expression that does not parse or is neither true nor false.
+pub fn matching_rows(batch: &RecordBatch, filter: &str, limits: &Limits) -> Result<RecordBatch> {
+    check_sql(filter, limits)?;
+    let planner = Planner::new(batch.schema());
+    let expr = planner.parse_filter(filter).map_err(refused)?;
+    let expr = planner.create_physical_expr(&expr).map_err(refused)?;
+    let is_true = expr.evaluate(batch).and_then(|found| found.into_array(batch.num_rows()));
+    let is_true = is_true.map_err(|error| Error::invalid(error.to_string()))?;
+    let is_true = is_true.as_boolean_opt().ok_or_else(|| Error::invalid("this is no condition"))?;
+    filter_record_batch(batch, is_true)
+        .map_err(|error| Error::internal("rows of a batch").with_source(error))
+}
 
 /// Named expressions over one schema.
 #[derive(Debug, Clone)]

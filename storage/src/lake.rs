@@ -150,6 +150,8 @@ pub struct Lake {
     pub(crate) record: LakeRecord,
     tables: Mutex<HashMap<String, Arc<Table>>>,
     pub(crate) creators: Creators,
+    /// Held while a clone is made, so that two of one name do not meet in a folder.
+    pub(crate) cloning: tokio::sync::Mutex<()>,
     /// Asks another server for the lead of a table.
     asker: OnceLock<AskLead>,
     /// Held until the lake is dropped: a second server on the same folder must not start.
@@ -227,6 +229,7 @@ impl Lake {
             record,
             tables: Mutex::new(HashMap::new()),
             creators: Creators::default(),
+            cloning: tokio::sync::Mutex::default(),
             asker: OnceLock::new(),
             _lock: lock,
         });
@@ -382,7 +385,7 @@ impl Lake {
         Ok(first.is_some())
     }
 
-    fn handle(&self, entry: Entry) -> Arc<Table> {
+    pub(crate) fn handle(&self, entry: Entry) -> Arc<Table> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(table) = tables.get(&entry.uid).filter(|table| !table.is_lost()) {
             return Arc::clone(table);
@@ -535,6 +538,7 @@ impl Lake {
     #[boxed]
     pub async fn finish_drops(&self) -> Result<usize> {
         let mut deleted = 0;
+        self.forget_clones(None).await?;
         for database in self.catalog.databases().await? {
             for entry in self.catalog.dropped(&database).await? {
                 deleted += usize::from(self.delete_if_unused(&database, &entry).await?);
@@ -554,11 +558,16 @@ impl Lake {
         if agreed.as_ref().is_some_and(|agreed| !agreed.held.is_empty()) {
             return Ok(false);
         }
+        // Clones share its files.
+        if self.has_clones(&entry.uid).await? {
+            return Ok(false);
+        }
         // Another pass may have been first, and what stands there now may be a new table.
         if !self.catalog.dropped(database).await?.contains(entry) {
             return Ok(false);
         }
         self.delete_below(&entry.location).await?;
+        self.forget_clones(Some(&entry.location)).await?;
         for object in self.shared.system.list(&format!("write_ids/{}", entry.uid)).await? {
             self.shared.system.delete(&object.path).await?;
         }

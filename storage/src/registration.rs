@@ -101,7 +101,7 @@ impl Lake {
     }
 
     /// A place as clients name it, relative to the lake's root.
-    fn place_in_lake(&self, location: &str) -> Result<String> {
+    pub(crate) fn place_in_lake(&self, location: &str) -> Result<String> {
         let uri = self.uri_of("");
         let whole = location.strip_prefix("file://").unwrap_or(location);
         let inside =

@@ -4,6 +4,7 @@ pub(crate) mod cancel;
 pub(crate) mod describe;
 pub(crate) mod list;
 pub(crate) mod pause;
+pub(crate) mod query_events;
 pub(crate) mod submit;
 
 use lakebed_core::{Error, Result};

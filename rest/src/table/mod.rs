@@ -4,6 +4,7 @@ pub(crate) mod add_columns;
 pub(crate) mod alter_columns;
 pub(crate) mod branches;
 pub(crate) mod changes;
+pub(crate) mod clone_table;
 pub(crate) mod compact;
 pub(crate) mod count_rows;
 pub(crate) mod create;

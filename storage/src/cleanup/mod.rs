@@ -13,7 +13,7 @@
 //! Which versions are expired is decided by whoever calls. This module makes sure that nothing is deleted
 //! that somebody may still need:
 //!
-//! - A version that a reader, a ticket, a tag, a branch or a cursor needs stays, whoever asks.
+//! - A version that a reader, a ticket, a tag, a branch, a cursor or a clone needs stays, whoever asks.
 //! - A file goes when a version that is deleted with it names it and no other version of any branch does,
 //!   or when no version names it and it is older than anything that could still be under way.
 //! - Manifests go before files, so that no version is ever seen whose files are missing. When the process
@@ -294,7 +294,7 @@ impl Table {
         Ok((gone, stays))
     }
 
-    /// Versions of a branch that tags, branches and cursors need.
+    /// Versions of a branch that tags, branches, cursors and clones need.
     async fn kept_versions(
         &self,
         branch: &Branch,
@@ -320,6 +320,11 @@ impl Table {
         for (name, of, version) in self.cursor_versions().await? {
             if of == branch.name {
                 kept.entry(version).or_default().push(format!("cursor `{name}`"));
+            }
+        }
+        if branch.name.is_none() {
+            for (location, version) in self.clone_versions().await? {
+                kept.entry(version).or_default().push(format!("the clone in `{location}`"));
             }
         }
         Ok(kept

@@ -66,7 +66,7 @@ pub struct PurgePlan {
     pub tells_values: bool,
     /// Older versions.
     pub versions: Vec<u64>,
-    /// Who keeps what would have to go, in words: tags, cursors and branches.
+    /// Who keeps what would have to go, in words: tags, cursors, branches and clones.
     pub held_by: Vec<String>,
 }
 
@@ -306,6 +306,13 @@ impl Table {
             // One at the newest version can go on once there is another.
             if of == branch.name && version < newest {
                 held_by.insert(format!("cursor `{name}` stands at version {version}"));
+            }
+        }
+        if branch.name.is_none() {
+            for (location, version) in self.clone_versions().await? {
+                if will_be_old(version) {
+                    held_by.insert(format!("the clone in `{location}` shares version {version}"));
+                }
             }
         }
         for (name, contents) in latest.list_branches().await.map_err(from_lance)? {

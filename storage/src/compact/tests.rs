@@ -96,3 +96,29 @@ async fn an_index_that_comes_beside_a_rewrite_ends_it() {
     assert_eq!(data_files(&folder), files, "the files of the rewrite are left behind");
     assert_eq!(fragments(&table).await, old);
 }
+
+#[tokio::test]
+async fn a_rewrite_that_cleaning_overtook_is_given_up() {
+    let (table, folder) = two_fragments().await;
+    let old = fragments(&table).await;
+    let newest = async || table.snapshot(None, &At::Latest).await.unwrap();
+    let rewritten = rewrite(&newest().await, &old).await.unwrap().unwrap();
+    let written: Vec<String> = rewritten
+        .new_fragments
+        .iter()
+        .flat_map(|fragment| fragment.files.iter().map(|file| file.path.clone()))
+        .collect();
+    append(&table).await;
+    let between = newest().await.dataset.manifest_location().path.clone();
+    append(&table).await;
+    let before = newest().await.version();
+    std::fs::remove_file(format!("/{between}")).unwrap();
+
+    let branch = table.branch(None).await.unwrap();
+    let mutation = Arc::clone(&branch.mutation).lock_owned().await;
+    assert_eq!(branch.commit_rewrite(rewritten, mutation).await.unwrap(), None);
+    assert_eq!(newest().await.version(), before);
+    let left = data_files(&folder);
+    let is_left = |name: &String| left.iter().any(|path| path.ends_with(name));
+    assert!(!written.is_empty() && !written.iter().any(is_left), "{written:?}");
+}

@@ -1,0 +1,87 @@
+"""A filter before a search costs no recall, however few rows pass it, whatever the index."""
+
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from support.lancedb import connect
+from support.server import LakebedServer
+
+WIDTH = 32
+CENTERS = 200
+QUERIES = 30
+K = 10
+RECALL = 0.95
+# The largest leaves more rows than are compared one by one, so that the index is asked.
+SHARES = [0.4, 0.1, 0.01, 0.001, 0.0001]
+ROWS = 60_000
+ROWS_SOAK = 500_000
+
+
+@dataclass(frozen=True)
+class Clusters:
+    """Vectors in clusters, a number from 0 to 1 that filters ask for, and queries."""
+
+    vectors: np.ndarray
+    numbers: np.ndarray
+    queries: np.ndarray
+
+    def nearest(self, share: float) -> list[set[int]]:
+        """The rows that each query has to find, by comparing all that pass."""
+        passing = np.flatnonzero(self.numbers < share)
+        found = []
+        for query in self.queries:
+            distances = ((self.vectors[passing] - query) ** 2).sum(1)
+            found.append(set(passing[np.argsort(distances)[:K]].tolist()))
+        return found
+
+
+@pytest.fixture(scope="module")
+def clusters(soak: bool) -> Clusters:
+    dice = np.random.default_rng(1)
+    centers = dice.normal(size=(CENTERS, WIDTH)) * 2
+
+    def some(count: int) -> np.ndarray:
+        rows = centers[dice.integers(0, CENTERS, count)] + dice.normal(size=(count, WIDTH))
+        return rows.astype(np.float32)
+
+    rows = ROWS_SOAK if soak else ROWS
+    return Clusters(some(rows), dice.random(rows), some(QUERIES))
+
+
+@pytest.fixture(scope="module")
+def table(clusters: Clusters, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A table of a server that waits for its indexes."""
+    folder: Path = tmp_path_factory.mktemp("recall") / "server"
+    server = LakebedServer(folder, env={"LAKEBED_LIMITS_INDEX_WAIT_MS": "600000"}).start()
+    column = pa.FixedSizeListArray.from_arrays(pa.array(clusters.vectors.ravel()), WIDTH)
+    ids = np.arange(len(clusters.numbers))
+    rows = pa.table({"id": ids, "number": clusters.numbers, "vector": column})
+    yield connect(server).create_table("clusters", rows)
+    server.kill()
+
+
+@pytest.mark.timeout(1_200)
+@pytest.mark.parametrize("kind", ["IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_RQ", "IVF_HNSW_SQ"])
+def test_a_filter_costs_no_recall(clusters: Clusters, table: Any, kind: str) -> None:
+    table.create_index("l2", vector_column_name="vector", index_type=kind)
+    table.wait_for_index(["vector_idx"], timeout=timedelta(minutes=15))
+    assert table.index_stats("vector_idx").num_unindexed_rows == 0
+    for share in SHARES:
+        wanted = clusters.nearest(share)
+        hits = 0
+        for query, near in zip(clusters.queries, wanted, strict=True):
+            search = table.search(query).where(f"number < {share}").limit(K).select(["id"])
+            # What is compressed this much is found among more candidates.
+            search = search.refine_factor(20) if kind in {"IVF_PQ", "IVF_RQ"} else search
+            found = search.to_arrow()["id"].to_pylist()
+            assert len(found) == len(near), f"{share}: as many rows as pass, {K} at most"
+            hits += len(near & set(found))
+        recall = hits / sum(map(len, wanted))
+        print(f"{kind}, {share:.2%} pass: recall {recall:.3f}")
+        assert recall >= RECALL, f"{kind}, {share:.2%} pass"
