@@ -11,6 +11,7 @@ import pytest
 from support.flight import Lake
 from support.s3 import S3Server
 from support.server import LakebedServer
+from support.sql import Sql
 
 
 @pytest.fixture(scope="session")
@@ -94,6 +95,14 @@ def lake(server: LakebedServer) -> Iterator[Lake]:
     client = server.lake()
     yield client
     client.close()
+
+
+@pytest.fixture
+def sql(server: LakebedServer) -> Iterator[Sql]:
+    """A connection of ADBC with the admin key."""
+    connection = Sql(server)
+    yield connection
+    connection.close()
 
 
 @pytest.fixture(scope="module")

@@ -86,12 +86,13 @@ def test_a_connection_that_breaks(server: LakebedServer, made: Any, verb: str) -
         (b"{}", "arrow stream"),
         (b"\xff\xff\xff\xff\xff\xff\xff\x7f", "header"),
         (stream(numbers(0, 5)) + b"more", "follow"),
-        (b"", "broke off"),
+        (b"", "empty"),
+        (stream(numbers(0, 5))[:-8], "end marker"),
     ],
 )
 def test_bytes_that_are_no_stream(server: LakebedServer, made: Any, body: bytes, says: str) -> None:
     answer = server.http().request("POST", f"/v1/table/{made.name}/insert/", body, ARROW)
-    assert answer.status in {400, 499}
+    assert answer.status == 400
     assert says in answer.json()["error"]
     assert (made.count_rows(), made.version) == (10, 1)
     plain = {"content-type": "application/json"}
@@ -139,5 +140,5 @@ def test_a_merge_that_takes_too_long(server: LakebedServer, made: Any) -> None:
     path = f"/v1/table/{made.name}/merge_insert/?on=id&when_matched_update_all=true"
     headers = {**ARROW, "x-request-timeout-ms": "300"}
     answer = server.http().request("POST", path, slow(), headers)
-    assert answer.status == 504
+    assert answer.status == 408, "which the SDKs do not send again"
     assert (made.count_rows(), made.version) == (10, 1)

@@ -405,7 +405,6 @@ POST /v1/secret/s/describe
 POST /v1/secret/s/drop
 GET /v1/namespace/$/secret/list
 POST /v1/view/v/create
-POST /v1/view/v/describe
 POST /v1/view/v/drop
 GET /v1/namespace/$/view/list
 POST /v1/materialized_view/v/create

@@ -51,6 +51,7 @@ def test_create(seen: Any, table: str) -> None:
 
 def test_modes(seen: Any, table: str) -> None:
     assert seen["again"] == f"Table '{table}' already exists"
+    assert "does not match existing table schema" in seen["other"]
     assert seen["rows"] == [3, 5, 5, 0]
     assert seen["opened"] == 0, "by a connection that knows nothing of the other"
     assert f"Table '{table}_missing' was not found" in seen["missing"]
@@ -142,7 +143,7 @@ def test_nearest(seen: Any) -> None:
     assert seen["unindexed"] == [], "there is no index that a fast search may read"
     assert [(row["query_index"], row["id"]) for row in seen["several"]] == [(0, 3), (1, 8)]
     assert seen["outputSchema"] == [["id", "Int64"], ["_distance", "Float32"]]
-    assert "has vectors of 2" in seen["widths"]
+    assert "vector dim(2)" in seen["widths"]
 
 
 def test_indexes(seen: Any) -> None:

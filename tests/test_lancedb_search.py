@@ -1,6 +1,7 @@
 """Searches through the unmodified LanceDB client: by vector, by text, both, and plain reads."""
 
 import asyncio
+import json
 from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
@@ -168,6 +169,9 @@ def test_an_index_finds_fresh_rows_at_once(db: Any, server: LakebedServer, table
     assert said["x-lakebed-index"] == "vector_idx"
     assert said["x-lakebed-index-type"] == "IVF_PQ"
     assert (said["x-lakebed-indexed-rows"], said["x-lakebed-rows-scanned"]) == (str(ROWS), "10")
+    stages = dict(stage.split(";dur=") for stage in said["server-timing"].split(", "))
+    assert list(stages) == ["admit", "open", "plan", "start", "rows"]
+    assert 0 < sum(map(float, stages.values())) < 10_000
     # Asked for another distance than the index has, every row is compared, and the answer says so.
     answer = server.http().post(f"/v1/table/{table}/query/", {**body, "distance_type": "l2"})
     said = {name.lower(): value for name, value in answer.headers.items()}
@@ -338,6 +342,28 @@ def test_six_kinds_of_text_search(texts: Any) -> None:
     assert found(texts, boosted) == [0, 2]
     assert found(texts, "car") == [0, 3]
     assert found(texts, "zeppelin") == [], "a word that is nowhere finds nothing"
+
+
+def test_stop_words_of_ones_own_stay(db: Any, server: LakebedServer, table: str) -> None:
+    texts = [f"lance the data {number}" for number in range(30)]
+    made = db.create_table(table, pa.table({"id": range(30), "text": texts}))
+    made.create_index("text", config=FTS(stem=False, custom_stop_words=["lance"]))
+    made.wait_for_index(["text_idx"])
+
+    def found(word: str) -> int:
+        return made.search(word, query_type="fts").limit(100).to_arrow().num_rows
+
+    def words() -> list[str]:
+        answer = server.http().ok("POST", f"/v1/table/{table}/index/list", {}).json()
+        return json.loads(answer["indexes"][0]["index_details"])["custom_stop_words"]
+
+    assert (found("lance"), found("the"), found("data")) == (0, 30, 30)
+    assert words() == ["lance"]
+    made.delete("id = 3")
+    # Builds anew whatever knows of the row.
+    server.http().ok("POST", f"/v1/table/{table}/purge", {})
+    assert (found("lance"), found("the"), found("data")) == (0, 29, 29)
+    assert words() == ["lance"]
 
 
 def test_fresh_texts_are_found(texts: Any) -> None:

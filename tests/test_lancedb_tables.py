@@ -57,6 +57,12 @@ def test_create_modes(db: Any, server: LakebedServer, table: str) -> None:
     with pytest.raises(ValueError, match="already exists"):
         db.create_table(table, people(0, 5))
     assert db.create_table(table, people(0, 5), exist_ok=True).count_rows() == 3
+    for other in (
+        people(0, 5).drop_columns(["id"]),
+        people(0, 5).rename_columns(["id", "text", "vector"]),
+    ):
+        with pytest.raises(Exception, match="does not match existing table schema"):
+            db.create_table(table, other, exist_ok=True)
     assert db.create_table(table, people(0, 5), mode="overwrite").count_rows() == 5
     # A fresh connection knows nothing of all that.
     assert connect(server).open_table(table).count_rows() == 5

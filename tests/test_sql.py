@@ -4,7 +4,7 @@ import datetime as dt
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +18,6 @@ from support.sql import Sql
 from support.waiting import wait_until
 
 ROWS = 50_000
-
-
-@pytest.fixture
-def sql(server: LakebedServer) -> Iterator[Sql]:
-    connection = Sql(server)
-    yield connection
-    connection.close()
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +109,28 @@ def test_the_information_schema_lists_tables_and_columns(sql: Sql) -> None:
     assert [row["column_name"] for row in columns][:4] == ["id", "k", "v", "Name"]
     described = sql.rows("DESCRIBE points")
     assert described[0]["column_name"] == "id"
+
+
+# ---- what tools ask when they connect ---------------------------------------------------------
+
+
+def test_a_statement_has_one_moment(sql: Sql, points: pa.Table) -> None:  # noqa: ARG001
+    before = dt.datetime.now(dt.UTC)
+    (row,) = sql.rows("SELECT now() AS a, CURRENT_TIMESTAMP AS b, CURRENT_DATE AS day")
+    assert row["a"] == row["b"]
+    # A timestamp without a zone is UTC.
+    moment = row["a"].to_pydatetime().replace(tzinfo=dt.UTC)
+    assert before <= moment <= dt.datetime.now(dt.UTC)
+    assert row["day"] in {before.date(), dt.datetime.now(dt.UTC).date()}
+    assert sql.value("SELECT count(*) FROM points WHERE at < now() OR at >= now()") == ROWS
+
+
+def test_a_statement_knows_where_it_runs(server: LakebedServer, sql: Sql) -> None:
+    assert sql.value("SELECT version()").startswith("Lakebed ")
+    inside = Sql(server, namespace="deep$er")
+    text = "SELECT current_database() AS a, current_schema() AS b, current_catalog AS c"
+    assert inside.rows(text) == [{"a": "default", "b": "deep$er", "c": "default"}]
+    inside.close()
 
 
 # ---- row ids and blobs ----------------------------------------------------------------------
@@ -391,7 +406,7 @@ def test_roles_and_what_is_not_built(
     with reader.refuses("PERMISSION_DENIED", "write"):
         reader.change(f"DELETE FROM {table}")
     reader.close()
-    for text in ("BEGIN", "SET a = 1", "CREATE VIEW v AS SELECT 1", "COPY t TO 'x'"):
+    for text in ("BEGIN", "SET a = 1", "CREATE SCHEMA s", "COPY t TO 'x'"):
         with sql.refuses("UNIMPLEMENTED"):
             sql.query(text)
     with sql.refuses("INVALID_ARGUMENT", "one statement"):

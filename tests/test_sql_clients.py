@@ -1,7 +1,5 @@
 """Flight SQL as other clients speak it: pandas, polars, SQLAlchemy, DB-API, and the raw wire."""
 
-from collections.abc import Iterator
-
 import flightsql.sqlalchemy  # registers its dialect
 import pandas as pd
 import polars as pl
@@ -11,50 +9,15 @@ import sqlalchemy
 from pyarrow import flight
 
 from support.flight import Lake
+from support.flight_sql import ANY, answer_to, command, field, statement
 from support.server import LakebedServer
 from support.sql import Sql
-
-ANY = "type.googleapis.com/arrow.flight.protocol.sql."
-
-
-def field(number: int, value: bytes | str | bool | int) -> bytes:
-    """One field of a protobuf message."""
-    if isinstance(value, (bool, int)):
-        return varint(number << 3) + varint(int(value))
-    data = value.encode() if isinstance(value, str) else value
-    return varint(number << 3 | 2) + varint(len(data)) + data
-
-
-def varint(value: int) -> bytes:
-    """A number as protobuf writes it."""
-    out = bytearray()
-    while value >= 0x80:
-        out.append(value & 0x7F | 0x80)
-        value >>= 7
-    return bytes([*out, value])
-
-
-def command(name: str, *fields: bytes) -> bytes:
-    """A command of Flight SQL in its `Any`."""
-    return field(1, ANY + name) + field(2, b"".join(fields))
-
-
-def statement(text: str) -> bytes:
-    """A query."""
-    return command("CommandStatementQuery", field(1, text))
 
 
 @pytest.fixture
 def numbers(lake: Lake, table: str) -> str:
     lake.create(table, pa.table({"id": list(range(100)), "name": [f"n{n}" for n in range(100)]}))
     return table
-
-
-@pytest.fixture
-def sql(server: LakebedServer) -> Iterator[Sql]:
-    connection = Sql(server)
-    yield connection
-    connection.close()
 
 
 # ---- data frames ----------------------------------------------------------------------------
@@ -83,7 +46,7 @@ def test_adbc_lists_what_there_is(sql: Sql, numbers: str) -> None:
     assert [column["column_name"] for column in columns] == ["id", "name"]
     schema = sql.connection.adbc_get_table_schema(numbers)
     assert schema.names == ["id", "name"]
-    assert sql.connection.adbc_get_table_types() == ["TABLE"]
+    assert sql.connection.adbc_get_table_types() == ["TABLE", "VIEW"]
     with sql.connection.cursor() as cursor:
         assert cursor.adbc_execute_schema(f"SELECT id FROM {numbers}").names == ["id"]
 
@@ -108,6 +71,70 @@ def test_sqlalchemy_and_dbapi(server: LakebedServer, numbers: str) -> None:
     cursor = connection.cursor()
     cursor.execute(f"SELECT count(*) FROM {numbers}")
     assert cursor.fetchone()[0] == 100
+
+
+# ---- JDBC -----------------------------------------------------------------------------------
+
+# Of the format's SqlInfo, what `DatabaseMetaData` of the JDBC driver asks for: it fails on any that
+# has no value.
+ASKED_BY_JDBC = [0, 1, 3, *range(500, 577)]
+
+
+def test_everything_that_jdbc_asks_has_an_answer(lake: Lake) -> None:
+    known = answer_to(lake, "CommandGetSqlInfo")["info_name"].to_pylist()
+    assert sorted(set(ASKED_BY_JDBC) - set(known)) == []
+
+
+def test_primary_keys_are_found_by_partial_names(lake: Lake, table: str) -> None:
+    key = {b"lance-schema:unenforced-primary-key": b"true"}
+    id_field = pa.field("id", pa.int64(), nullable=False, metadata=key)
+    schema = pa.schema([pa.field("name", pa.string()), id_field])
+    lake.create(table, pa.table([["a"], [1]], schema=schema))
+    for fields in ((), (field(1, "default"), field(2, "public")), (field(1, ""), field(2, ""))):
+        found = answer_to(lake, "CommandGetPrimaryKeys", *fields, field(3, table)).to_pylist()
+        assert [(row["column_name"], row["key_sequence"]) for row in found] == [("id", 1)]
+
+
+# ---- types that not everybody reads -----------------------------------------------------------
+
+
+def test_columns_come_in_types_that_the_client_reads(
+    server: LakebedServer, sql: Sql, lake: Lake, table: str
+) -> None:
+    words = ["red", None, "red"]
+    stored = pa.table(
+        {
+            "long": pa.array(words, pa.large_string()),
+            "dictionary": pa.array(words).dictionary_encode(),
+            "bytes": pa.array([b"1", b"", None], pa.large_binary()),
+            "list": pa.array([["a"], None, []], pa.large_list(pa.large_string())),
+        }
+    )
+    lake.create(table, stored)
+    text = f"SELECT *, substr(long, 1, 2) AS cut FROM {table}"
+    kinds = ["large_string", "dictionary<values=string, indices=int32, ordered=0>"]
+    kinds += ["large_binary", "large_list<item: large_string>", "string"]
+    assert [str(kind) for kind in sql.query(text).schema.types] == kinds
+    plain = Sql(server, column_types="plain")
+    found = plain.query(text)
+    assert [str(kind) for kind in found.schema.types] == [
+        "string",
+        "string",
+        "binary",
+        "list<item: string>",
+        "string",
+    ]
+    assert found.to_pylist() == sql.query(text).to_pylist()
+    with plain.connection.cursor() as cursor:
+        assert cursor.adbc_execute_schema(text) == found.schema
+        cursor.execute(f"{text} WHERE long = ?", ["red"])
+        assert cursor.fetch_arrow_table().schema == found.schema
+    assert plain.connection.adbc_get_table_schema(table).types == found.schema.types[:4]
+    plain.close()
+    odd = Sql(server, column_types="odd")
+    with odd.refuses("INVALID_ARGUMENT", "column-types"):
+        odd.query("SELECT 1")
+    odd.close()
 
 
 # ---- the wire -------------------------------------------------------------------------------

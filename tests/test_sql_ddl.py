@@ -1,21 +1,10 @@
 """Statements that change tables, through ADBC's update and query paths."""
 
-from collections.abc import Iterator
-
 import pyarrow as pa
-import pytest
 
 from support.flight import Lake
 from support.server import LakebedServer
 from support.sql import Sql
-
-
-@pytest.fixture
-def sql(server: LakebedServer) -> Iterator[Sql]:
-    connection = Sql(server)
-    yield connection
-    connection.close()
-
 
 # ---- tables ---------------------------------------------------------------------------------
 
@@ -131,6 +120,44 @@ def test_columns_are_added_altered_and_dropped(sql: Sql, table: str) -> None:
     assert sql.query(f"SELECT * FROM {table}").column_names == ["id", "double"]
     with sql.refuses("UNIMPLEMENTED", "one operation"):
         sql.change(f"ALTER TABLE {table} ADD COLUMN a INT, ADD COLUMN b INT")
+
+
+# ---- versions and tags ------------------------------------------------------------------------
+
+
+def test_versions_and_tags_are_listed_and_changed(sql: Sql, table: str) -> None:
+    sql.change(f"CREATE TABLE {table} AS SELECT 1 AS a")
+    sql.change(f"INSERT INTO {table} VALUES (2)")
+    versions = sql.rows(f"SELECT * FROM versions('{table}') ORDER BY version")
+    assert [row["version"] for row in versions] == [1, 2]
+    assert versions[0]["committed_at"] < versions[1]["committed_at"]
+    assert sql.rows(f"SELECT * FROM tags('{table}')") == []
+    assert sql.change(f"CALL create_tag('{table}', 'gold', 1)") == 0
+    sql.change(f"CALL Create_Tag('{table}', 'newest')")
+    tags = f"SELECT name, t.version, branch FROM tags('{table}') AS t ORDER BY name"
+    assert sql.rows(tags) == [
+        {"name": "gold", "version": 1, "branch": None},
+        {"name": "newest", "version": 2, "branch": None},
+    ]
+    assert sql.value(f"SELECT count(*) FROM {table} VERSION AS OF 'gold'") == 1
+    sql.change(f"CALL move_tag('{table}', 'gold', 2)")
+    sql.change(f"CALL delete_tag('{table}', 'newest')")
+    assert sql.rows(tags) == [{"name": "gold", "version": 2, "branch": None}]
+    sql.change(f"CALL restore('{table}', 1)")
+    assert sql.value(f"SELECT sum(a) FROM {table}") == 1
+    assert sql.value(f"SELECT max(version) FROM versions('{table}')") == 3
+    for text, code, fragment in [
+        (f"CALL create_tag('{table}', 'gold', 1)", "ALREADY_EXISTS", "gold"),
+        (f"CALL create_tag('{table}', 'silver', 9)", "NOT_FOUND", "9"),
+        (f"CALL delete_tag('{table}', 'silver')", "NOT_FOUND", "silver"),
+        (f"CALL restore('{table}')", "INVALID_ARGUMENT", "restore"),
+        ("CALL create_tag('nowhere', 'gold', 1)", "NOT_FOUND", "nowhere"),
+        ("CALL vacuum('t')", "UNIMPLEMENTED", "CALL"),
+    ]:
+        with sql.refuses(code, fragment):
+            sql.change(text)
+    with sql.refuses("NOT_FOUND", "nowhere"):
+        sql.query("SELECT * FROM tags('nowhere')")
 
 
 # ---- both paths -----------------------------------------------------------------------------

@@ -17,5 +17,5 @@ def test_the_page_runs(make_server: Callable[..., LakebedServer]) -> None:
     assert len(readme.blocks(PAGE)) >= 7
     own = f'FLIGHT = "grpc://{server.flight_address}"'
     printed = readme.run_with(PAGE, server.work / "home", ADDRESS, own)
-    for expected in ("[(2,)]", "b.png", "LanceRead", "d.png", "76"):
+    for expected in ("[(2,)]", "b.png", "LanceRead", "d.png", "76", "a.png.new"):
         assert expected in printed, f"{expected} not in {printed}"

@@ -1,7 +1,5 @@
 """Flight, SQL and HTTP give the same rows of the same table."""
 
-from collections.abc import Iterator
-
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -14,14 +12,6 @@ from support.sql import Sql
 ROWS = 3_000
 WIDTH = 8
 REPORT = b"lakebed:search"
-
-
-@pytest.fixture
-def sql(server: LakebedServer) -> Iterator[Sql]:
-    """A connection of ADBC."""
-    connection = Sql(server)
-    yield connection
-    connection.close()
 
 
 @pytest.fixture

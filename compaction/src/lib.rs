@@ -15,7 +15,7 @@ mod sweep;
 pub use blobs::sweep_blobs;
 pub use compactor::{Budget, Pass, compact};
 pub use history::{Done, HISTORY_TABLE, forget_done, is_history, note_done};
-pub use indexes::{catch_up, plan_indexes};
+pub use indexes::{CaughtUp, Due, catch_up, due};
 pub use policy::{Reason, Rewrite, Targets, plan};
 pub use purge::{Purged, plan_purge, purge};
 pub use retention::{Retention, clean, expired};

@@ -10,6 +10,7 @@ mod limits;
 mod name;
 mod principal;
 mod search;
+mod stages;
 mod suggest;
 
 pub use clock::{Clock, ManualClock, SystemClock};
@@ -18,4 +19,5 @@ pub use limits::Limits;
 pub use name::{BranchName, CursorName, DatabaseName, NamespacePath, TableId, TableName, TagName};
 pub use principal::{Freshness, Principal, RequestContext, Role};
 pub use search::{ApproxMode, DistanceType, OrderBy, QueryVectors, SearchReport};
+pub use stages::{Stage, StageClock};
 pub use suggest::nearest_names;

@@ -6,6 +6,8 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::ser::SerializeSeq as _;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use crate::Stage;
+
 /// How far two vectors are apart.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -197,4 +199,7 @@ pub struct SearchReport {
     /// `fast_search`. Nothing where rows are only read, and not ranked.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rows_scanned: Option<u64>,
+    /// What was done before rows were asked for, in order, and how long it took.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub stages: Vec<Stage>,
 }

@@ -18,6 +18,8 @@ use tokio::time::Instant;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 
+use crate::sql::{COLUMN_TYPES_HEADER, ColumnTypes};
+
 const REQUEST_ID_BYTES_MAX: usize = 128;
 const DATABASE_HEADERS: [&str; 2] = ["x-lancedb-database", "database"];
 const DATABASE_PREFIX_HEADER: &str = "x-lancedb-database-prefix";
@@ -107,6 +109,8 @@ pub(crate) struct Call {
     pub(crate) deadline: Option<Deadline>,
     /// The namespace of tables that a statement names without one.
     pub(crate) namespace: Option<String>,
+    /// The types of columns that the client can read in the answers of statements.
+    pub(crate) column_types: ColumnTypes,
 }
 
 impl Call {
@@ -126,17 +130,15 @@ impl Call {
         let begun = async {
             let database = database(metadata)?;
             let namespace = text_header(metadata, NAMESPACE_HEADER)?.map(str::to_owned);
+            let column_types = ColumnTypes::parse(text_header(metadata, COLUMN_TYPES_HEADER)?)?;
             let principal = service.authenticate(secret(metadata)?.as_deref()).await?;
             let request_id = request_id.as_str().to_owned();
             let freshness = Freshness::default();
-            Ok((RequestContext { principal, request_id, database, freshness }, namespace))
+            let ctx = RequestContext { principal, request_id, database, freshness };
+            let deadline = extensions.get::<Deadline>().copied();
+            Ok(Call { ctx, deadline, namespace, column_types })
         };
-        match begun.await {
-            Ok((ctx, namespace)) => {
-                Ok(Call { ctx, deadline: extensions.get::<Deadline>().copied(), namespace })
-            }
-            Err(error) => Err(status(&error, request_id.as_str())),
-        }
+        begun.await.map_err(|error: Error| status(&error, request_id.as_str()))
     }
 
     /// The status of an error of this call; logs what the status leaves out.

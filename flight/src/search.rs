@@ -76,7 +76,9 @@ pub(crate) async fn do_get(
 
 fn with_report(schema: &Schema, report: &SearchReport) -> Result<SchemaRef> {
     let mut metadata: HashMap<String, String> = schema.metadata().clone();
-    metadata.insert(REPORT_KEY.to_owned(), json(report)?);
+    // Of one search every schema is the same, so what differs each time stands elsewhere.
+    let report = SearchReport { stages: Vec::new(), ..report.clone() };
+    metadata.insert(REPORT_KEY.to_owned(), json(&report)?);
     Ok(Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata)))
 }
 

@@ -118,6 +118,7 @@ pub(crate) fn joined(vector: SearchReport, text: SearchReport) -> SearchReport {
         index_type: join(vector.index_type, text.index_type),
         indexed_rows: vector.indexed_rows.min(text.indexed_rows),
         rows_scanned: vector.rows_scanned.max(text.rows_scanned),
+        ..SearchReport::default()
     }
 }
 

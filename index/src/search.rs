@@ -175,7 +175,7 @@ fn answers(index: &IndexSummary, ranking: &Ranking) -> bool {
         }
         Ranking::Text(query) => {
             let columns = query.named_columns();
-            index.type_url.ends_with("InvertedIndexDetails")
+            index.is_over_words()
                 && (columns.is_empty() || columns.iter().any(|column| is_on(column)))
         }
     }

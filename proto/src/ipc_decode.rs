@@ -22,7 +22,7 @@ use arrow_buffer::{ArrowNativeType, Buffer};
 use arrow_ipc::convert::fb_to_schema;
 use arrow_ipc::reader::{read_dictionary, read_record_batch};
 use arrow_ipc::{self as ipc, MetadataVersion};
-use arrow_schema::{ArrowError, DataType, SchemaRef};
+use arrow_schema::{ArrowError, DataType, FieldRef, SchemaRef};
 use bytes::Bytes;
 use lakebed_core::{Error, Limits, Result};
 
@@ -118,7 +118,12 @@ impl StreamState {
     ) -> Result<RecordBatch> {
         let types = self.schema.fields().iter().map(|field| field.data_type());
         check_layout(types, header, &body)?;
-        let body = Buffer::from(body);
+        let has_union = |field: &FieldRef| matches!(field.data_type(), DataType::Union(..));
+        let body = match self.schema.fields().iter().any(has_union) {
+            false => Buffer::from(body),
+            // Arrow aligns all buffers but the offsets of a union.
+            true => Buffer::from_slice_ref(&body[..]),
+        };
         contained("batch", || {
             let schema = Arc::clone(&self.schema);
             read_record_batch(&body, header, schema, &self.dictionaries, None, &version)
@@ -207,6 +212,12 @@ fn shared_bytes(array: &dyn Array) -> u64 {
         DataType::LargeList(_) => shared_bytes(array.as_list::<i64>().values()),
         DataType::FixedSizeList(_, _) => shared_bytes(array.as_fixed_size_list().values()),
         DataType::Map(_, _) => shared_bytes(array.as_map().entries()),
+        // Many values may be one and the same of a child.
+        DataType::Union(fields, _) => {
+            let children = fields.iter().map(|(id, _)| array.as_union().child(id));
+            let largest = children.map(|child| child.get_buffer_memory_size() as u64).max();
+            largest.unwrap_or(0).saturating_mul(array.len() as u64)
+        }
         DataType::Struct(_) => {
             array.as_struct().columns().iter().map(|column| shared_bytes(column)).sum()
         }

@@ -15,6 +15,8 @@
 //! It says nothing about the contents of buffers: arrow validates offsets, UTF-8 and dictionary keys
 //! while it decodes, and [`crate::ipc_decode`] is the only caller that should do so.
 
+use std::collections::BTreeSet;
+
 use arrow_ipc as ipc;
 use flatbuffers::VerifierOptions;
 use lakebed_core::{Error, Limits, Result};
@@ -438,6 +440,19 @@ fn check_type(field: ipc::Field<'_>) -> Result<(), String> {
             let entries = field.children().ok_or_else(missing)?.get(0);
             let pairs = entries.children().map_or(0, |children| children.len());
             known(entries.type_type() == Type::Struct_ && pairs == 2, "map entry type")
+        }
+        Type::Union => {
+            let union = field.type_as_union().ok_or_else(missing)?;
+            known(union.mode() == ipc::UnionMode::Dense, "kind of union")?;
+            let is_plain = |child: ipc::Field<'_>| {
+                child.type_type() != Type::Union
+                    && child.dictionary().is_none()
+                    && child.children().is_none_or(|children| children.is_empty())
+            };
+            known(field.children().into_iter().flatten().all(is_plain), "union of nested types")?;
+            let Some(ids) = union.typeIds() else { return Ok(()) };
+            let distinct: BTreeSet<i32> = ids.iter().filter(|id| (0..=127).contains(id)).collect();
+            known(distinct.len() == children && ids.len() == children, "list of a union's types")
         }
         other => {
             let name = other.variant_name().unwrap_or("that is not known").to_lowercase();

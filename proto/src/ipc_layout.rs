@@ -6,7 +6,7 @@
 //! buffer. Runs after [`crate::ipc_guard`], so offsets, lengths and counts are in range already.
 
 use arrow_ipc as ipc;
-use arrow_schema::{DataType, FieldRef};
+use arrow_schema::{DataType, FieldRef, UnionFields, UnionMode};
 use flatbuffers::VectorIter;
 use lakebed_core::{Error, Result};
 
@@ -63,6 +63,9 @@ impl Walk<'_> {
         if *data_type == DataType::Null {
             return Ok(());
         }
+        if let DataType::Union(fields, UnionMode::Dense) = data_type {
+            return self.dense_union(node, fields);
+        }
         self.validity(node)?;
         match data_type {
             DataType::Utf8 | DataType::Binary => {
@@ -94,6 +97,24 @@ impl Walk<'_> {
             _ => {
                 self.buffer()?;
             }
+        }
+        Ok(())
+    }
+
+    /// A union has no validity of its own: which child each value is in, and where.
+    fn dense_union(&mut self, node: &ipc::FieldNode, fields: &UnionFields) -> Result<()> {
+        let values = node.length().unsigned_abs();
+        for width in [1, 4] {
+            let begin = self.buffers.clone().next().map_or(0, |buffer| buffer.offset());
+            let (at, bytes) = self.buffer()?;
+            if begin.unsigned_abs() % width != 0 || bytes < values.saturating_mul(width) {
+                return Err(Error::invalid(format!(
+                    "arrow buffer {at} has {bytes} bytes and is to place {values} values of a union"
+                )));
+            }
+        }
+        for (_, child) in fields.iter() {
+            self.column(child.data_type())?;
         }
         Ok(())
     }

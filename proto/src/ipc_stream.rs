@@ -67,6 +67,11 @@ impl IpcFramer {
         matches!(self.state, State::Ended)
     }
 
+    /// Whether it got no byte since it was made, or since the last message.
+    pub fn is_fresh(&self) -> bool {
+        matches!(self.state, State::Prefix) && self.part.is_empty()
+    }
+
     /// Takes bytes from the front of `chunk` until there is something to say; `None` when all were taken.
     ///
     /// # Errors

@@ -118,7 +118,9 @@ fn type_name(data_type: &DataType, dialect: Dialect) -> Result<String, String> {
         (DataType::Float16, Dialect::Spec) => "float16",
         (DataType::Float32, Dialect::Spec) => "float32",
         (DataType::Float64, Dialect::Spec) => "float64",
-        (DataType::Utf8, Dialect::Spec) => "utf8",
+        // Functions of SQL answer in views of text and bytes, which are told as what they hold.
+        (DataType::Utf8 | DataType::Utf8View, Dialect::Spec) => "utf8",
+        (DataType::BinaryView, Dialect::Spec) => "binary",
         (DataType::LargeUtf8, Dialect::Spec) => "large_utf8",
         (DataType::Date32, Dialect::Spec) => "date32",
         (DataType::Date64, Dialect::Spec) => "date64",

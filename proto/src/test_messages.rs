@@ -8,12 +8,13 @@ use arrow_array::builder::{
 };
 use arrow_array::types::Int8Type;
 use arrow_array::{
-    ArrayRef, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int64Array,
-    LargeBinaryArray, NullArray, RecordBatch, StringArray, StructArray, TimestampNanosecondArray,
+    ArrayRef, BooleanArray, Decimal128Array, DictionaryArray, FixedSizeBinaryArray, Int32Array,
+    Int64Array, LargeBinaryArray, NullArray, RecordBatch, StringArray, StructArray,
+    TimestampNanosecondArray, UnionArray,
 };
 use arrow_ipc::writer::{CompressionContext, DictionaryTracker, IpcDataGenerator, IpcWriteOptions};
 use arrow_ipc::{CompressionType, MetadataVersion};
-use arrow_schema::{DataType, Field};
+use arrow_schema::{DataType, Field, UnionFields};
 use lakebed_core::Limits;
 
 /// Header and body of one message.
@@ -84,6 +85,18 @@ pub fn every_shape() -> RecordBatch {
             Arc::new(BooleanArray::from_iter((0..40).map(|n| (n % 2 == 0).then_some(n > 7)))),
         ),
     ]);
+    let union = UnionArray::try_new(
+        UnionFields::from_fields(vec![
+            Field::new("number", DataType::Int32, true),
+            Field::new("text", DataType::Utf8, true),
+        ]),
+        (0..40).map(|n| n % 2).collect(),
+        Some((0..40).map(|n| n / 2).collect()),
+        vec![
+            Arc::new(Int32Array::from_iter_values(0..20)),
+            Arc::new(StringArray::from_iter_values((0..20).map(|n| "t".repeat(n)))),
+        ],
+    );
     let fixed: Vec<[u8; 5]> = (0..40_u8).map(|n| [n; 5]).collect();
     RecordBatch::try_from_iter_with_nullable([
         (
@@ -101,6 +114,7 @@ pub fn every_shape() -> RecordBatch {
         ("fixed", Arc::new(FixedSizeBinaryArray::try_from_iter(fixed.iter()).unwrap()), true),
         ("blob", Arc::new(LargeBinaryArray::from_iter_values((0..40).map(|n| vec![7; n]))), true),
         ("null", Arc::new(NullArray::new(40)), true),
+        ("union", Arc::new(union.unwrap()), true),
         ("price", Arc::new(Decimal128Array::from_iter_values(0..40)), true),
         (
             "at",

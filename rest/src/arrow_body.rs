@@ -66,16 +66,6 @@ pub(crate) async fn arrow_body(
     Ok((schema, Box::pin(batches)))
 }
 
-/// Reads a body that nobody needs to its end, so that the client can finish sending it.
-///
-/// # Errors
-/// What [`arrow_body`]'s stream would end with.
-pub(crate) async fn pass_over(service: &Arc<Service>, body: Body) -> Result<()> {
-    let mut reader = ArrowBody::new(service, body);
-    while reader.chunk().await?.is_some() {}
-    Ok(())
-}
-
 struct ArrowBody {
     service: Arc<Service>,
     body: BodyDataStream,
@@ -136,7 +126,7 @@ impl ArrowBody {
                 None => match self.chunk().await? {
                     Some(chunk) => self.chunk = chunk,
                     None if self.framer.is_ended() => return Ok(None),
-                    None => return Err(broke_off()),
+                    None => return Err(self.unfinished()),
                 },
             }
         }
@@ -167,6 +157,16 @@ impl ArrowBody {
         .map_err(|error| Error::internal("decoding a message broke off").with_source(error))?;
         self.decoder = Some(decoder);
         decoded
+    }
+
+    /// What is wrong with a body that ended in order and whose stream did not.
+    fn unfinished(&self) -> Error {
+        match self.messages == 0 && self.framer.is_fresh() {
+            true => Error::invalid("the body is empty; an arrow stream is wanted"),
+            false => Error::invalid(
+                "the body ends before the end marker of its arrow stream; nothing was written",
+            ),
+        }
     }
 
     /// The next bytes of the body.

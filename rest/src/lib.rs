@@ -47,6 +47,7 @@ mod tests;
 mod timeout;
 mod to_the_end;
 mod upload;
+mod view;
 mod worker;
 
 use std::net::SocketAddr;

@@ -26,7 +26,7 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/transaction/{id}/alter"),
     // Blobs.
     (MethodFilter::POST, "/v1/table/{id}/blob/{column}/{row_id}/sign"),
-    // Computed columns, functions, secrets, views.
+    // Computed columns, functions, secrets, materialized views.
     (MethodFilter::POST, "/v1/table/{id}/backfill_column"),
     (MethodFilter::POST, "/v1/table/{id}/errors"),
     (MethodFilter::POST, "/v1/function/{id}/create"),
@@ -40,10 +40,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/secret/{id}/describe"),
     (MethodFilter::POST, "/v1/secret/{id}/drop"),
     (MethodFilter::GET, "/v1/namespace/{id}/secret/list"),
-    (MethodFilter::POST, "/v1/view/{id}/create"),
-    (MethodFilter::POST, "/v1/view/{id}/describe"),
-    (MethodFilter::POST, "/v1/view/{id}/drop"),
-    (MethodFilter::GET, "/v1/namespace/{id}/view/list"),
     (MethodFilter::POST, "/v1/materialized_view/{id}/create"),
     (MethodFilter::POST, "/v1/materialized_view/{id}/describe"),
     (MethodFilter::POST, "/v1/materialized_view/{id}/refresh"),

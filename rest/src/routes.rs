@@ -22,7 +22,7 @@ use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
     Door, RestOptions, backup, blob, blob_gc, job, key, namespace, not_built, peers, status, table,
-    upload, worker,
+    upload, view, worker,
 };
 
 /// The HTTP door over `service`.
@@ -80,6 +80,10 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/namespace/{id}/describe", post(namespace::describe::describe_namespace)),
         ("/v1/namespace/{id}/exists", post(namespace::exists::namespace_exists)),
         ("/v1/namespace/{id}/drop", to_the_end(post(namespace::drop_namespace::drop_namespace))),
+        ("/v1/namespace/{id}/view/list", get(view::list::list_views)),
+        ("/v1/view/{id}/create", changes_table(post(view::create::create_view))),
+        ("/v1/view/{id}/describe", post(view::describe::describe_view)),
+        ("/v1/view/{id}/drop", changes_table(post(view::drop_view::drop_view))),
         ("/v1/table/{id}/describe", post(table::describe::describe_table)),
         ("/v1/table/{id}/exists", post(table::exists::table_exists)),
         ("/v1/table/{id}/stats", post(table::stats::table_stats)),

@@ -38,3 +38,39 @@ pub(crate) fn request_timeout(headers: &HeaderMap) -> Result<Option<Duration>> {
     })?;
     Ok(Some(Duration::from_millis(ms)))
 }
+
+/// A time as the specification writes it, such as `30s` or `5m`.
+///
+/// # Errors
+/// `InvalidArgument` for anything else.
+pub(crate) fn duration(text: &str) -> Result<Duration> {
+    let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
+    let (number, unit) = text.split_at(digits);
+    let ms = match unit.trim() {
+        "ms" => Some(1),
+        "s" => Some(1_000),
+        "m" => Some(60_000),
+        "h" => Some(3_600_000),
+        _ => None,
+    };
+    let number: Option<u64> = number.parse().ok();
+    let ms = ms.zip(number).and_then(|(ms, number)| number.checked_mul(ms));
+    ms.map(Duration::from_millis).ok_or_else(|| {
+        Error::invalid(format!("`{}` is no time; `500ms`, `30s`, `5m` and `1h` are", shown(text)))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_have_units() {
+        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("5m", 300_000), ("1h", 3_600_000)] {
+            assert_eq!(duration(text).unwrap(), Duration::from_millis(ms));
+        }
+        for text in ["", "30", "s", "-1s", "1.5s", "30 days", "99999999999999999999h"] {
+            assert!(duration(text).is_err(), "{text}");
+        }
+    }
+}

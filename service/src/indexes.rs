@@ -96,7 +96,12 @@ impl Service {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
         let snapshot = self.snapshot_of(ctx, table, at).await?;
-        Ok((snapshot.indexes().await?, snapshot.version()))
+        let mut indexes = snapshot.indexes().await?;
+        for index in indexes.iter_mut().filter(|index| index.is_over_words()) {
+            let params = snapshot.text_index_params(&index.name).await?;
+            index.details = serde_json::Value::Object(params).to_string();
+        }
+        Ok((indexes, snapshot.version()))
     }
 
     /// Drops an index; returns the version without it.

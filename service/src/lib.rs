@@ -55,6 +55,7 @@ mod tickets;
 mod update_rows;
 mod uploads;
 mod versions;
+mod views;
 mod write;
 
 use std::pin::Pin;
@@ -102,6 +103,7 @@ pub use sql::{PreparedSql, SqlPart, SqlPlan, SqlRequest, TableEntry, count_schem
 pub use tags::TagSummary;
 pub use uploads::{ByteStream, Claimed, SignedParts, StoredPart};
 pub use versions::VersionSummary;
+pub use views::ViewDetails;
 
 /// A stream of batches that ends with `Err` when its source broke, was cancelled, or sent something
 /// that cannot be decoded. Its plain end means that everything arrived.

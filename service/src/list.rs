@@ -1,7 +1,7 @@
 //! What there is: databases, tables, one table in detail.
-use arrow_schema::SchemaRef;
+use arrow_schema::{Field, FieldRef, Schema, SchemaRef};
 use chrono::{DateTime, Utc};
-use lakebed_core::{DatabaseName, NamespacePath, RequestContext, Result, Role, TableId};
+use lakebed_core::{DatabaseName, Limits, NamespacePath, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::ReadCommand;
 use lakebed_storage::{OverlaidFragment, Profile};
 
@@ -43,6 +43,24 @@ pub struct TableDetails {
     pub profile: Profile,
     /// The fragments with overlays.
     pub overlaid: Vec<OverlaidFragment>,
+}
+
+impl TableDetails {
+    /// Whether a table of rows of `sent` would have the columns that this one has, in their order.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a schema that no table can have.
+    pub fn has_columns_of(&self, sent: &Schema, limits: &Limits) -> Result<bool> {
+        let sent = lakebed_storage::stored_schema(sent, limits)?;
+        let is_blob = |field: &Field| field.extension_type_name() == Some("lance.blob.v2");
+        let are_alike = |(one, other): (&FieldRef, &FieldRef)| {
+            one.name() == other.name()
+                && (one.data_type().equals_datatype(other.data_type())
+                    || (is_blob(one) && is_blob(other)))
+        };
+        let (ours, theirs) = (self.schema.fields(), sent.fields());
+        Ok(ours.len() == theirs.len() && ours.iter().zip(theirs).all(are_alike))
+    }
 }
 
 impl Service {

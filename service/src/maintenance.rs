@@ -188,13 +188,14 @@ impl Service {
             added,
             ..Done::default()
         };
-        match catch_up(table, None, &self.compacting, &self.pace()).await {
+        let now_ms = self.clock.now_ms();
+        match catch_up(table, None, &self.compacting, &self.pace(), now_ms).await {
             Ok(done) => {
-                metrics::counter!("lakebed_index_catch_ups_total").increment(done as u64);
-                if done > 0 {
-                    self.note_done(began, about(done as u64));
+                metrics::counter!("lakebed_index_catch_ups_total").increment(done.built as u64);
+                if done.built > 0 {
+                    self.note_done(began, about(done.built as u64));
                 }
-                true
+                !done.is_pending
             }
             Err(error) if error.kind() == ErrorKind::NotFound => true,
             Err(error) => {

@@ -5,7 +5,9 @@
 use arrow_schema::SchemaRef;
 use base64::Engine as _;
 use futures::StreamExt;
-use lakebed_core::{Error, QueryVectors, RequestContext, Result, Role, SearchReport, Subject};
+use lakebed_core::{
+    Error, QueryVectors, RequestContext, Result, Role, SearchReport, StageClock, Subject,
+};
 use lakebed_index::Search;
 use lakebed_jobs::QueryInput;
 use lakebed_proto::command::ReadCommand;
@@ -33,6 +35,7 @@ struct Prepared {
     report: SearchReport,
     /// What is searched by, also where the request brought a text or a picture.
     vector: Option<QueryVectors>,
+    clock: StageClock,
 }
 
 /// A planned search.
@@ -59,9 +62,11 @@ impl Service {
     ) -> Result<SearchPlan> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let Prepared { snapshot, search, report, vector } =
-            self.prepare_search(ctx, &request).await?;
+        let Prepared { snapshot, search, mut report, vector, mut clock } =
+            self.prepare_search(ctx, &request, StageClock::start()).await?;
         let schema = search.schema(&snapshot).await?;
+        clock.end("start");
+        report.stages = clock.stages();
         let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
         snapshot.lease(expires_at_ms);
         let request = SearchRequest {
@@ -85,10 +90,15 @@ impl Service {
     pub async fn search(&self, ctx: &RequestContext, request: &SearchRequest) -> Result<Found> {
         require(ctx, Role::Read)?;
         let guard = self.gate.enter()?;
+        let mut clock = StageClock::start();
         let running = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
-        let Prepared { snapshot, search, report, .. } = self.prepare_search(ctx, request).await?;
+        clock.end("admit");
+        let Prepared { snapshot, search, mut report, mut clock, .. } =
+            self.prepare_search(ctx, request, clock).await?;
         let (schema, batches) = search.open(&snapshot).await?;
+        clock.end("start");
+        report.stages = clock.stages();
         let held = (guard, running, memory);
         let batches = batches.inspect(move |_| {
             // Gate and admission are held for as long as the stream lives.
@@ -109,7 +119,8 @@ impl Service {
     ) -> Result<(String, u64)> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let Prepared { snapshot, search, .. } = self.prepare_search(ctx, request).await?;
+        let Prepared { snapshot, search, .. } =
+            self.prepare_search(ctx, request, StageClock::start()).await?;
         Ok((search.explain(&snapshot, verbose).await?, snapshot.version()))
     }
 
@@ -126,7 +137,8 @@ impl Service {
         let _guard = self.gate.enter()?;
         let _running = self.admission.admit_request().await?;
         let _memory = self.admission.read_bytes(READ_BYTES).await?;
-        let Prepared { snapshot, search, .. } = self.prepare_search(ctx, request).await?;
+        let Prepared { snapshot, search, .. } =
+            self.prepare_search(ctx, request, StageClock::start()).await?;
         Ok((search.analyze(&snapshot).await?, snapshot.version()))
     }
 
@@ -134,6 +146,7 @@ impl Service {
         &self,
         ctx: &RequestContext,
         request: &SearchRequest,
+        mut clock: StageClock,
     ) -> Result<Prepared> {
         let at = ReadCommand {
             table: request.table.clone(),
@@ -144,14 +157,19 @@ impl Service {
             ..ReadCommand::default()
         };
         let snapshot = self.snapshot(ctx, &at).await?;
+        clock.end("open");
         let embedded = match &request.embed {
             None => None,
             Some(embed) => Some(self.embedded(&snapshot, request, embed).await?),
         };
+        if embedded.is_some() {
+            clock.end("embed");
+        }
         let request = embedded.as_ref().unwrap_or(request);
         let search = lakebed_index::search_of(&snapshot, request, &self.limits)?;
         let (search, report) = search.fitted(&snapshot).await?;
-        Ok(Prepared { snapshot, search, report, vector: request.vector.clone() })
+        clock.end("plan");
+        Ok(Prepared { snapshot, search, report, vector: request.vector.clone(), clock })
     }
 
     /// The request with the vector of its text or picture, by the model that made the column.

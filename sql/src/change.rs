@@ -12,21 +12,25 @@ use arrow_array::RecordBatch;
 use arrow_schema::{DataType, FieldRef, Fields, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
-use datafusion::logical_expr::{DdlStatement, LogicalPlan};
+use datafusion::logical_expr::{DdlStatement, Expr, LogicalPlan, LogicalPlanBuilder, cast};
 use datafusion::sql::parser::Statement as DfStatement;
 use datafusion::sql::sqlparser::ast::helpers::stmt_create_table::CreateTableBuilder;
 use datafusion::sql::sqlparser::ast::{
     self, AlterTable, AlterTableOperation, CreateTable, Ident, Insert, ObjectName, ObjectNamePart,
     ObjectType, RenameTableNameKind, Statement as Ast, TableObject,
 };
-use lakebed_core::{Error, ErrorKind, Result, TableId};
-use lakebed_storage::At;
+use lakebed_core::{Error, ErrorKind, Result, Subject, TableId, nearest_names};
+use lakebed_storage::{At, MergeRule};
 
 use crate::engine::Sql;
+use crate::error::from_datafusion;
 use crate::expression::{self, Bound};
+use crate::history::HistoryChange;
+use crate::merge::{self, Understood};
 use crate::names::Scope;
 use crate::parse::Statement;
 use crate::plan::{PlannedQuery, parameters_of};
+use crate::primary_key;
 
 /// Marks the name of a table that rows go to, so that it can be read from in the same statement.
 pub(crate) const TARGET: &str = " (target)";
@@ -40,6 +44,23 @@ pub enum IfExists {
     Keep,
     /// Its rows and columns are replaced, in a new version.
     Replace,
+}
+
+impl IfExists {
+    /// What `OR REPLACE` and `IF NOT EXISTS` say.
+    ///
+    /// # Errors
+    /// `InvalidArgument` where both are given.
+    pub(crate) fn of(or_replace: bool, if_not_exists: bool) -> Result<IfExists> {
+        match (or_replace, if_not_exists) {
+            (true, true) => {
+                Err(Error::invalid("OR REPLACE and IF NOT EXISTS contradict each other"))
+            }
+            (true, false) => Ok(IfExists::Replace),
+            (false, true) => Ok(IfExists::Keep),
+            (false, false) => Ok(IfExists::Fail),
+        }
+    }
 }
 
 /// A change, with everything resolved.
@@ -72,6 +93,17 @@ pub enum Change {
         /// Which rows.
         predicate: Option<String>,
     },
+    /// Update rows, insert others, and delete those that the source has not.
+    Merge {
+        /// The table.
+        table: TableId,
+        /// The key columns.
+        on: Vec<String>,
+        /// What happens to which rows.
+        rule: MergeRule,
+        /// The keys, and what is written.
+        rows: Box<PlannedQuery>,
+    },
     /// Delete rows.
     Delete {
         /// The table.
@@ -85,6 +117,31 @@ pub enum Change {
         tables: Vec<TableId>,
         /// Whether one that does not exist is no error.
         if_exists: bool,
+    },
+    /// Make a view.
+    CreateView {
+        /// The view.
+        view: TableId,
+        /// Its text.
+        query: String,
+        /// Where the names of the text are looked for.
+        scope: Scope,
+        /// What to do where it exists.
+        if_exists: IfExists,
+    },
+    /// Drop views.
+    DropViews {
+        /// The views.
+        views: Vec<TableId>,
+        /// Whether one that does not exist is no error.
+        if_exists: bool,
+    },
+    /// Change the tags of a table, or restore a version of it.
+    History {
+        /// The table.
+        table: TableId,
+        /// What is done.
+        change: HistoryChange,
     },
     /// Give a table another name.
     RenameTable {
@@ -154,6 +211,10 @@ impl Sql {
                 }
                 None => Ok(Vec::new()),
             },
+            Some(Ast::Merge(merge)) => {
+                let merge = self.understood(scope, merge, &Bound::default()).await?;
+                parameters_of(&self.merged_rows(scope, &merge).await?.plan)
+            }
             Some(Ast::Update(_) | Ast::Delete(_)) => {
                 let planned = self.plan_tree(scope, tree, None, None).await?;
                 parameters_of(&planned.plan)
@@ -210,19 +271,32 @@ impl Sql {
                 self.plan_tree(scope, statement.tree.clone(), None, None).await?;
                 expression::delete(scope, delete, bound)
             }
+            Ast::Merge(merge) => {
+                let understood = self.understood(scope, merge, bound).await?;
+                let rows = self.merged_rows(scope, &understood).await?.bind(bound)?;
+                let Understood { table, on, rule, .. } = understood;
+                Ok(Change::Merge { table, on, rule, rows: Box::new(rows) })
+            }
             Ast::AlterTable(alter) => self.alter_table(scope, alter).await,
+            Ast::Call(call) => self.call(scope, call).await,
+            Ast::CreateView(create) => self.create_view(scope, create, &statement.text).await,
             Ast::Drop {
                 object_type, if_exists, names, cascade, purge, temporary, table, ..
             } => {
-                if *object_type != ObjectType::Table {
+                if !matches!(object_type, ObjectType::Table | ObjectType::View) {
                     return Err(not_built(format!("DROP {object_type} is not built")));
                 }
                 if *cascade || *purge || *temporary || table.is_some() {
-                    return Err(not_built("DROP TABLE with CASCADE or PURGE is not built"));
+                    let clauses = "with CASCADE or PURGE is not built";
+                    return Err(not_built(format!("DROP {object_type} {clauses}")));
                 }
-                let tables =
+                let names: Vec<TableId> =
                     names.iter().map(|name| scope.table_of(name)).collect::<Result<_>>()?;
-                Ok(Change::DropTables { tables, if_exists: *if_exists })
+                let if_exists = *if_exists;
+                Ok(match object_type {
+                    ObjectType::View => Change::DropViews { views: names, if_exists },
+                    _ => Change::DropTables { tables: names, if_exists },
+                })
             }
             _ => Err(Error::internal("the statement is no change")),
         }
@@ -234,6 +308,7 @@ impl Sql {
         create: &CreateTable,
         bound: &Bound,
     ) -> Result<Change> {
+        let (create, key) = &primary_key::take(create)?;
         let plain = CreateTableBuilder::new(create.name.clone())
             .or_replace(create.or_replace)
             .if_not_exists(create.if_not_exists)
@@ -247,16 +322,10 @@ impl Sql {
             ));
         }
         let table = scope.table_of(&create.name)?;
-        let if_exists = match (create.or_replace, create.if_not_exists) {
-            (true, true) => {
-                return Err(Error::invalid("OR REPLACE and IF NOT EXISTS contradict each other"));
-            }
-            (true, false) => IfExists::Replace,
-            (false, true) => IfExists::Keep,
-            (false, false) => IfExists::Fail,
-        };
+        let if_exists = IfExists::of(create.or_replace, create.if_not_exists)?;
         let Some(query) = &create.query else {
             let schema = self.schema_of(scope, &create.columns).await?;
+            let schema = primary_key::put(&schema, key)?;
             return Ok(Change::CreateTable { table, schema, rows: None, if_exists });
         };
         if !create.columns.is_empty() {
@@ -264,6 +333,9 @@ impl Sql {
         }
         let planned = self.plan_tree(scope, query_tree(query), None, None).await?;
         let rows = planned.bind(bound)?;
+        if !key.is_empty() {
+            return Err(not_built("CREATE TABLE AS with a primary key is not built"));
+        }
         let schema = rows.schema()?;
         for field in schema.fields() {
             if is_descriptor(field.data_type()) {
@@ -327,8 +399,8 @@ impl Sql {
             return Err(not_built("INSERT without VALUES or a query is not built"));
         }
         let table = scope.table_of(name)?;
-        let snapshot = self.lake().table(&table).await?.snapshot(None, &At::Latest).await?;
-        let target: Arc<dyn TableProvider> = Arc::new(EmptyTable::new(snapshot.written_schema()));
+        let target: Arc<dyn TableProvider> =
+            Arc::new(EmptyTable::new(self.written_schema(&table).await?));
         let mut insert = insert.clone();
         insert.table = TableObject::TableName(marked(name));
         Ok((table, DfStatement::Statement(Box::new(Ast::Insert(insert))), target))
@@ -351,6 +423,57 @@ impl Sql {
             None => planned,
         };
         Ok(Change::Insert { table, rows: Box::new(rows) })
+    }
+
+    async fn understood(
+        &self,
+        scope: &Scope,
+        merge: &ast::Merge,
+        bound: &Bound,
+    ) -> Result<Understood> {
+        let table = merge::target(scope, merge)?;
+        let columns = self.written_schema(&table).await?;
+        let columns = columns.fields().iter().map(|field| field.name().clone());
+        merge::merge(scope, merge, &columns.collect::<Vec<_>>(), bound)
+    }
+
+    /// The query of a MERGE, its columns of the table's types.
+    async fn merged_rows(&self, scope: &Scope, merge: &Understood) -> Result<PlannedQuery> {
+        let schema = self.written_schema(&merge.table).await?;
+        let mut planned = self.plan_tree(scope, query_tree(&merge.rows), None, None).await?;
+        let mut columns: Vec<Expr> = Vec::new();
+        for (given, column) in planned
+            .plan
+            .schema()
+            .iter()
+            .map(|(_, field)| field)
+            .zip(planned.plan.schema().columns())
+        {
+            let Some((_, field)) = schema.fields().find(&column.name) else {
+                let names = schema.fields().iter().map(|field| field.name().as_str());
+                let near = nearest_names(&column.name, names);
+                return Err(Error::not_found(format!(
+                    "column `{}` does not exist{near}",
+                    column.name
+                ))
+                .about(Subject::Column));
+            };
+            let name = column.name.clone();
+            let is_cast = given.data_type() != field.data_type() && !field.data_type().is_nested();
+            columns.push(match is_cast {
+                true => cast(Expr::Column(column), field.data_type().clone()).alias(name),
+                false => Expr::Column(column),
+            });
+        }
+        let plan = LogicalPlanBuilder::from(planned.plan).project(columns);
+        planned.plan = plan.and_then(LogicalPlanBuilder::build).map_err(from_datafusion)?;
+        Ok(planned)
+    }
+
+    /// The columns that rows written to a table have.
+    async fn written_schema(&self, table: &TableId) -> Result<SchemaRef> {
+        let snapshot = self.lake().table(table).await?.snapshot(None, &At::Latest).await?;
+        Ok(snapshot.written_schema())
     }
 
     async fn alter_table(&self, scope: &Scope, alter: &AlterTable) -> Result<Change> {

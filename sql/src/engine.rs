@@ -5,6 +5,8 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
+use datafusion::execution::session_state::SessionState;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::TableReference;
 use datafusion::sql::parser::{ExplainStatement, Statement as DfStatement};
 use datafusion::sql::resolve::resolve_table_references;
@@ -17,7 +19,8 @@ use crate::change::TARGET;
 use crate::changes::{changes_table, take_changes};
 use crate::error::from_datafusion;
 use crate::hidden::{hide, take_extras};
-use crate::late_blobs::take_late;
+use crate::history::{history_table, take_histories};
+use crate::late_blobs::{LateBlobs, take_late};
 use crate::memory::AllMemory;
 use crate::names::Scope;
 use crate::parse::Statement;
@@ -26,8 +29,10 @@ use crate::search::{search_table, take_searches};
 use crate::session::Sessions;
 use crate::spill::Spill;
 use crate::time_travel;
+use crate::views::{Reads, counted};
 
-const INFORMATION_SCHEMA: &str = "information_schema";
+/// The schema that tells what there is; no namespace of a lake.
+pub(crate) const INFORMATION_SCHEMA: &str = "information_schema";
 
 /// What the engine is made of.
 pub struct SqlOptions {
@@ -50,6 +55,16 @@ pub struct Sql {
 struct Opened {
     reference: TableReference,
     snapshot: Snapshot,
+}
+
+/// A plan, and the session that it was made in.
+pub(crate) struct Planned {
+    pub(crate) state: SessionState,
+    pub(crate) plan: LogicalPlan,
+    /// Blobs that are fetched for the rows of the answer.
+    pub(crate) late: Option<LateBlobs>,
+    /// How many tables the text names, those of its views included.
+    pub(crate) weight: usize,
 }
 
 impl Sql {
@@ -83,32 +98,54 @@ impl Sql {
         &self.lake
     }
 
+    pub(crate) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
     pub(crate) async fn plan_tree(
         &self,
         scope: &Scope,
-        mut tree: DfStatement,
+        tree: DfStatement,
         pins: Option<&[PinnedTable]>,
         target: Option<Arc<dyn TableProvider>>,
     ) -> Result<PlannedQuery> {
+        let mut reads = Reads::new(pins);
+        let Planned { state, plan, late, .. } =
+            self.plan_over(scope, tree, &mut reads, target).await?;
+        let (snapshots, pins) = reads.into_parts();
+        Ok(PlannedQuery { state, plan, late, snapshots, pins, limits: self.limits.clone() })
+    }
+
+    /// Plans a statement, or a view in one, over what the statement reads.
+    pub(crate) async fn plan_over(
+        &self,
+        scope: &Scope,
+        mut tree: DfStatement,
+        reads: &mut Reads<'_>,
+        target: Option<Arc<dyn TableProvider>>,
+    ) -> Result<Planned> {
         let mut extras = Extras {
             blob_bytes_max: self.limits.sql_blob_bytes_max,
             blob_bytes_limit: "sql_blob_bytes_max",
             ..Extras::default()
         };
-        let (searches, feeds, functions) = match syntax(&mut tree) {
-            // Searches and feeds first: what stands for them is no function any more.
+        let (searches, feeds, histories, functions) = match syntax(&mut tree) {
+            // Searches and the like first: what stands for them is no function any more.
             Some(statement) => (
                 take_searches(statement)?,
                 take_changes(statement)?,
+                take_histories(statement)?,
                 take_extras(statement, &mut extras)?,
             ),
             None => Default::default(),
         };
+        let counts = syntax(&mut tree).map(counted).unwrap_or_default();
+        let mut weight: usize = counts.values().sum();
         let (references, _) = resolve_table_references(&tree, false).map_err(from_datafusion)?;
         let mut catalog = CatalogBuilder::with(scope.database(), scope.schema());
         let mut opened: Vec<Opened> = Vec::new();
-        let mut by_name: HashMap<String, (Snapshot, PinnedTable)> = HashMap::new();
         let mut listed: Vec<String> = Vec::new();
+        let mut has_views = false;
         for reference in references {
             if reference.schema().is_none() && functions.iter().any(|f| f == reference.table()) {
                 continue;
@@ -128,41 +165,38 @@ impl Sql {
             }
             if searches.iter().any(|search| search.name == table)
                 || feeds.iter().any(|feed| feed.name == table)
+                || histories.iter().any(|history| history.name == table)
             {
                 continue;
             }
-            let (table, at) = time_travel::split(table)?;
-            let id = scope.table(database, schema, table)?;
-            let named = format!("{id} {at:?}");
-            let snapshot = match by_name.get(&named) {
-                Some((snapshot, _)) => snapshot.clone(),
-                None => {
-                    let snapshot = self.open_table(&id, None, &at, &named, pins).await?;
-                    let pin = pin_of(&named, &id, &snapshot);
-                    by_name.insert(named, (snapshot.clone(), pin));
-                    snapshot
+            let (name, at) = time_travel::split(table)?;
+            let id = scope.table(database, schema, name)?;
+            if let Some(view) = self.open_view(&id, reads).await? {
+                if at != At::Latest {
+                    return Err(Error::invalid(format!(
+                        "view `{}` has no versions; the tables that it reads do",
+                        id.text()
+                    )));
                 }
-            };
+                let times = counts.get(&parts_key(&reference)).copied().unwrap_or(1);
+                weight = weight.saturating_add(view.weight.saturating_mul(times));
+                catalog.opened((database, schema, table), view.table);
+                has_views = true;
+                continue;
+            }
+            let snapshot = self.read(&id, None, &at, reads).await?;
             opened.push(Opened { reference, snapshot });
+        }
+        if weight > self.limits.sql_tables_max && has_views {
+            return Err(Error::invalid(format!(
+                "the statement and its views name more than sql_tables_max = {} tables",
+                self.limits.sql_tables_max
+            )));
         }
         for search in &searches {
             let id = scope.searched(&search.table)?;
-            let at = search.at()?;
             let branch = search.request.branch.as_deref();
-            // The same key as the table's own, so that both read one version.
-            let named = match branch {
-                None => format!("{id} {at:?}"),
-                Some(branch) => format!("{id} {at:?} {branch}"),
-            };
-            let snapshot = match by_name.get(&named) {
-                Some((snapshot, _)) => snapshot.clone(),
-                None => {
-                    let snapshot = self.open_table(&id, branch, &at, &named, pins).await?;
-                    let pin = pin_of(&named, &id, &snapshot);
-                    by_name.insert(named, (snapshot.clone(), pin));
-                    snapshot
-                }
-            };
+            let snapshot = self.read(&id, branch, &search.at()?, reads).await?;
             let table = search_table(&snapshot, &search.request, &self.limits).await?;
             catalog.opened((scope.database(), scope.schema(), &search.name), table);
         }
@@ -172,31 +206,27 @@ impl Sql {
             for at in feed.from.iter().chain([&feed.to]) {
                 // A tag knows its branch; the end is on the one of the begin.
                 let branch = ends.first().and_then(|begin| begin.branch().map(str::to_owned));
-                let named = match &branch {
-                    None => format!("{id} {at:?}"),
-                    Some(branch) => format!("{id} {at:?} {branch}"),
-                };
-                let snapshot = match by_name.get(&named) {
-                    Some((snapshot, _)) => snapshot.clone(),
-                    None => {
-                        let branch = branch.as_deref();
-                        let snapshot = self.open_table(&id, branch, at, &named, pins).await?;
-                        let pin = pin_of(&named, &id, &snapshot);
-                        by_name.insert(named, (snapshot.clone(), pin));
-                        snapshot
-                    }
-                };
-                ends.push(snapshot);
+                ends.push(self.read(&id, branch.as_deref(), at, reads).await?);
             }
             if let Some(end) = ends.pop() {
                 let table = changes_table(ends.pop(), end).await?;
                 catalog.opened((scope.database(), scope.schema(), &feed.name), table);
             }
         }
+        for history in &histories {
+            let id = scope.searched(&history.table)?;
+            let of = self.lake.table(&id).await.map_err(|error| error.about(Subject::Table))?;
+            let table = history_table(&of, history.listed).await?;
+            catalog.opened((scope.database(), scope.schema(), &history.name), table);
+        }
         // The only table has to be the one that the query reads from.
-        let is_alone = searches.is_empty() && feeds.is_empty() && listed.is_empty();
+        let is_alone = searches.is_empty()
+            && feeds.is_empty()
+            && histories.is_empty()
+            && listed.is_empty()
+            && !has_views;
         let late = match (syntax(&mut tree), opened.as_slice()) {
-            (Some(statement), [only]) if is_alone => {
+            (Some(statement), [only]) if is_alone && reads.is_outermost() => {
                 take_late(statement, &only.snapshot, &mut extras)
             }
             _ => None,
@@ -214,15 +244,39 @@ impl Sql {
         }
         for database in listed {
             let database = DatabaseName::parse(&database)?;
+            catalog.database(database.as_str());
             for (id, _) in self.lake.list_tables(&database, None).await? {
                 catalog.listed(id, &self.lake);
             }
+            for (id, table) in self.listed_views(&database, reads).await? {
+                catalog.listed_view(&id, table);
+            }
         }
-        let has_blobs = !extras.blob_bytes.is_empty();
-        let state = self.sessions.session(scope, catalog.build(), &self.limits, has_blobs)?;
+        reads.has_blobs |= !extras.blob_bytes.is_empty();
+        let state = self.sessions.session(scope, catalog.build(), &self.limits, reads.has_blobs)?;
         let plan = state.statement_to_plan(tree).await.map_err(from_datafusion)?;
-        let (snapshots, pins) = by_name.into_values().unzip();
-        Ok(PlannedQuery { state, plan, late, snapshots, pins, limits: self.limits.clone() })
+        Ok(Planned { state, plan, late, weight })
+    }
+
+    /// The version of a table that the statement reads.
+    async fn read(
+        &self,
+        id: &TableId,
+        branch: Option<&str>,
+        at: &At,
+        reads: &mut Reads<'_>,
+    ) -> Result<Snapshot> {
+        let named = match branch {
+            None => format!("{id} {at:?}"),
+            Some(branch) => format!("{id} {at:?} {branch}"),
+        };
+        if let Some((snapshot, _)) = reads.by_name.get(&named) {
+            return Ok(snapshot.clone());
+        }
+        let snapshot = self.open_table(id, branch, at, &named, reads.pins).await?;
+        let pin = pin_of(&named, id, &snapshot);
+        reads.by_name.insert(named, (snapshot.clone(), pin));
+        Ok(snapshot)
     }
 
     async fn open_table(
@@ -256,6 +310,7 @@ fn pin_of(named: &str, id: &TableId, snapshot: &Snapshot) -> PinnedTable {
         uid: snapshot.table().uid().to_owned(),
         branch: snapshot.branch().map(str::to_owned),
         version: snapshot.version(),
+        view: None,
     }
 }
 

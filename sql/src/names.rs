@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 const ROOT: &str = "public";
 
 /// What names without a database or a namespace are looked for in.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scope {
     database: String,
     schema: String,
@@ -37,6 +37,14 @@ impl Scope {
     /// The namespace of names that say none, as SQL writes it.
     pub fn schema(&self) -> &str {
         &self.schema
+    }
+
+    /// The namespace of names that say none.
+    ///
+    /// # Errors
+    /// `InvalidArgument` never: it was checked when the scope was made.
+    pub fn namespace(&self) -> Result<NamespacePath> {
+        namespace_of(&self.schema)
     }
 
     /// The table that a reference names; its last part without a version.

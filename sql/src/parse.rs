@@ -7,7 +7,8 @@ use std::ops::ControlFlow;
 
 use datafusion::sql::parser::{DFParserBuilder, ExplainStatement, Statement as DfStatement};
 use datafusion::sql::sqlparser::ast::{
-    Expr, FromTable, ObjectName, Statement as Ast, TableFactor, TableObject, VisitMut, VisitorMut,
+    Expr, FromTable, ObjectName, Query, SetExpr, Statement as Ast, TableFactor, TableObject,
+    VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
@@ -15,6 +16,8 @@ use lakebed_core::{Error, ErrorKind, Limits, Result, TableId};
 use lakebed_storage::{check_statement, is_multiplying};
 
 use crate::error::from_datafusion;
+use crate::history::{called_table, check_call};
+use crate::merge;
 use crate::names::Scope;
 use crate::time_travel::fold_versions;
 
@@ -81,6 +84,9 @@ impl Statement {
     /// `InvalidArgument` for a name that breaks the rules.
     pub fn changed_table(&self, scope: &Scope) -> Result<Option<TableId>> {
         let DfStatement::Statement(statement) = &self.tree else { return Ok(None) };
+        if let Ast::Call(call) = statement.as_ref() {
+            return called_table(call).map(|table| scope.searched(&table)).transpose();
+        }
         let of_factor = |factor: &TableFactor| match factor {
             TableFactor::Table { name, .. } => Some(name.clone()),
             _ => None,
@@ -96,7 +102,9 @@ impl Statement {
                     &delete.from;
                 from.first().and_then(|from| of_factor(&from.relation))
             }
+            Ast::Merge(merge) => return merge::target(scope, merge).map(Some),
             Ast::CreateTable(create) => Some(create.name.clone()),
+            Ast::CreateView(create) => Some(create.name.clone()),
             Ast::AlterTable(alter) => Some(alter.name.clone()),
             Ast::Drop { names, .. } => names.first().cloned(),
             _ => None,
@@ -158,9 +166,12 @@ fn kind_of(tree: &DfStatement) -> Result<StatementKind> {
         Ast::Insert(_)
         | Ast::Update(_)
         | Ast::Delete(_)
+        | Ast::Merge(_)
         | Ast::CreateTable(_)
+        | Ast::CreateView(_)
         | Ast::AlterTable(_)
         | Ast::Drop { .. } => Ok(StatementKind::Change),
+        Ast::Call(call) => check_call(call).map(|()| StatementKind::Change),
         Ast::StartTransaction { .. }
         | Ast::Commit { .. }
         | Ast::Rollback { .. }
@@ -216,6 +227,15 @@ impl VisitorMut for Check {
         ControlFlow::Continue(())
     }
 
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<Error> {
+        let what = match query.body.as_ref() {
+            SetExpr::Select(select) if select.into.is_some() => "SELECT INTO is not built",
+            _ if !query.locks.is_empty() => "FOR UPDATE and FOR SHARE are not built",
+            _ => return ControlFlow::Continue(()),
+        };
+        ControlFlow::Break(Error::new(ErrorKind::NotImplemented, what))
+    }
+
     fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<Error> {
         let Expr::Function(call) = expr else { return ControlFlow::Continue(()) };
         if let Some(name) = simple_name(&call.name)
@@ -262,6 +282,7 @@ mod tests {
             "insert into t select * from other",
             "update t set a = 1 where b = 2",
             "delete from t where a = 1",
+            "merge into t using s on t.a = s.a when matched then update set b = s.b",
             "create table t (a int)",
             "create table t as select * from other",
             "alter table t add column b int",
@@ -287,12 +308,19 @@ mod tests {
         ] {
             assert_eq!(parse(query).unwrap().kind(), StatementKind::Query, "{query}");
         }
-        for change in
-            ["DELETE FROM t", "CREATE TABLE t (a INT)", "DROP TABLE t", "UPDATE t SET a = 1"]
-        {
+        for change in [
+            "DELETE FROM t",
+            "CREATE TABLE t (a INT)",
+            "DROP TABLE t",
+            "UPDATE t SET a = 1",
+            "CREATE VIEW v AS SELECT 1",
+        ] {
             assert_eq!(parse(change).unwrap().kind(), StatementKind::Change, "{change}");
         }
-        for unbuilt in ["BEGIN", "COMMIT", "SET a = 1", "CREATE VIEW v AS SELECT 1", "VACUUM t"] {
+        for unbuilt in ["SELECT a INTO b FROM t", "SELECT a FROM t FOR UPDATE"] {
+            assert_eq!(refusal(unbuilt).0, ErrorKind::NotImplemented, "{unbuilt}");
+        }
+        for unbuilt in ["BEGIN", "COMMIT", "SET a = 1", "CREATE SCHEMA s", "VACUUM t"] {
             assert_eq!(refusal(unbuilt).0, ErrorKind::NotImplemented, "{unbuilt}");
         }
     }

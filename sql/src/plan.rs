@@ -18,6 +18,7 @@ use crate::error::from_datafusion;
 use crate::expression::Bound;
 use crate::late_blobs::LateBlobs;
 use crate::run::{self, Run};
+use crate::views::PinnedView;
 
 /// The version of a table that a planned query reads, so that it can be planned again over the same.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,6 +30,9 @@ pub struct PinnedTable {
     pub(crate) uid: String,
     pub(crate) branch: Option<String>,
     pub(crate) version: u64,
+    /// Where it is no table but a view: its text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) view: Option<PinnedView>,
 }
 
 /// A query over pinned versions. Dropping it lets go of them.
@@ -198,7 +202,8 @@ fn from_parameters(
     input.project(exprs)?.build()
 }
 
-fn schema_of(plan: &LogicalPlan) -> SchemaRef {
+/// The schema of a plan's rows.
+pub(crate) fn schema_of(plan: &LogicalPlan) -> SchemaRef {
     // Metadata of one of the tables says nothing of a result.
     Arc::new(Schema::new(plan.schema().as_arrow().fields().clone()))
 }

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use datafusion::catalog::CatalogProviderList;
+use datafusion::execution::FunctionRegistry as _;
 use datafusion::execution::memory_pool::MemoryPool;
 use datafusion::execution::runtime_env::RuntimeEnvBuilder;
 use datafusion::execution::session_state::{SessionState, SessionStateBuilder};
 use datafusion::prelude::SessionConfig;
 use lakebed_core::{Limits, Result};
-use lakebed_storage::count_rule;
+use lakebed_storage::{count_rule, scalar_functions};
 
 use crate::error::from_datafusion;
+use crate::functions::functions_of;
 use crate::memory::{AllMemory, StatementMemory};
 use crate::names::Scope;
 use crate::spill::Spill;
@@ -54,20 +56,28 @@ impl Sessions {
             .with_batch_size(if has_blobs { BLOB_BATCH_ROWS } else { BATCH_ROWS })
             .with_default_catalog_and_schema(scope.database(), scope.schema())
             .with_create_default_catalog_and_schema(false)
-            .with_information_schema(true)
+            // The catalogue has one of its own.
+            .with_information_schema(false)
             .with_sort_spill_reservation_bytes(SORT_RESERVE_BYTES_MAX.min(memory_bytes_max / 16));
         let parser = &mut config.options_mut().sql_parser;
         // Names are taken as they are stored; the engine lowers those of functions by itself.
         parser.enable_ident_normalization = false;
         parser.map_string_types_to_utf8view = false;
         parser.collect_spans = true;
-        Ok(SessionStateBuilder::new()
+        let mut state = SessionStateBuilder::new()
             .with_default_features()
             .with_config(config)
             .with_runtime_env(runtime)
             .with_catalog_list(catalog)
             .with_type_planner(Arc::new(Types))
+            .with_scalar_functions(scalar_functions())
             .with_physical_optimizer_rule(count_rule())
-            .build())
+            .build();
+        for function in functions_of(scope) {
+            state.register_udf(function).map_err(from_datafusion)?;
+        }
+        // The moment that `now()` and its like stand for in this statement; they fail without one.
+        state.mark_start_execution();
+        Ok(state)
     }
 }

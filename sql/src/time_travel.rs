@@ -87,7 +87,8 @@ fn quoted(name: &str) -> Token {
     Token::make_word(name, Some('"'))
 }
 
-fn is_keyword(token: &Token, keyword: Keyword) -> bool {
+/// Whether a token is a keyword, written without quotes.
+pub(crate) fn is_keyword(token: &Token, keyword: Keyword) -> bool {
     matches!(token, Token::Word(word) if word.quote_style.is_none() && word.keyword == keyword)
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use arrow_schema::{Schema, SchemaRef};
 use lakebed_core::Result;
+use lance::Dataset;
 use lance::dataset::{InsertBuilder, WriteMode};
 
 use crate::blob::BlobWriter;
@@ -12,7 +13,7 @@ use crate::scan::BatchStream;
 use crate::schema::Conform;
 use crate::table::Table;
 use crate::write::{
-    CommitReceipt, Counted, Start, WriteOptions, conformed, write_error, write_params,
+    CommitReceipt, Counted, Start, WriteOptions, conformed, write_error, write_params_into,
 };
 
 impl Table {
@@ -34,15 +35,19 @@ impl Table {
         };
         let shared = &self.shared;
         branch.ensure_blob_base_for(&sent).await?;
-        let dataset = branch.latest().await?;
-        let stored = Schema::from(dataset.schema());
         let claims = shared.write_claims();
-        let blobs = BlobWriter::new(shared.clone(), Arc::clone(&claims));
-        let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);
+        let plan = |dataset: &Dataset| {
+            let stored = Schema::from(dataset.schema());
+            let blobs = BlobWriter::new(shared.clone(), Arc::clone(&claims));
+            Conform::new(&stored, &sent, false, &shared.limits, blobs)
+                .map_err(|error| error.context("Append with different schema"))
+        };
+        let (dataset, conform) = branch.latest_for(plan).await?;
+        let conform = Arc::new(conform);
 
         let counted = Arc::new(Counted::default());
         let source = conformed(conform, batches, counted.clone());
-        let params = write_params(shared, WriteMode::Append);
+        let params = write_params_into(shared, &dataset, WriteMode::Append, false);
         let insert = InsertBuilder::new(shared.root.writable(&dataset).await?).with_params(&params);
         let transaction =
             Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)?;

@@ -24,10 +24,12 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::system::SystemStore;
+use crate::views::View;
 
 const KEPT_STATES: u64 = 8;
 /// The newest format; a state says the oldest that can hold it.
-const FORMAT: u32 = 3;
+const FORMAT: u32 = 4;
+const FORMAT_WITHOUT_VIEWS: u32 = 3;
 const FORMAT_WITHOUT_DECLARED: u32 = 2;
 const FORMAT_WITHOUT_NAMESPACES: u32 = 1;
 
@@ -56,6 +58,9 @@ pub(crate) struct State {
     /// What was deregistered, by its location. Its folder stays and is no table until it is registered.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) left: BTreeMap<String, Entry>,
+    /// Views, by their names.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) views: BTreeMap<String, View>,
     /// Whether the database was dropped; a table or namespace that is made in it brings it back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_gone: bool,
@@ -70,6 +75,7 @@ impl Default for State {
             namespaces: BTreeMap::new(),
             declared: BTreeMap::new(),
             left: BTreeMap::new(),
+            views: BTreeMap::new(),
             is_gone: false,
         }
     }
@@ -78,8 +84,11 @@ impl Default for State {
 impl State {
     /// The oldest format that can hold it.
     fn oldest_format(&self) -> u32 {
+        if !self.views.is_empty() {
+            return FORMAT;
+        }
         match (self.declared.is_empty() && self.left.is_empty(), self.namespaces.is_empty()) {
-            (false, _) => FORMAT,
+            (false, _) => FORMAT_WITHOUT_VIEWS,
             (true, true) if !self.is_gone => FORMAT_WITHOUT_NAMESPACES,
             (true, _) => FORMAT_WITHOUT_DECLARED,
         }
@@ -92,9 +101,13 @@ impl State {
             || self.tables.values().any(|entry| entry.location == location)
     }
 
-    /// Whether a name belongs to a table or was declared.
-    fn check_free(&self, id: &TableId) -> Result<()> {
+    /// Refuses a name that belongs to a table or a view, or was declared.
+    pub(crate) fn check_free(&self, id: &TableId) -> Result<()> {
         let text = id.text();
+        if self.views.contains_key(&text) {
+            let message = format!("view `{id}` already exists");
+            return Err(Error::new(ErrorKind::AlreadyExists, message));
+        }
         match self.tables.contains_key(&text) || self.declared.contains_key(&text) {
             true => {
                 Err(Error::new(ErrorKind::AlreadyExists, format!("table `{id}` already exists")))
@@ -213,16 +226,13 @@ impl Catalog {
     /// # Errors
     /// `AlreadyExists` when the name is taken.
     pub(crate) async fn insert(&self, id: &TableId, entry: Entry) -> Result<()> {
-        self.change(&id.database, |state| match state.tables.contains_key(&id.text()) {
-            true => {
-                Err(Error::new(ErrorKind::AlreadyExists, format!("table `{id}` already exists")))
-            }
-            false => {
-                state.tables.insert(id.text(), entry.clone());
-                state.declared.remove(&id.text());
-                state.is_gone = false;
-                Ok(())
-            }
+        self.change(&id.database, |state| {
+            // The name may have been declared for this very table.
+            state.declared.remove(&id.text());
+            state.check_free(id)?;
+            state.tables.insert(id.text(), entry.clone());
+            state.is_gone = false;
+            Ok(())
         })
         .await
     }

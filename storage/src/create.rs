@@ -182,7 +182,13 @@ impl Lake {
         id: &TableId,
         options: &WriteOptions,
     ) -> Result<Option<CommitReceipt>> {
-        let Some(table) = self.find_table(id).await? else { return Ok(None) };
+        let Some(table) = self.find_table(id).await? else {
+            // Its name would be refused only after the rows were written.
+            return match self.find_view(id).await? {
+                Some(_) => Err(taken(id)),
+                None => Ok(None),
+            };
+        };
         let Some(write_id) = &options.write_id else { return Err(taken(id)) };
         let ids = table.branch(None).await?.write_ids().await?;
         let now_ms = self.shared.clock.now_ms();

@@ -28,7 +28,7 @@ impl Snapshot {
         row_ids: &[u64],
         bytes_max: u64,
     ) -> Result<(SchemaRef, BatchStream)> {
-        let no_blobs = || Error::invalid(format!("column `{column}` holds no blobs"));
+        let no_blobs = || Error::invalid(format!("column `{column}` is not a blob column"));
         match self.dataset.schema().field(column) {
             None => return Err(self.unknown_column(column)),
             Some(field) if !field.is_blob() => return Err(no_blobs()),

@@ -31,7 +31,8 @@ impl Table {
         name: &'a str,
     ) -> BoxFuture<'a, Result<Option<u64>>> {
         async move {
-            let indexes = self.snapshot(branch, &At::Latest).await?.indexes().await?;
+            let snapshot = self.snapshot(branch, &At::Latest).await?;
+            let indexes = snapshot.indexes().await?;
             let Some(index) = indexes.iter().find(|index| index.name == name) else {
                 return Ok(None);
             };
@@ -45,7 +46,11 @@ impl Table {
                 Error::new(ErrorKind::NotImplemented, message)
             };
             let [column] = index.columns.as_slice() else { return Err(unknown()) };
-            let spec = scalar_spec(index).ok_or_else(unknown)?;
+            let spec = match index.is_over_words() {
+                true => IndexSpec::Text(snapshot.text_index_params(name).await?),
+                false => scalar_spec(index).ok_or_else(unknown)?,
+            };
+            drop(snapshot);
             match self.build_index(branch, column, name, true, &spec).await {
                 Ok(version) => Ok(Some(version)),
                 Err(error) if error.kind() == ErrorKind::Conflict => Ok(None),
@@ -123,7 +128,7 @@ impl Table {
     }
 }
 
-/// How an index over values or words was built.
+/// How an index over values was built.
 fn scalar_spec(index: &IndexSummary) -> Option<IndexSpec> {
     let kind = index.type_url.rsplit('.').next()?.strip_suffix("IndexDetails")?;
     Some(IndexSpec::Scalar(match kind {
@@ -134,10 +139,7 @@ fn scalar_spec(index: &IndexSummary) -> Option<IndexSpec> {
         "ZoneMap" => ScalarIndexKind::ZoneMap,
         "BloomFilter" => ScalarIndexKind::BloomFilter,
         "Fm" | "FM" => ScalarIndexKind::Fm,
-        "Inverted" => {
-            let details: serde_json::Value = serde_json::from_str(&index.details).ok()?;
-            return Some(IndexSpec::Text(details.as_object()?.clone()));
-        }
+        "RTree" => ScalarIndexKind::RTree,
         _ => return None,
     }))
 }

@@ -7,11 +7,13 @@
 use async_recursion::async_recursion as boxed;
 use std::collections::HashMap;
 
+use arrow_schema::Field;
 use chrono::{DateTime, Utc};
 use lakebed_core::{DistanceType, Error, ErrorKind, Result, Subject, nearest_names};
 use lance::Dataset;
 use lance::dataset::transaction::{Operation, Transaction};
 use lance::index::DatasetIndexExt;
+use lance::index::scalar::load_segment_params;
 use lance::index::vector::{StageParams, VectorIndexParams};
 use lance_index::scalar::{BuiltinIndexType, InvertedIndexParams, ScalarIndexParams};
 use lance_index::vector::bq::RQBuildParams;
@@ -95,6 +97,8 @@ pub enum ScalarIndexKind {
     BloomFilter,
     /// Exact substrings.
     Fm,
+    /// The boxes around geometries.
+    RTree,
 }
 
 /// How an index is built.
@@ -137,6 +141,13 @@ pub struct IndexSummary {
     pub index_version: i32,
 }
 
+impl IndexSummary {
+    /// Whether it is over the words of texts.
+    pub fn is_over_words(&self) -> bool {
+        self.type_url.ends_with("InvertedIndexDetails")
+    }
+}
+
 impl Snapshot {
     /// The indexes of the version, sorted by name; lance's own are left out.
     ///
@@ -171,6 +182,28 @@ impl Snapshot {
             .collect();
         found.sort_by(|a, b| a.name.cmp(&b.name));
         Ok(found)
+    }
+
+    /// All parameters of an index over words, as they were given: what stands in the manifest lacks the stop
+    /// words that a client chose.
+    ///
+    /// # Errors
+    /// `NotFound` for an unknown index; `Corrupt` or `Unavailable` when its files cannot be read.
+    #[boxed]
+    pub async fn text_index_params(
+        &self,
+        name: &str,
+    ) -> Result<serde_json::Map<String, serde_json::Value>> {
+        known_index(&self.dataset, name).await?;
+        let segments = self.dataset.load_indices_by_name(name).await.map_err(from_lance)?;
+        let Some(segment) = segments.first() else {
+            return Err(Error::not_found(format!("index `{name}` does not exist")));
+        };
+        let params = load_segment_params(&self.dataset, segment).await.map_err(from_lance)?;
+        match serde_json::to_value(&params) {
+            Ok(serde_json::Value::Object(fields)) => Ok(fields),
+            _ => Err(Error::internal("the parameters of an index are no object")),
+        }
     }
 
     /// Loads an index into the cache.
@@ -211,7 +244,7 @@ impl Table {
             return Err(Error::not_found(format!("column `{column}` does not exist{near}"))
                 .about(Subject::Column));
         };
-        check_type(column, &field.data_type(), spec)?;
+        check_type(column, &Field::from(field), spec)?;
         params(spec, &field.data_type())?;
         let indices = latest.load_indices().await.map_err(from_lance)?;
         if let Some(other) = indices.iter().find(|index| index.name == name) {
@@ -331,8 +364,9 @@ async fn known_index(dataset: &Dataset, name: &str) -> Result<Vec<IndexMetadata>
 }
 
 /// Refuses what lance would only find out while it builds.
-fn check_type(column: &str, data_type: &arrow_schema::DataType, spec: &IndexSpec) -> Result<()> {
+fn check_type(column: &str, field: &Field, spec: &IndexSpec) -> Result<()> {
     use arrow_schema::DataType as T;
+    let data_type = field.data_type();
     let is_vector = crate::search::is_vector(data_type);
     let is_text = |data_type: &T| matches!(data_type, T::Utf8 | T::LargeUtf8);
     let fits = match spec {
@@ -349,6 +383,7 @@ fn check_type(column: &str, data_type: &arrow_schema::DataType, spec: &IndexSpec
         IndexSpec::Scalar(ScalarIndexKind::Fm) => {
             is_text(data_type) || matches!(data_type, T::Binary | T::LargeBinary)
         }
+        IndexSpec::Scalar(ScalarIndexKind::RTree) => is_geometry(field),
         IndexSpec::Scalar(_) => !data_type.is_nested(),
     };
     match fits {
@@ -357,12 +392,17 @@ fn check_type(column: &str, data_type: &arrow_schema::DataType, spec: &IndexSpec
             let what = match spec {
                 IndexSpec::Vector(spec) => format!("{:?}", spec.kind),
                 IndexSpec::Scalar(kind) => format!("{kind:?}"),
-                IndexSpec::Text(_) => "Inverted".to_owned(),
+                IndexSpec::Text(_) => "FTS".to_owned(),
             };
             let message = "index cannot be created on column";
             Err(Error::invalid(format!("{what} {message} `{column}` of type {data_type}")))
         }
     }
+}
+
+/// Whether a field says that it holds geometries, such as `geoarrow.point`: <https://geoarrow.org>.
+fn is_geometry(field: &Field) -> bool {
+    field.extension_type_name().is_some_and(|name| name.starts_with("geoarrow."))
 }
 
 struct Params {
@@ -385,6 +425,7 @@ fn params(spec: &IndexSpec, data_type: &arrow_schema::DataType) -> Result<Params
                     (IndexType::BloomFilter, BuiltinIndexType::BloomFilter)
                 }
                 ScalarIndexKind::Fm => (IndexType::Fm, BuiltinIndexType::Fm),
+                ScalarIndexKind::RTree => (IndexType::RTree, BuiltinIndexType::RTree),
             };
             Ok(Params { index_type, params: Box::new(ScalarIndexParams::for_builtin(builtin)) })
         }

@@ -333,6 +333,10 @@ impl Lake {
         if let Some(table) = self.find_table(id).await? {
             return Ok(table);
         }
+        if self.find_view(id).await?.is_some() {
+            let message = "is a view and no table; views are read in SQL";
+            return Err(Error::not_found(format!("`{}` {message}", id.text())));
+        }
         let known = self.catalog.list(&id.database).await?;
         let names: Vec<String> = known.iter().map(|(id, _)| id.text()).collect();
         let near = nearest_names(&id.text(), names.iter().map(String::as_str));

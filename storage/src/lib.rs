@@ -5,7 +5,7 @@
 //!
 //! | to | look in |
 //! | --- | --- |
-//! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs` |
+//! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs`; a view: `views.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs`; in SQL `provider.rs` |
 //! | tell what changed between two versions | `changes.rs`, `diff.rs`, `history.rs`; how far its readers are: `cursors.rs` |
 //! | build an index, keep it up to date | `indexes.rs`, `scalar_index.rs`, `index_upkeep.rs` |
@@ -49,6 +49,7 @@ mod expressions;
 mod fetch_blobs;
 mod fill;
 mod foreign;
+mod functions;
 mod growing_part;
 mod history;
 mod index_upkeep;
@@ -99,6 +100,7 @@ mod upload;
 mod upsert;
 mod upsert_group;
 mod version;
+mod views;
 mod whole_merge;
 mod wide_columns;
 mod widen;
@@ -128,6 +130,7 @@ pub use examine::{ExamineOptions, Finding, Severity};
 pub use expressions::matching_rows;
 pub use fill::{Filled, FragmentValues};
 pub use foreign::ForeignDataset;
+pub use functions::scalar_functions;
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use lance_error::without_folders;
@@ -151,4 +154,5 @@ pub use tag::TagEntry;
 pub use upload::Uploads;
 pub use upsert::{Matched, MergeOutcome, MergeRule, Prepared, PreparedUpsert};
 pub use version::VersionEntry;
+pub use views::View;
 pub use write::{CommitReceipt, WriteOptions};

@@ -32,7 +32,7 @@ use crate::scan::BatchStream;
 use crate::schema::{Conform, schema_digest, stored_schema};
 use crate::table::{Branch, Table};
 use crate::write::{
-    CommitReceipt, Counted, Start, WriteOptions, conformed, discard, write_error, write_params,
+    CommitReceipt, Counted, Start, WriteOptions, conformed, discard, write_error, write_params_into,
 };
 use crate::write_id::WriteRecord;
 
@@ -145,7 +145,7 @@ impl Table {
         let stored = Schema::from(dataset.schema());
         let conform = Arc::new(Conform::new(&stored, sent, false, &shared.limits, blobs)?);
         let source = conformed(conform, batches, counted.clone());
-        let params = write_params(shared, WriteMode::Append);
+        let params = write_params_into(shared, &dataset, WriteMode::Append, false);
         let insert = InsertBuilder::new(shared.root.writable(&dataset).await?).with_params(&params);
         Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)
     }
@@ -165,8 +165,9 @@ impl Table {
             branch.ensure_blob_base().await?;
         }
         let source = conformed(conform, batches, counted.clone());
-        let params = write_params(shared, WriteMode::Overwrite);
         let dataset = shared.root.writable(&*branch.latest().await?).await?;
+        let has_blobs = has_blob_column(&stored);
+        let params = write_params_into(shared, &dataset, WriteMode::Overwrite, has_blobs);
         let insert = InsertBuilder::new(dataset).with_params(&params);
         Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)
     }

@@ -1,7 +1,7 @@
 //! Namespaces and databases: made, listed, described and dropped in the catalogue.
 //!
-//! A namespace exists once it was created, and as long as a table or another namespace lies in it: a table
-//! may be made in a namespace that nobody created. The root namespace of a database stands for the
+//! A namespace exists once it was created, and as long as a table, a view or another namespace lies in it:
+//! a table may be made in a namespace that nobody created. The root namespace of a database stands for the
 //! database. Everything is one change of one catalogue, so a namespace that is dropped takes all of its
 //! tables with it or none.
 
@@ -144,6 +144,7 @@ impl Lake {
                 state.namespaces.retain(|known, _| !is_below(known, &key));
                 dropped = take_tables(state, &key);
                 state.declared.retain(|id, _| !is_below(id, &key));
+                state.views.retain(|id, _| !is_below(id, &key));
                 state.is_gone = path.is_root();
                 Ok(())
             })
@@ -166,10 +167,14 @@ fn take_tables(state: &mut State, key: &str) -> Vec<Entry> {
     entries
 }
 
-/// Every namespace of a database as text: those that were created, and those above tables.
+/// Every name of a table or a view, also of one without data.
+fn names_of(state: &State) -> impl Iterator<Item = &String> {
+    state.tables.keys().chain(state.declared.keys()).chain(state.views.keys())
+}
+
+/// Every namespace of a database as text: those that were created, and those above tables and views.
 fn namespaces_of(state: &State) -> impl Iterator<Item = &str> {
-    let tables = state.tables.keys().chain(state.declared.keys());
-    let above = tables.filter_map(|id| id.rsplit_once(SEPARATOR)).map(|(ns, _)| ns);
+    let above = names_of(state).filter_map(|id| id.rsplit_once(SEPARATOR)).map(|(ns, _)| ns);
     state.namespaces.keys().map(String::as_str).chain(above).filter(|path| !path.is_empty())
 }
 
@@ -190,8 +195,7 @@ fn is_below(id: &str, key: &str) -> bool {
 fn exists(state: &State, has_catalog: bool, path: &NamespacePath) -> bool {
     if path.is_root() {
         let was_made = has_catalog || state.namespaces.contains_key("");
-        let has_tables = !state.tables.is_empty() || !state.declared.is_empty();
-        return (was_made || has_tables) && !state.is_gone;
+        return (was_made || names_of(state).next().is_some()) && !state.is_gone;
     }
     let key = path.to_string();
     state.namespaces.contains_key(&key) || !is_empty(state, path)
@@ -199,8 +203,7 @@ fn exists(state: &State, has_catalog: bool, path: &NamespacePath) -> bool {
 
 fn is_empty(state: &State, path: &NamespacePath) -> bool {
     let key = path.to_string();
-    let tables = state.tables.keys().chain(state.declared.keys());
-    let mut below = tables.chain(state.namespaces.keys());
+    let mut below = names_of(state).chain(state.namespaces.keys());
     !below.any(|id| is_below(id, &key))
 }
 

@@ -16,7 +16,7 @@ use crate::scan::BatchStream;
 use crate::schema::{Conform, stored_schema};
 use crate::table::{Branch, Table};
 use crate::write::{
-    CommitReceipt, Counted, Start, WriteOptions, conformed, write_error, write_params,
+    CommitReceipt, Counted, Start, WriteOptions, conformed, write_error, write_params_into,
 };
 
 impl Table {
@@ -46,8 +46,9 @@ impl Table {
         }
         let counted = Arc::new(Counted::default());
         let source = conformed(conform, batches, counted.clone());
-        let params = write_params(shared, WriteMode::Overwrite);
         let dataset = shared.root.writable(&*branch.latest().await?).await?;
+        let has_blobs = has_blob_column(&stored);
+        let params = write_params_into(shared, &dataset, WriteMode::Overwrite, has_blobs);
         let insert = InsertBuilder::new(dataset).with_params(&params);
         let mut transaction =
             Box::pin(insert.execute_uncommitted_stream(source)).await.map_err(write_error)?;

@@ -566,7 +566,7 @@ fn no_vectors(column: &str, data_type: &DataType) -> Error {
 
 fn wrong_width(column: &str, given: usize, wanted: usize) -> Error {
     Error::invalid(format!(
-        "`vector` has {given} numbers, and column `{column}` has vectors of {wanted}"
+        "query dim({given}) doesn't match the column {column} vector dim({wanted})"
     ))
 }
 

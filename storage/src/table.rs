@@ -404,6 +404,21 @@ impl Branch {
         self.look().await
     }
 
+    /// The newest version with what is planned on it. What does not fit the one that is known is planned on
+    /// the one in the store, which another tool may just have committed.
+    pub(crate) async fn latest_for<T>(
+        &self,
+        plan: impl Fn(&Dataset) -> Result<T>,
+    ) -> Result<(Arc<Dataset>, T)> {
+        let mut latest = self.latest().await?;
+        let mut planned = plan(&latest);
+        if planned.as_ref().is_err_and(|error| error.kind() == ErrorKind::InvalidArgument) {
+            latest = self.look().await?;
+            planned = plan(&latest);
+        }
+        Ok((latest, planned?))
+    }
+
     /// The newest version, asking the store.
     async fn look(&self) -> Result<Arc<Dataset>> {
         let asked = Instant::now();

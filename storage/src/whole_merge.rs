@@ -42,7 +42,7 @@ use crate::pieces::{owned, pieces};
 use crate::scan::READ_AHEAD_BYTES;
 use crate::spool::Spool;
 use crate::upsert::{Matched, MergeRule};
-use crate::write::{as_source, discard, write_error, write_params};
+use crate::write::{as_source, discard, write_error, write_params_into};
 
 /// From here on a merge is too large for lance's own way.
 const BYTES_MIN: u64 = 64 << 20;
@@ -207,7 +207,7 @@ async fn write(
     dataset: &Dataset,
     rows: SendableRecordBatchStream,
 ) -> Result<Vec<Fragment>> {
-    let params = write_params(shared, WriteMode::Append);
+    let params = write_params_into(shared, dataset, WriteMode::Append, false);
     let insert = InsertBuilder::new(shared.root.writable(dataset).await?).with_params(&params);
     let transaction =
         Box::pin(insert.execute_uncommitted_stream(rows)).await.map_err(write_error)?;

@@ -10,8 +10,9 @@ use datafusion::execution::SendableRecordBatchStream;
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::{StreamExt, TryStreamExt};
 use lakebed_core::{Error, Result};
+use lance::Dataset;
 use lance::dataset::{WriteMode, WriteParams};
-use lance_file::version::LanceFileVersion;
+use lance_file::version::{ConcreteFileVersion, LanceFileVersion};
 use lance_file::writer::FileWriterOptions;
 
 use crate::blob::BLOB_IN_TABLE_BYTES_MAX;
@@ -209,6 +210,24 @@ pub(crate) fn write_params(shared: &Shared, mode: WriteMode) -> WriteParams {
         }),
         blob_pack_file_size_threshold: Some(64 * BLOB_IN_TABLE_BYTES_MAX as usize),
         ..Default::default()
+    }
+}
+
+/// How files are written into a table that is there: in the version of its own files, so that whoever
+/// reads it can go on. Only blobs need a version that one of another tool may not have.
+pub(crate) fn write_params_into(
+    shared: &Shared,
+    dataset: &Dataset,
+    mode: WriteMode,
+    has_blobs: bool,
+) -> WriteParams {
+    use ConcreteFileVersion as V;
+    let own = dataset.manifest().data_storage_format.lance_file_format();
+    let fits = !has_blobs || !matches!(own, V::V1 | V::V2_0 | V::V2_1);
+    let params = write_params(shared, mode);
+    match fits {
+        true => WriteParams { data_storage_version: None, ..params },
+        false => params,
     }
 }
 

@@ -2,7 +2,7 @@
 
     python -m lancedb_tests [ARGUMENTS OF PYTEST]      # PYTHONPATH=tests, LAKEBED_BIN=…
 
-`names.txt` holds the tests of five files that pass on the embedded database of `lancedb` 0.40.
+`names.txt` holds tests that pass on the embedded database of `lancedb` 0.40, of files with one.
 Those that do not pass on a server are rows of docs/lancedb-compatibility.md, each with its reason.
 It fails when another one fails, when one of the page passes, and when fewer than 97 % pass of those
 that a server can make pass: that call nothing which the client has for embedded databases alone or
@@ -30,7 +30,9 @@ SHARE_MIN = 0.97
 HERE = Path(__file__).parent
 PAGE = HERE.parent.parent / "docs/lancedb-compatibility.md"
 # | `test_table.py::test_update` | embedded | why |
-ROW = re.compile(r"^\| `(test_\w+\.py::[^`]+)` \| (embedded|client|left) \| (.+) \|$", re.M)
+ROW = re.compile(
+    r"^\| `((?:docs/)?test_\w+\.py::[^`]+)` \| (embedded|client|left) \| (.+) \|$", re.M
+)
 
 
 def run(*command: object, **more: object) -> None:
@@ -71,11 +73,18 @@ def environment(cache: Path) -> Path:
     return python
 
 
+def place(dotted: str) -> str:
+    """The file of a test and the class in it: `docs.test_a.TestB` is `docs/test_a.py::TestB`."""
+    parts = dotted.split(".")
+    end = next(at for at, part in enumerate(parts, 1) if part.startswith("test_"))
+    return "::".join(["/".join(parts[:end]) + ".py", *parts[end:]])
+
+
 def outcomes(report: Path) -> dict[str, str]:
     """What became of each test, by its name."""
     found = {}
     for case in ElementTree.parse(report).iter("testcase"):
-        name = f"{case.get('classname', '').rsplit('.', 1)[-1]}.py::{case.get('name')}"
+        name = f"{place(case.get('classname', ''))}::{case.get('name')}"
         kinds = {child.tag for child in case}
         failed = kinds & {"failure", "error"}
         found[name] = "failed" if failed else "skipped" if "skipped" in kinds else "passed"

@@ -94,17 +94,21 @@ const cases = {
   },
 
   async modes(db, name) {
-    await db.createTable(name, people(0, 3));
-    const again = await failure(db.createTable(name, people(0, 5)));
-    const kept = await db.createTable(name, people(0, 5), { existOk: true });
+    const schema = PEOPLE;
+    await db.createTable(name, people(0, 3), { schema });
+    const again = await failure(db.createTable(name, people(0, 5), { schema }));
+    const kept = await db.createTable(name, people(0, 5), { existOk: true, schema });
     const keptRows = await kept.countRows();
-    const over = await db.createTable(name, people(0, 5), { mode: "overwrite" });
+    // Without a schema its keys are doubles.
+    const other = await failure(db.createTable(name, people(0, 5), { existOk: true }));
+    const over = await db.createTable(name, people(0, 5), { mode: "overwrite", schema });
     const overRows = await over.countRows();
     const emptyKept = await db.createEmptyTable(name, PEOPLE, { existOk: true });
     const emptyKeptRows = await emptyKept.countRows();
     const emptied = await db.createEmptyTable(name, PEOPLE, { mode: "overwrite" });
     return {
       again,
+      other,
       rows: [keptRows, overRows, emptyKeptRows, await emptied.countRows()],
       opened: await (await (await connect()).openTable(name)).countRows(),
       missing: await failure(db.openTable(`${name}_missing`)),

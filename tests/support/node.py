@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,29 @@ def packages() -> Path:
     folder = cache / f"data/node-{lock}/node_modules"
     assert folder.is_dir(), f"{folder} is missing; run `make setup`"
     return folder
+
+
+def run_page(server: LakebedServer, page: Path, address: str, own: str) -> str:
+    """Runs the JavaScript of a page, as printed, as one module; what it printed. Only the line
+    `address` is changed."""
+    blocks = re.findall(r"^```js\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+    program = "\n".join(blocks)
+    assert program.count(address) == 1
+    folder = server.work / "node"
+    folder.mkdir()
+    (folder / "page.mjs").write_text(program.replace(address, own))
+    # A module looks for packages beside itself.
+    (folder / "node_modules").symlink_to(packages())
+    ran = subprocess.run(
+        ["node", "page.mjs"],
+        env={"PATH": os.environ["PATH"], "HOME": str(server.work / "home")},
+        cwd=folder,
+        capture_output=True,
+        text=True,
+        timeout=100,
+    )
+    assert ran.returncode == 0, ran.stderr
+    return ran.stdout
 
 
 def run(server: LakebedServer, script: str, *arguments: str, timeout_s: float = 100.0) -> Any:

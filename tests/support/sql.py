@@ -24,6 +24,7 @@ class Sql:
         key: str | None = None,
         database: str | None = None,
         namespace: str | None = None,
+        column_types: str | None = None,
     ) -> None:
         options = {
             DatabaseOptions.AUTHORIZATION_HEADER.value: f"Bearer {key or server.admin_key}",
@@ -32,6 +33,8 @@ class Sql:
             options[f"{HEADER}database"] = database
         if namespace is not None:
             options[f"{HEADER}namespace-path"] = namespace
+        if column_types is not None:
+            options[f"{HEADER}column-types"] = column_types
         uri = f"grpc://{server.flight_address}"
         self.connection = dbapi.connect(uri, db_kwargs=options, autocommit=True)
 

@@ -21,7 +21,7 @@ fn call() -> Call {
         database: DatabaseName::default_database(),
         freshness: lakebed_core::Freshness::default(),
     };
-    Call { ctx, deadline: None, namespace: None }
+    Call { ctx, deadline: None, namespace: None, column_types: Default::default() }
 }
 
 /// A stream that says when it is dropped, by closing the channel.

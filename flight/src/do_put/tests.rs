@@ -73,7 +73,7 @@ fn call(deadline: Option<Deadline>) -> Call {
         database: DatabaseName::default_database(),
         freshness: lakebed_core::Freshness::default(),
     };
-    Call { ctx, deadline, namespace: None }
+    Call { ctx, deadline, namespace: None, column_types: Default::default() }
 }
 
 struct Put<S> {

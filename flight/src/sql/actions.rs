@@ -83,7 +83,7 @@ async fn create(
     let prepared = service.prepare_sql(&call.ctx, super::request(call, request.query)).await?;
     // A change has no result set, which is how a client sees that it is one.
     let dataset_schema = match &prepared.schema {
-        Some(schema) => message(schema)?,
+        Some(schema) => message(&call.column_types.schema(schema))?,
         None => Bytes::new(),
     };
     let result = ActionCreatePreparedStatementResult {

@@ -45,6 +45,7 @@ where
         service.sql(&call.ctx, super::request(&call, statement.query), bound).await
     };
     let (schema, batches) = opened.await.map_err(|error| call.status(&error))?;
+    let (schema, batches) = call.column_types.rows(schema, batches);
     let queue = produce(&service, &call, schema, batches);
     Ok(answers(queue, call))
 }

@@ -1,13 +1,14 @@
 //! GetSqlInfo: what drivers ask about the server before they use it.
 
+use std::collections::HashMap;
 use std::sync::{Arc, OnceLock};
 
 use arrow_array::RecordBatch;
 use arrow_flight::sql::metadata::{SqlInfoData, SqlInfoDataBuilder};
 use arrow_flight::sql::{
     CommandGetSqlInfo, SqlInfo, SqlNullOrdering, SqlOuterJoinsSupportLevel,
-    SqlSupportedCaseSensitivity, SqlSupportedGroupBy, SqlSupportedSubqueries,
-    SqlSupportedTransaction, SqlSupportedUnions, SupportedSqlGrammar,
+    SqlSupportedCaseSensitivity, SqlSupportedGroupBy, SqlSupportedResultSetConcurrency,
+    SqlSupportedSubqueries, SqlSupportedTransaction, SqlSupportedUnions, SupportedSqlGrammar,
 };
 use arrow_schema::SchemaRef;
 use lakebed_core::{Limits, Result};
@@ -15,6 +16,10 @@ use lakebed_core::{Limits, Result};
 use super::encoding;
 
 const ARROW_FORMAT_VERSION: &str = "1.3";
+/// Of the format's SupportedAnsi92SqlGrammarLevel, which arrow keeps to itself.
+const ANSI92_ENTRY_SQL: i32 = 0;
+/// As the rules of names have it.
+const TABLE_NAME_BYTES_MAX: i64 = 128;
 
 /// The schema of the answer.
 pub(crate) fn schema() -> SchemaRef {
@@ -144,8 +149,44 @@ fn build(limits: &Limits) -> Result<SqlInfoData> {
     info.append(I::SqlMaxColumnsInTable, limits.columns_max as i64);
     info.append(I::SqlMaxStatementLength, limits.sql_statement_bytes_max as i64);
     info.append(I::SqlMaxTablesInSelect, limits.sql_tables_max as i64);
-    info.append(I::SqlMaxStatements, 0_i64);
-    info.append(I::SqlMaxConnections, 0_i64);
+    // Zero says that there is no limit, or none that is known. Each is there because the JDBC driver
+    // fails on what it asks for and does not get.
+    for unlimited in [
+        I::SqlMaxBinaryLiteralLength,
+        I::SqlMaxCharLiteralLength,
+        I::SqlMaxColumnsInGroupBy,
+        I::SqlMaxColumnsInIndex,
+        I::SqlMaxColumnsInOrderBy,
+        I::SqlMaxColumnsInSelect,
+        I::SqlMaxColumnNameLength,
+        I::SqlMaxConnections,
+        I::SqlMaxCursorNameLength,
+        I::SqlMaxIndexLength,
+        I::SqlDbSchemaNameLength,
+        I::SqlMaxProcedureNameLength,
+        I::SqlMaxCatalogNameLength,
+        I::SqlMaxRowSize,
+        I::SqlMaxStatements,
+        I::SqlMaxUsernameLength,
+    ] {
+        info.append(unlimited, 0_i64);
+    }
+    info.append(I::SqlMaxTableNameLength, TABLE_NAME_BYTES_MAX);
+    info.append(I::SqlMaxRowSizeIncludesBlobs, false);
+    info.append(I::SqlAnsi92SupportedLevel, bits(&[ANSI92_ENTRY_SQL]));
+    info.append(I::SqlSupportsConvert, HashMap::<i32, Vec<i32>>::new());
+    // Of each kind of result set: rows can be read, not changed in place.
+    for concurrency in [
+        I::SqlSupportedConcurrenciesForResultSetUnspecified,
+        I::SqlSupportedConcurrenciesForResultSetForwardOnly,
+        I::SqlSupportedConcurrenciesForResultSetScrollSensitive,
+        I::SqlSupportedConcurrenciesForResultSetScrollInsensitive,
+    ] {
+        let read_only = SqlSupportedResultSetConcurrency::SqlResultSetConcurrencyReadOnly as i32;
+        let forward_only = I::SqlSupportedConcurrenciesForResultSetForwardOnly;
+        let choices: &[i32] = if concurrency == forward_only { &[read_only] } else { &[] };
+        info.append(concurrency, bits(choices));
+    }
     info.append(I::SqlDefaultTransactionIsolation, 0_i64);
     info.append(I::SqlTransactionsSupported, false);
     info.append(I::SqlSupportedTransactionsIsolationLevels, 0_i32);

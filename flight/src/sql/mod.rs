@@ -13,9 +13,12 @@
 //! | StatementIngest | `ingest.rs` |
 //! | prepared statements, transactions, cancelling | `actions.rs` |
 //!
+//! Types that clients cannot read are made into others in `column_types.rs`.
+//!
 //! What always holds: nothing here runs before DoGet, DoPut or an action; FlightInfo only plans.
 
 mod actions;
+mod column_types;
 mod command;
 mod exchange;
 mod info;
@@ -39,6 +42,7 @@ use lakebed_core::{Error, ErrorKind, Result};
 use lakebed_service::{BatchStream, Service, SqlRequest};
 
 pub(crate) use actions::{ACTIONS, cancel, do_action};
+pub(crate) use column_types::{COLUMN_TYPES_HEADER, ColumnTypes};
 pub(crate) use command::{command_of, statement_in_ticket};
 pub(crate) use exchange::do_exchange;
 pub(crate) use ingest::{table_of, write_of};
@@ -99,7 +103,8 @@ pub(crate) async fn schema(
         Command::CommandPreparedStatementQuery(query) => {
             let handle = query::handle_of(&query.prepared_statement_handle)?;
             let (plan, _) = service.plan_prepared(&call.ctx, handle).await?;
-            Ok(plan.schema.unwrap_or_else(lakebed_service::count_schema))
+            let schema = plan.schema.unwrap_or_else(lakebed_service::count_schema);
+            Ok(Arc::new(call.column_types.schema(&schema)))
         }
         command => fixed_schema(&command),
     }
@@ -130,7 +135,8 @@ pub(crate) async fn do_get_planned(
 ) -> Result<(SchemaRef, BatchStream)> {
     let limits = service.limits();
     let parameters = ticket.parameters.map(|sealed| sealed.open(limits)).transpose()?;
-    service.run_sql(&call.ctx, ticket.part, parameters).await
+    let (schema, batches) = service.run_sql(&call.ctx, ticket.part, parameters).await?;
+    Ok(call.column_types.rows(schema, batches))
 }
 
 /// Answers a ticket that holds a command.
@@ -142,7 +148,9 @@ pub(crate) async fn do_get(
     let batch = match command {
         Command::CommandStatementQuery(query) => {
             query::no_transaction(query.transaction_id.as_deref())?;
-            return service.sql(&call.ctx, request(call, query.query), None).await;
+            let (schema, batches) =
+                service.sql(&call.ctx, request(call, query.query), None).await?;
+            return Ok(call.column_types.rows(schema, batches));
         }
         Command::CommandGetCatalogs(command) => objects::catalogs(service, call, command).await?,
         Command::CommandGetDbSchemas(command) => objects::schemas(service, call, command).await?,

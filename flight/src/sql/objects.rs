@@ -18,6 +18,7 @@ use super::encoding;
 use crate::request::Call;
 
 const TABLE: &str = "TABLE";
+const VIEW: &str = "VIEW";
 /// What lance writes at the fields of a primary key.
 const PRIMARY_KEY: &str = "lance-schema:unenforced-primary-key";
 const PRIMARY_KEY_POSITION: &str = "lance-schema:unenforced-primary-key:position";
@@ -49,7 +50,7 @@ pub(crate) async fn schemas(
     builder.build().map_err(encoding)
 }
 
-/// The tables.
+/// The tables and the views.
 pub(crate) async fn tables(
     service: &Arc<Service>,
     call: &Call,
@@ -73,9 +74,10 @@ pub(crate) async fn tables(
         if include_schema && !service.fill_columns(&call.ctx, &mut table).await? {
             continue;
         }
-        let columns = table.columns.as_deref().unwrap_or(&none);
+        let columns = call.column_types.schema(table.columns.as_deref().unwrap_or(&none));
+        let kind = if table.is_view { VIEW } else { TABLE };
         builder
-            .append(&table.database, &table.schema, &table.name, TABLE, columns)
+            .append(&table.database, &table.schema, &table.name, kind, &columns)
             .map_err(encoding)?;
     }
     builder.build().map_err(encoding)
@@ -119,10 +121,11 @@ fn matches(pattern: Option<&str>, name: &str) -> bool {
     pattern[p..].iter().all(|c| *c == '%')
 }
 
-/// The kinds of tables: one.
+/// The kinds of tables.
 pub(crate) fn table_types(command: CommandGetTableTypes) -> Result<RecordBatch> {
     let mut builder = command.into_builder();
     builder.append(TABLE);
+    builder.append(VIEW);
     builder.build().map_err(encoding)
 }
 
@@ -145,8 +148,10 @@ pub(crate) async fn primary_keys(
     call: &Call,
     command: CommandGetPrimaryKeys,
 ) -> Result<RecordBatch> {
-    let database = command.catalog.clone().unwrap_or_else(|| call.ctx.database.to_string());
-    let schema = command.db_schema.clone().unwrap_or_else(|| super::default_schema(call));
+    // Some drivers send what they do not know as an empty name.
+    let given = |name: &Option<String>| name.clone().filter(|name| !name.is_empty());
+    let database = given(&command.catalog).unwrap_or_else(|| call.ctx.database.to_string());
+    let schema = given(&command.db_schema).unwrap_or_else(|| super::default_schema(call));
     let tables = service.sql_tables(&call.ctx, Some(&database)).await?;
     let found =
         tables.into_iter().find(|table| table.schema == schema && table.name == command.table);

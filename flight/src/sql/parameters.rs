@@ -3,9 +3,12 @@
 //! They are small and bounded by `sql_parameters_bytes_max`. What comes out of a ticket was in a client's
 //! hands, so it passes the guard like everything else from outside.
 
-use arrow_array::RecordBatch;
+use std::sync::Arc;
+
+use arrow_array::cast::AsArray;
+use arrow_array::{Array, RecordBatch, UInt64Array};
 use arrow_flight::FlightData;
-use arrow_schema::SchemaRef;
+use arrow_schema::{Field, FieldRef, Schema, SchemaRef};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -62,9 +65,38 @@ where
     if batches.iter().all(|batch| batch.num_rows() == 0) {
         return Ok(None);
     }
-    let all = arrow_select::concat::concat_batches(&schema, &batches)
-        .map_err(|error| Error::invalid("the parameters do not fit together").with_source(error))?;
-    Ok(Some(all))
+    let all = arrow_select::concat::concat_batches(&schema, &batches).map_err(unfit)?;
+    without_unions(all).map(Some)
+}
+
+/// Replaces unions, in which some clients wrap each value, by the values.
+///
+/// # Errors
+/// `InvalidArgument` for a parameter that has values of several types.
+fn without_unions(batch: RecordBatch) -> Result<RecordBatch> {
+    let mut fields: Vec<FieldRef> = batch.schema().fields().iter().cloned().collect();
+    let mut columns = batch.columns().to_vec();
+    for (field, column) in fields.iter_mut().zip(&mut columns) {
+        let Some(union) = column.as_union_opt() else { continue };
+        let mut kinds = union.type_ids().iter();
+        let first = kinds.next().copied().unwrap_or_default();
+        if kinds.any(|kind| *kind != first) {
+            return Err(Error::invalid(format!(
+                "parameter `{}` has values of several types",
+                field.name()
+            )));
+        }
+        let places = (0..union.len()).map(|row| union.value_offset(row) as u64);
+        let places = UInt64Array::from_iter_values(places);
+        let values = arrow_select::take::take(union.child(first), &places, None).map_err(unfit)?;
+        *field = Arc::new(Field::new(field.name(), values.data_type().clone(), true));
+        *column = values;
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(unfit)
+}
+
+fn unfit(error: arrow_schema::ArrowError) -> Error {
+    Error::invalid("the parameters do not fit together").with_source(error)
 }
 
 /// Parameters as messages of Arrow in text: headers and bodies.
@@ -118,11 +150,35 @@ impl SealedParameters {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow_array::{ArrayRef, Int64Array, StringArray};
+    use arrow_array::{ArrayRef, Int64Array, StringArray, UnionArray};
+    use arrow_schema::{DataType, UnionFields};
 
     use super::*;
+
+    #[test]
+    fn unions_become_the_values_that_they_wrap() {
+        let fields = vec![
+            Field::new("number", DataType::Int64, true),
+            Field::new("text", DataType::Utf8, true),
+        ];
+        let wrapped = |kinds: Vec<i8>, places: Vec<i32>| {
+            let number: ArrayRef = Arc::new(Int64Array::from(vec![7]));
+            let text: ArrayRef = Arc::new(StringArray::from(vec!["a", "b"]));
+            let union = UnionArray::try_new(
+                UnionFields::from_fields(fields.clone()),
+                kinds.into(),
+                Some(places.into()),
+                vec![number, text],
+            );
+            let union: ArrayRef = Arc::new(union.unwrap());
+            without_unions(RecordBatch::try_from_iter([("p", union)]).unwrap())
+        };
+        let texts = wrapped(vec![1, 1, 1], vec![1, 0, 1]).unwrap();
+        let texts = texts.column(0).as_string::<i32>();
+        assert_eq!(texts.iter().flatten().collect::<Vec<_>>(), ["b", "a", "b"]);
+        let mixed = wrapped(vec![1, 0], vec![0, 0]).unwrap_err();
+        assert!(mixed.message().contains("several types"), "{mixed}");
+    }
 
     #[test]
     fn parameters_come_back_out_of_a_ticket() {

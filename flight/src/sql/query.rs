@@ -38,7 +38,7 @@ pub(crate) async fn flight_info(
     descriptor: FlightDescriptor,
 ) -> Result<FlightInfo> {
     let plan = service.plan_sql(&call.ctx, super::request(call, text)).await?;
-    info_of(plan, None, descriptor)
+    info_of(call, plan, None, descriptor)
 }
 
 /// Plans the execution of a prepared statement.
@@ -50,7 +50,7 @@ pub(crate) async fn prepared_info(
 ) -> Result<FlightInfo> {
     let (plan, parameters) = service.plan_prepared(&call.ctx, handle).await?;
     let parameters = parameters.as_ref().map(SealedParameters::seal).transpose()?;
-    info_of(plan, parameters, descriptor)
+    info_of(call, plan, parameters, descriptor)
 }
 
 /// The handle of a prepared statement as text.
@@ -65,11 +65,13 @@ pub(crate) fn handle_of(handle: &[u8]) -> Result<&str> {
 /// The schema that a statement answers with.
 pub(crate) async fn schema(service: &Arc<Service>, call: &Call, text: String) -> Result<SchemaRef> {
     let plan = service.plan_sql(&call.ctx, super::request(call, text)).await?;
-    Ok(plan.schema.unwrap_or_else(lakebed_service::count_schema))
+    let schema = plan.schema.unwrap_or_else(lakebed_service::count_schema);
+    Ok(Arc::new(call.column_types.schema(&schema)))
 }
 
 /// The FlightInfo of a planned statement: one endpoint.
 fn info_of(
+    call: &Call,
     plan: SqlPlan,
     parameters: Option<SealedParameters>,
     descriptor: FlightDescriptor,
@@ -82,7 +84,7 @@ fn info_of(
     let mut info = FlightInfo::new();
     if let Some(schema) = &plan.schema {
         info = info
-            .try_with_schema(schema)
+            .try_with_schema(&call.column_types.schema(schema))
             .map_err(|error| Error::internal("a schema cannot be encoded").with_source(error))?;
     }
     Ok(info

@@ -3,8 +3,9 @@ use std::cell::Cell;
 use std::sync::Arc;
 
 use arrow_array::types::Int8Type;
-use arrow_array::{DictionaryArray, Int8Array, StringArray};
+use arrow_array::{DictionaryArray, Int8Array, StringArray, UnionArray};
 use arrow_ipc::CompressionType;
+use arrow_schema::{Field, UnionFields};
 use lakebed_core::ErrorKind;
 
 use super::*;
@@ -90,6 +91,21 @@ fn a_long_value_behind_many_keys_is_a_bomb() {
     assert!(error.message().contains("stands for 60000000 bytes"), "{error}");
     let wide = Limits { batch_bytes_max: 64 << 20, ..limits() };
     decode_all(&encode(&batch, None), &wide).unwrap();
+}
+
+#[test]
+fn a_long_value_that_a_union_repeats_is_a_bomb() {
+    let fields = UnionFields::from_fields(vec![Field::new("text", DataType::Utf8, true)]);
+    let text: ArrayRef = Arc::new(StringArray::from(vec!["x".repeat(1_000)]));
+    let rows = 60_000;
+    let union =
+        UnionArray::try_new(fields, vec![0; rows].into(), Some(vec![0; rows].into()), vec![text]);
+    let union: ArrayRef = Arc::new(union.unwrap());
+    let batch = RecordBatch::try_from_iter([("u", union)]).unwrap();
+    let error = decode_all(&encode(&batch, None), &limits()).unwrap_err();
+    assert!(error.message().contains("stands for"), "{error}");
+    let few = batch.slice(0, 10);
+    assert_eq!(decode_all(&encode(&few, None), &limits()).unwrap(), [few]);
 }
 
 #[test]

@@ -32,7 +32,7 @@ pub(crate) async fn clone_table(
     target.params(&[])?;
     target.check_id(body.id.as_deref())?;
     if body.is_shallow == Some(false) {
-        let message = "clones that copy the files (`is_shallow` = false) are not built";
+        let message = "Deep clone is not yet implemented (`is_shallow` = false)";
         return Err(Error::new(ErrorKind::NotImplemented, message).into());
     }
     let at = ReadCommand {

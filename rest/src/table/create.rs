@@ -3,9 +3,13 @@
 //! The SDKs read a 400 whose text says `already exists` as "the table exists"; the specification numbers
 //! that 409 and code 5.
 
+use std::sync::Arc;
+
+use arrow_schema::Schema;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
+use futures::TryStreamExt as _;
 use http::{HeaderMap, StatusCode};
 use lakebed_core::{Error, ErrorKind, Result};
 use lakebed_proto::command::{ReadCommand, WriteCommand, WriteMode};
@@ -14,7 +18,7 @@ use serde_json::json;
 
 use super::versioned;
 use crate::Door;
-use crate::arrow_body::{arrow_body, pass_over};
+use crate::arrow_body::arrow_body;
 use crate::error::ApiError;
 use crate::params::{Params, shown};
 use crate::table::describe::location;
@@ -55,14 +59,14 @@ async fn create(
     body: Body,
 ) -> Result<(String, u64)> {
     let id = target.table()?;
+    let (schema, mut batches) = arrow_body(&door.service, headers, body).await?;
     if mode == Mode::ExistOk
         && let Some(found) = existing(door, target).await?
     {
-        // Sent and not wanted: the table stays as it is.
-        pass_over(&door.service, body).await?;
-        return Ok((found.location, found.version));
+        // Rows are sent and not wanted: the table stays as it is.
+        while batches.try_next().await?.is_some() {}
+        return kept(door, found, &schema);
     }
-    let (schema, batches) = arrow_body(&door.service, headers, body).await?;
     let command = WriteCommand {
         table: id.text(),
         mode: match mode {
@@ -74,12 +78,13 @@ async fn create(
         write_id: None,
         commit: Default::default(),
     };
+    let sent = Arc::clone(&schema);
     let written = door.service.write(target.ctx(), command, schema, batches).await;
     match written {
         Err(error) if error.kind() == ErrorKind::AlreadyExists && mode == Mode::ExistOk => {
             // Another request made it meanwhile, and that is as good.
             let found = existing(door, target).await?.ok_or(error)?;
-            Ok((found.location, found.version))
+            kept(door, found, &sent)
         }
         Err(error) => Err(error),
         Ok(receipt) => {
@@ -87,6 +92,14 @@ async fn create(
             let found = existing(door, target).await.ok().flatten();
             Ok((found.map(|found| found.location).unwrap_or_default(), receipt.version))
         }
+    }
+}
+
+/// The table that is there, where it is the one that is wanted.
+fn kept(door: &Door, found: TableDetails, sent: &Schema) -> Result<(String, u64)> {
+    match found.has_columns_of(sent, door.service.limits())? {
+        true => Ok((found.location, found.version)),
+        false => Err(Error::invalid("Provided schema does not match existing table schema")),
     }
 }
 

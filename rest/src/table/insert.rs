@@ -41,7 +41,8 @@ pub(crate) async fn insert_rows(
     };
     let (schema, batches) = arrow_body(&door.service, &headers, body).await?;
     let receipt = door.service.write(target.ctx(), command, schema, batches).await?;
-    Ok(versioned(json!({ "version": receipt.version }), receipt.version))
+    let answer = json!({ "version": receipt.version, "num_inserted_rows": receipt.rows });
+    Ok(versioned(answer, receipt.version))
 }
 
 /// The part of a write in parts that the request brings, if it is one. Its branch is that of the upload.

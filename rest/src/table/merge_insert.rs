@@ -1,13 +1,15 @@
 //! `POST /v1/table/{id}/merge_insert`: rows out of an Arrow stream, merged by key.
 //!
 //! What is not said is not done: without `when_not_matched_insert_all` nothing is inserted. The header
-//! `x-request-timeout-ms` bounds the time in which the rows have to arrive.
+//! `x-request-timeout-ms` and the parameter `timeout` bound the time in which the rows have to arrive.
+
+use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
-use http::HeaderMap;
-use lakebed_core::{Error, Result};
+use http::{HeaderMap, StatusCode};
+use lakebed_core::{Error, ErrorKind, Result};
 use lakebed_service::{Matched, Merge, MergeRule};
 use serde_json::json;
 
@@ -17,9 +19,9 @@ use crate::arrow_body::arrow_body;
 use crate::error::ApiError;
 use crate::params::Params;
 use crate::target::Target;
-use crate::timeout::request_timeout;
+use crate::timeout::{duration, request_timeout};
 
-const KNOWN: [&str; 7] = [
+const KNOWN: [&str; 8] = [
     "branch",
     "when_matched_update_all",
     "when_matched_update_all_filt",
@@ -27,6 +29,7 @@ const KNOWN: [&str; 7] = [
     "when_not_matched_by_source_delete",
     "when_not_matched_by_source_delete_filt",
     "use_index",
+    "timeout",
 ];
 
 pub(crate) async fn merge_insert(
@@ -40,11 +43,17 @@ pub(crate) async fn merge_insert(
         branch: params.text("branch").map(str::to_owned),
         on: params.list("on"),
         rule: rule(params)?,
-        deadline: request_timeout(&headers)?.map(|left| tokio::time::Instant::now() + left),
+        deadline: time_left(params, &headers)?.map(|left| tokio::time::Instant::now() + left),
     };
     let (schema, batches) = arrow_body(&door.service, &headers, body).await?;
     let outcome = door.service.merge(target.ctx(), &target.table()?, merge, schema, batches).await;
-    let outcome = outcome.map_err(refused)?;
+    let outcome = outcome.map_err(|error| match error.kind() {
+        // The SDKs send a request again after a 504, and this one would only be as late again.
+        ErrorKind::DeadlineExceeded => {
+            ApiError::from(error).with_status(StatusCode::REQUEST_TIMEOUT)
+        }
+        _ => refused(error),
+    })?;
     let version = outcome.receipt.version;
     let answer = json!({
         "version": version,
@@ -55,6 +64,12 @@ pub(crate) async fn merge_insert(
         "num_rows": outcome.inserted + outcome.updated,
     });
     Ok(versioned(answer, version))
+}
+
+/// The time that the request has: the SDKs say it in a header, the specification in a parameter.
+fn time_left(params: &Params, headers: &HeaderMap) -> Result<Option<Duration>> {
+    let said = params.text("timeout").map(duration).transpose()?;
+    Ok(said.into_iter().chain(request_timeout(headers)?).min())
 }
 
 fn rule(params: &Params) -> Result<MergeRule> {

@@ -8,7 +8,7 @@ use axum::extract::State;
 use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName, HeaderValue};
-use lakebed_core::{Error, Result, SearchReport};
+use lakebed_core::{Error, Result, SearchReport, Stage, StageClock};
 use lakebed_proto::search::SearchRequest;
 use lakebed_service::Found;
 use serde::Deserialize;
@@ -26,6 +26,8 @@ use crate::timeout::within_request_timeout;
 const INDEX_HEADER: HeaderName = HeaderName::from_static("x-lakebed-index");
 const INDEX_TYPE_HEADER: HeaderName = HeaderName::from_static("x-lakebed-index-type");
 const INDEXED_ROWS_HEADER: HeaderName = HeaderName::from_static("x-lakebed-indexed-rows");
+/// Of the W3C; what browsers and proxies show as well.
+const SERVER_TIMING_HEADER: HeaderName = HeaderName::from_static("server-timing");
 const ROWS_SCANNED_HEADER: HeaderName = HeaderName::from_static("x-lakebed-rows-scanned");
 
 pub(crate) async fn query(
@@ -39,7 +41,10 @@ pub(crate) async fn query(
     let (found, first) = within_request_timeout(&headers, async {
         let mut found = door.service.search(target.ctx(), &request).await?;
         // What is wrong with a search often shows with its first rows, while a status can still say so.
+        let mut clock = StageClock::start();
         let first = futures::TryStreamExt::try_next(&mut found.batches).await?;
+        clock.end("rows");
+        found.report.stages.extend(clock.stages());
         Ok((found, first))
     })
     .await
@@ -114,6 +119,9 @@ fn state(headers: &mut HeaderMap, report: &SearchReport) {
         headers.insert(INDEXED_ROWS_HEADER, HeaderValue::from(report.indexed_rows));
         headers.insert(ROWS_SCANNED_HEADER, HeaderValue::from(rows));
     }
+    if let Ok(value) = HeaderValue::from_str(&timing(&report.stages)) {
+        headers.insert(SERVER_TIMING_HEADER, value);
+    }
     let texts = [(INDEX_HEADER, &report.index), (INDEX_TYPE_HEADER, &report.index_type)];
     for (name, text) in texts {
         // A name that cannot stand in a header is left out.
@@ -122,6 +130,12 @@ fn state(headers: &mut HeaderMap, report: &SearchReport) {
             headers.insert(name, value);
         }
     }
+}
+
+/// The stages as `Server-Timing` has them, in milliseconds.
+fn timing(stages: &[Stage]) -> String {
+    let line = |stage: &Stage| format!("{};dur={:.3}", stage.name, stage.micros as f64 / 1_000.0);
+    stages.iter().map(line).collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]
@@ -137,10 +151,15 @@ mod tests {
             index_type: Some("IVF_PQ".to_owned()),
             indexed_rows: 100,
             rows_scanned: Some(5),
+            stages: vec![
+                Stage { name: "plan".to_owned(), micros: 1_250 },
+                Stage { name: "rows".to_owned(), micros: 30 },
+            ],
         };
         state(&mut headers, &report);
         assert_eq!(headers[VERSION_HEADER], "3");
         assert_eq!(headers[INDEX_HEADER], "vector_idx");
         assert_eq!(headers[ROWS_SCANNED_HEADER], "5");
+        assert_eq!(headers[SERVER_TIMING_HEADER], "plan;dur=1.250, rows;dur=0.030");
     }
 }

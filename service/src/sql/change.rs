@@ -10,12 +10,13 @@ use arrow_schema::SchemaRef;
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, TableId};
 use lakebed_proto::command::{CommitRule, WriteCommand, WriteMode};
-use lakebed_sql::{Change, IfExists, PlannedQuery, Scope, Statement, StatementKind};
+use lakebed_sql::{Change, HistoryChange, IfExists, PlannedQuery, Scope, Statement, StatementKind};
 use lakebed_storage::ColumnAlteration;
 use tracing::Instrument;
 
 use super::{SqlRequest, read_ahead};
 use crate::authenticate::require;
+use crate::merge::Merge;
 use crate::{BatchStream, Service};
 
 impl Service {
@@ -92,6 +93,12 @@ impl Service {
                 let (schema, batches) = self.open_rows(*rows).await?;
                 self.write_in_sql(ctx, &table, WriteMode::Append, schema, batches).await
             }
+            Change::Merge { table, on, rule, rows } => {
+                let (schema, batches) = self.open_rows(*rows).await?;
+                let merge = Merge { branch: None, on, rule, deadline: None };
+                let outcome = self.merge(&at(ctx, &table), &table, merge, schema, batches).await?;
+                Ok(outcome.updated + outcome.inserted + outcome.deleted)
+            }
             Change::Delete { table, predicate } => {
                 let filter = predicate.as_deref().unwrap_or("true");
                 let (rows, _) = self.delete_rows(&at(ctx, &table), &table, None, filter).await?;
@@ -102,6 +109,44 @@ impl Service {
                     match self.drop_table(&at(ctx, table), table).await {
                         Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {}
                         other => other?,
+                    }
+                }
+                Ok(0)
+            }
+            Change::CreateView { view, query, scope, if_exists } => {
+                let ctx = at(ctx, &view);
+                let replace = if_exists == IfExists::Replace;
+                match self.create_view_in(&ctx, &view, &scope, &query, replace).await {
+                    Err(error)
+                        if if_exists == IfExists::Keep
+                            && error.kind() == ErrorKind::AlreadyExists => {}
+                    other => drop(other?),
+                }
+                Ok(0)
+            }
+            Change::DropViews { views, if_exists } => {
+                for view in &views {
+                    match self.drop_view(&at(ctx, view), view).await {
+                        Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {}
+                        other => other?,
+                    }
+                }
+                Ok(0)
+            }
+            Change::History { table, change } => {
+                let ctx = at(ctx, &table);
+                match change {
+                    HistoryChange::CreateTag(tag, version) => {
+                        self.create_tag(&ctx, &table, &tag, None, version).await?;
+                    }
+                    HistoryChange::MoveTag(tag, version) => {
+                        self.update_tag(&ctx, &table, &tag, None, version).await?;
+                    }
+                    HistoryChange::DeleteTag(tag) => {
+                        self.delete_tag(&ctx, &table, &tag).await?;
+                    }
+                    HistoryChange::Restore(version) => {
+                        self.restore(&ctx, &table, None, version).await?;
                     }
                 }
                 Ok(0)

@@ -1,4 +1,4 @@
-//! Databases, namespaces and tables, as catalogue commands of SQL clients list them.
+//! Databases, namespaces, tables and views, as catalogue commands of SQL clients list them.
 
 use std::collections::BTreeSet;
 
@@ -10,7 +10,7 @@ use lakebed_storage::{At, ScanSpec};
 use crate::Service;
 use crate::authenticate::require;
 
-/// A table as SQL names it.
+/// A table or a view as SQL names it.
 #[derive(Debug, Clone)]
 pub struct TableEntry {
     /// Its database.
@@ -19,6 +19,8 @@ pub struct TableEntry {
     pub schema: String,
     /// Its name.
     pub name: String,
+    /// Whether it is a view.
+    pub is_view: bool,
     /// Its columns as a query shows them, where they were asked for.
     pub columns: Option<SchemaRef>,
     id: TableId,
@@ -57,7 +59,7 @@ impl Service {
         Ok(schemas.into_iter().collect())
     }
 
-    /// The tables; `database` narrows them down.
+    /// The tables and the views, in the order of their ids; `database` narrows them down.
     ///
     /// # Errors
     /// `Unavailable` when the store does not answer.
@@ -74,15 +76,20 @@ impl Service {
         };
         let mut tables = Vec::new();
         for database in databases {
-            for (id, _) in self.lake.list_tables(&database, None).await? {
-                tables.push(TableEntry {
-                    database: database.to_string(),
-                    schema: schema_name(&id.namespace),
-                    name: id.name.to_string(),
-                    columns: None,
-                    id,
-                });
-            }
+            let names = self.lake.list_tables(&database, None).await?;
+            let views = self.lake.list_views(&database, None).await?;
+            let mut entries: Vec<(TableId, bool)> =
+                names.into_iter().map(|(id, _)| (id, false)).collect();
+            entries.extend(views.into_iter().map(|(id, _)| (id, true)));
+            entries.sort_by_cached_key(|(id, _)| id.text());
+            tables.extend(entries.into_iter().map(|(id, is_view)| TableEntry {
+                database: database.to_string(),
+                schema: schema_name(&id.namespace),
+                name: id.name.to_string(),
+                is_view,
+                columns: None,
+                id,
+            }));
         }
         Ok(tables)
     }
@@ -103,6 +110,10 @@ impl Service {
     /// Those of opening it.
     pub async fn fill_columns(&self, ctx: &RequestContext, table: &mut TableEntry) -> Result<bool> {
         require(ctx, Role::Read)?;
+        if table.is_view {
+            table.columns = self.view_columns(ctx, &table.id).await?;
+            return Ok(true);
+        }
         let opened = async {
             let snapshot = self.lake.table(&table.id).await?.snapshot(None, &At::Latest).await?;
             snapshot.scan_schema(&ScanSpec::default()).await

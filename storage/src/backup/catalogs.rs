@@ -62,6 +62,8 @@ impl Catalogs {
             }
         }
         for (database, state) in &mut states {
+            // They belong to the lake, not to the tables that they read.
+            state.views.clear();
             state.tables.retain(|text, _| {
                 wanted.iter().any(|id| &id.database == database && id.text() == *text)
             });
@@ -116,6 +118,11 @@ impl Catalogs {
                     let is_taken = new.tables.values().any(|new| new.location == entry.location);
                     if !is_taken {
                         new.tables.entry(text.clone()).or_insert_with(|| entry.clone());
+                    }
+                }
+                for (text, view) in &old.views {
+                    if !new.tables.contains_key(text) {
+                        new.views.entry(text.clone()).or_insert_with(|| view.clone());
                     }
                 }
                 for (path, properties) in &old.namespaces {

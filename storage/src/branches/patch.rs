@@ -45,7 +45,7 @@ use crate::scan::{BATCH_BYTES, Projection, ScanSpec};
 use crate::schema::written_field;
 use crate::snapshot::Snapshot;
 use crate::whole_merge::keep_row_ids;
-use crate::write::{as_source, discard, write_error, write_params};
+use crate::write::{as_source, discard, write_error, write_params_into};
 
 /// Rows that are read and written at a time.
 const ROWS_MAX: u64 = 4_096;
@@ -364,7 +364,7 @@ impl Patch<'_> {
             })
             .map_err(|error| DataFusionError::External(Box::new(StreamError::new(&error))));
         let shared = self.shared();
-        let params = write_params(shared, WriteMode::Append);
+        let params = write_params_into(shared, &ours.dataset, WriteMode::Append, false);
         let insert =
             InsertBuilder::new(shared.root.writable(&ours.dataset).await?).with_params(&params);
         let source = as_source(schema, batches.boxed());

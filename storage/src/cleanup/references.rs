@@ -10,7 +10,7 @@ use std::sync::Arc;
 use futures::{StreamExt as _, TryStreamExt as _};
 use lakebed_core::{Error, ErrorKind, Result};
 use lance::Dataset;
-use lance_table::feature_flags::FLAG_UNSTABLE_DATA_OVERLAY_FILES;
+use lance_table::feature_flags::{FLAG_MIXED_DATA_FILE_VERSIONS, FLAG_UNSTABLE_DATA_OVERLAY_FILES};
 use lance_table::format::{IndexMetadata, Manifest};
 use lance_table::io::commit::{CommitHandler as _, ConditionalPutCommitHandler, ManifestLocation};
 use lance_table::io::deletion::relative_deletion_file_path;
@@ -22,8 +22,10 @@ use crate::lance_error::{from_lance, from_object_store};
 
 /// Manifests that are read at the same time.
 const READS_AT_ONCE: usize = 16;
-/// Reader flags whose files this module knows: those of every released reader, and overlays.
-const KNOWN_READER_FLAGS: u64 = 0b11_1111 | FLAG_UNSTABLE_DATA_OVERLAY_FILES;
+/// Reader flags whose files this module knows: those of every released reader, overlays, and data files of
+/// several versions beside each other.
+const KNOWN_READER_FLAGS: u64 =
+    0b11_1111 | FLAG_UNSTABLE_DATA_OVERLAY_FILES | FLAG_MIXED_DATA_FILE_VERSIONS;
 
 /// What a file of a table is, with the name by which versions know it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]

@@ -231,12 +231,7 @@ fn kind(name: &str) -> Result<Kind> {
         "BLOOMFILTER" => Kind::Scalar(ScalarIndexKind::BloomFilter),
         "FM" => Kind::Scalar(ScalarIndexKind::Fm),
         "FTS" | "INVERTED" => Kind::Text,
-        "RTREE" => {
-            return Err(Error::new(
-                ErrorKind::NotImplemented,
-                "an index of type `RTREE` is not built in this server",
-            ));
-        }
+        "RTREE" => Kind::Scalar(ScalarIndexKind::RTree),
         "" => return Err(Error::invalid("field `index_type` is missing")),
         _ => {
             return Err(Error::invalid(format!("`{}` is no type of index", shown(name))));
