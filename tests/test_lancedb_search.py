@@ -223,6 +223,21 @@ def test_scalar_indexes_and_lists_of_them(db: Any, table: str) -> None:
         made.drop_index("label_idx")
 
 
+def test_parameters_of_indexes_over_values(server: LakebedServer, db: Any, table: str) -> None:
+    """As the Rust client sends them."""
+    db.create_table(table, scenes(0, 500))
+    http = server.http()
+    kind = {"column": "label", "index_type": "BLOOM_FILTER", "name": "few"}
+    sizes = {"number_of_items": 100, "probability": 0.01}
+    http.ok("POST", f"/v1/table/{table}/create_index", {**kind, **sizes})
+    assert db.open_table(table).count_rows("label = 3") > 0
+    for wrong in ({"page_size": 64}, {"number_of_items": "many"}):
+        answer = http.post(f"/v1/table/{table}/create_index", {**kind, "name": "w", **wrong})
+        assert answer.status == 400, wrong
+    tree = {"column": "id", "index_type": "BTREE", "probability": 0.01}
+    assert http.post(f"/v1/table/{table}/create_index", tree).status == 400
+
+
 def test_an_index_is_there_when_the_call_returns(
     db: Any, server: LakebedServer, table: str
 ) -> None:

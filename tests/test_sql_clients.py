@@ -158,16 +158,23 @@ def test_the_streamed_life_cycle_of_lancedb(lake: Lake, numbers: str) -> None:
     assert lake.client.do_get(ticket, lake.options()).read_all().num_rows == 7
     empty = flight.Ticket(field(2, statement(f"SELECT id FROM {numbers} WHERE id < 0")))
     assert lake.client.do_get(empty, lake.options()).read_all().schema.names == ["id"]
-    descriptor = flight.FlightDescriptor.for_command(
-        statement(f"SELECT id FROM {numbers} WHERE id = $1")
-    )
-    writer, reader = lake.client.do_exchange(descriptor, lake.options())
-    with writer:
-        values = pa.table({"p": pa.array([42], pa.int64())})
-        writer.begin(values.schema)
-        writer.write_table(values)
-        writer.done_writing()
-        assert reader.read_all().to_pylist() == [{"id": 42}]
+
+    def exchanged(text: str) -> list[dict[str, int]]:
+        descriptor = flight.FlightDescriptor.for_command(statement(text))
+        writer, reader = lake.client.do_exchange(descriptor, lake.options())
+        with writer:
+            values = pa.table({"p": pa.array([42], pa.int64()), "low": pa.array([40], pa.int64())})
+            writer.begin(values.schema)
+            writer.write_table(values)
+            writer.done_writing()
+            return reader.read_all().to_pylist()
+
+    assert exchanged(f"SELECT id FROM {numbers} WHERE id = $1") == [{"id": 42}]
+    # A column binds its name as well.
+    named = f"SELECT id FROM {numbers} WHERE id > $low AND id < $p"
+    assert exchanged(named) == [{"id": 41}]
+    with lake.refuses("invalid_argument", "$none"):
+        exchanged(f"SELECT id FROM {numbers} WHERE id = $none")
 
 
 def test_a_query_ticket_reads_its_versions_again_and_a_change_runs_once(

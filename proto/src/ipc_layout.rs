@@ -107,7 +107,7 @@ impl Walk<'_> {
         for width in [1, 4] {
             let begin = self.buffers.clone().next().map_or(0, |buffer| buffer.offset());
             let (at, bytes) = self.buffer()?;
-            if begin.unsigned_abs() % width != 0 || bytes < values.saturating_mul(width) {
+            if !begin.unsigned_abs().is_multiple_of(width) || bytes < values.saturating_mul(width) {
                 return Err(Error::invalid(format!(
                     "arrow buffer {at} has {bytes} bytes and is to place {values} values of a union"
                 )));

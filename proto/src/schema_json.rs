@@ -382,7 +382,7 @@ mod tests {
                 Some("fixed_size_list"),
                 Some("fixed_size_list"),
             ),
-            (DataType::Utf8View, None, None),
+            (DataType::Utf8View, None, Some("utf8")),
             (DataType::ListView(item(DataType::Utf8)), None, None),
         ]
     }

@@ -37,6 +37,7 @@ use serde::{Deserialize, Serialize};
 use crate::change::{Change, IfExists};
 use crate::engine::Sql;
 use crate::error::from_datafusion;
+use crate::named::offset;
 use crate::names::{Scope, parts_of};
 use crate::parse::{Statement, StatementKind};
 use crate::plan::{PinnedTable, parameters_of, schema_of};
@@ -316,14 +317,7 @@ fn text_after_as(text: &str) -> Option<String> {
             Token::LParen => depth += 1,
             Token::RParen => depth = depth.saturating_sub(1),
             other if depth == 0 && is_keyword(other, Keyword::AS) => {
-                let end = token.span.end;
-                let (line, column) =
-                    (usize::try_from(end.line).ok()?, usize::try_from(end.column).ok()?);
-                let before: usize =
-                    text.split_inclusive('\n').take(line.checked_sub(1)?).map(str::len).sum();
-                let rest = text.get(before..)?;
-                let within = rest.char_indices().nth(column.checked_sub(1)?)?.0;
-                let query = rest.get(within..)?.trim();
+                let query = text.get(offset(text, token.span.end)?..)?.trim();
                 return Some(query.trim_end_matches(';').trim_end().to_owned());
             }
             _ => {}

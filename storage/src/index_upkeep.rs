@@ -131,7 +131,7 @@ impl Table {
 /// How an index over values was built.
 fn scalar_spec(index: &IndexSummary) -> Option<IndexSpec> {
     let kind = index.type_url.rsplit('.').next()?.strip_suffix("IndexDetails")?;
-    Some(IndexSpec::Scalar(match kind {
+    let kind = match kind {
         "BTree" => ScalarIndexKind::BTree,
         "Bitmap" => ScalarIndexKind::Bitmap,
         "LabelList" => ScalarIndexKind::LabelList,
@@ -141,5 +141,6 @@ fn scalar_spec(index: &IndexSummary) -> Option<IndexSpec> {
         "Fm" | "FM" => ScalarIndexKind::Fm,
         "RTree" => ScalarIndexKind::RTree,
         _ => return None,
-    }))
+    };
+    Some(IndexSpec::Scalar(kind, serde_json::Map::new()))
 }

@@ -106,8 +106,8 @@ pub enum ScalarIndexKind {
 pub enum IndexSpec {
     /// Over vectors.
     Vector(VectorIndexSpec),
-    /// Over values.
-    Scalar(ScalarIndexKind),
+    /// Over values; the fields are lance's parameters of that kind, where it has some.
+    Scalar(ScalarIndexKind, serde_json::Map<String, serde_json::Value>),
     /// Over words; the fields are lance's parameters of its tokenizer.
     Text(serde_json::Map<String, serde_json::Value>),
 }
@@ -375,23 +375,23 @@ fn check_type(column: &str, field: &Field, spec: &IndexSpec) -> Result<()> {
             T::List(item) | T::LargeList(item) => is_text(item.data_type()),
             other => is_text(other) || matches!(other, T::LargeBinary),
         },
-        IndexSpec::Scalar(ScalarIndexKind::LabelList) => {
+        IndexSpec::Scalar(ScalarIndexKind::LabelList, _) => {
             let is_plain = |item: &arrow_schema::FieldRef| !item.data_type().is_nested();
             !is_vector && matches!(data_type, T::List(item) | T::LargeList(item) if is_plain(item))
         }
-        IndexSpec::Scalar(ScalarIndexKind::NGram) => is_text(data_type),
-        IndexSpec::Scalar(ScalarIndexKind::Fm) => {
+        IndexSpec::Scalar(ScalarIndexKind::NGram, _) => is_text(data_type),
+        IndexSpec::Scalar(ScalarIndexKind::Fm, _) => {
             is_text(data_type) || matches!(data_type, T::Binary | T::LargeBinary)
         }
-        IndexSpec::Scalar(ScalarIndexKind::RTree) => is_geometry(field),
-        IndexSpec::Scalar(_) => !data_type.is_nested(),
+        IndexSpec::Scalar(ScalarIndexKind::RTree, _) => is_geometry(field),
+        IndexSpec::Scalar(..) => !data_type.is_nested(),
     };
     match fits {
         true => Ok(()),
         false => {
             let what = match spec {
                 IndexSpec::Vector(spec) => format!("{:?}", spec.kind),
-                IndexSpec::Scalar(kind) => format!("{kind:?}"),
+                IndexSpec::Scalar(kind, _) => format!("{kind:?}"),
                 IndexSpec::Text(_) => "FTS".to_owned(),
             };
             let message = "index cannot be created on column";
@@ -414,7 +414,7 @@ struct Params {
 fn params(spec: &IndexSpec, data_type: &arrow_schema::DataType) -> Result<Params> {
     match spec {
         IndexSpec::Vector(spec) => vector_params(spec, data_type),
-        IndexSpec::Scalar(kind) => {
+        IndexSpec::Scalar(kind, fields) => {
             let (index_type, builtin) = match kind {
                 ScalarIndexKind::BTree => (IndexType::BTree, BuiltinIndexType::BTree),
                 ScalarIndexKind::Bitmap => (IndexType::Bitmap, BuiltinIndexType::Bitmap),
@@ -427,7 +427,12 @@ fn params(spec: &IndexSpec, data_type: &arrow_schema::DataType) -> Result<Params
                 ScalarIndexKind::Fm => (IndexType::Fm, BuiltinIndexType::Fm),
                 ScalarIndexKind::RTree => (IndexType::RTree, BuiltinIndexType::RTree),
             };
-            Ok(Params { index_type, params: Box::new(ScalarIndexParams::for_builtin(builtin)) })
+            let params = ScalarIndexParams::for_builtin(builtin);
+            let params = match fields.is_empty() {
+                true => params,
+                false => params.with_params(fields),
+            };
+            Ok(Params { index_type, params: Box::new(params) })
         }
         IndexSpec::Text(fields) => {
             let given = serde_json::Value::Object(fields.clone());

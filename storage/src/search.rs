@@ -668,7 +668,7 @@ mod tests {
         let two = QueryVectors::Many(vec![vec![1.0, 2.0], vec![3.0, 4.0]]);
         assert_eq!(key(&floats, two).unwrap().len(), 2);
         let error = key(&floats, QueryVectors::One(vec![1.0])).unwrap_err();
-        assert!(error.message().contains("vectors of 2"), "{error}");
+        assert!(error.message().contains("vector dim(2)"), "{error}");
         assert!(key(&floats, QueryVectors::Many(vec![vec![1.0, 2.0], vec![3.0]])).is_err());
         let bytes = DataType::FixedSizeList(item(DataType::UInt8), 2);
         assert!(key(&bytes, QueryVectors::One(vec![1.0, 255.0])).is_ok());

@@ -171,7 +171,7 @@ fn a_schema_is_bounded_in_fields() {
     let few = Limits { columns_max: 13, ..limits() };
     let text = check(schema, &few).unwrap_err().message().to_owned();
     assert!(text.contains("columns_max"), "{text}");
-    check(schema, &Limits { columns_max: 20, ..limits() }).unwrap();
+    check(schema, &Limits { columns_max: 23, ..limits() }).unwrap();
 }
 
 #[test]

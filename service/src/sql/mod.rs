@@ -25,7 +25,9 @@ use arrow_array::{ArrayRef, Int64Array, RecordBatch};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{DatabaseName, Error, RequestContext, Result, Role};
-use lakebed_sql::{Bound, PinnedTable, PlannedQuery, Scope, Statement, StatementKind};
+use lakebed_sql::{
+    Bound, PinnedTable, PlannedQuery, Scope, Statement, StatementKind, number_names,
+};
 use serde::{Deserialize, Serialize};
 
 pub use objects::TableEntry;
@@ -166,6 +168,16 @@ impl Service {
         request: SqlRequest,
         parameters: Option<RecordBatch>,
     ) -> Result<(SchemaRef, BatchStream)> {
+        let text = match &parameters {
+            None => request.text,
+            Some(batch) => {
+                let schema = batch.schema();
+                let names: Vec<&str> =
+                    schema.fields().iter().map(|field| field.name().as_str()).collect();
+                number_names(&request.text, &names, &self.limits)?
+            }
+        };
+        let request = SqlRequest { text, ..request };
         let plan = self.plan_bound(ctx, request, parameters.as_ref()).await?;
         self.run_sql(ctx, plan.part, parameters).await
     }

@@ -23,7 +23,7 @@ async fn append(table: &Table) {
 }
 
 async fn index(table: &Table) {
-    let kind = IndexSpec::Scalar(ScalarIndexKind::BTree);
+    let kind = IndexSpec::Scalar(ScalarIndexKind::BTree, serde_json::Map::new());
     table.build_index(None, "n", "n_idx", true, &kind).await.unwrap();
 }
 

@@ -40,6 +40,10 @@ struct CreateIndexBody {
     num_bits: Option<usize>,
     m: Option<usize>,
     ef_construction: Option<usize>,
+    // Of Bloom filters and R-trees, passed on as they are.
+    number_of_items: Option<Value>,
+    probability: Option<Value>,
+    page_size: Option<Value>,
     // Of text indexes, passed on as they are.
     base_tokenizer: Option<Value>,
     language: Option<Value>,
@@ -101,6 +105,10 @@ fn spec(body: CreateIndexBody) -> Result<IndexSpec> {
     let kind = kind(name)?;
     let text = text_fields(&body);
     let vector = vector_fields(&body);
+    let scalar = scalar_fields(&body);
+    if !matches!(kind, Kind::Scalar(_)) {
+        refuse(name, scalar.keys().map(String::as_str))?;
+    }
     match kind {
         Kind::Vector(kind) => {
             refuse(name, text.iter().map(|(field, _)| field.as_str()))?;
@@ -130,7 +138,13 @@ fn spec(body: CreateIndexBody) -> Result<IndexSpec> {
         Kind::Scalar(kind) => {
             refuse(name, text.iter().map(|(field, _)| field.as_str()))?;
             refuse(name, vector)?;
-            Ok(IndexSpec::Scalar(kind))
+            let owned = |field: &str| match kind {
+                ScalarIndexKind::BloomFilter => field != "page_size",
+                ScalarIndexKind::RTree => field == "page_size",
+                _ => false,
+            };
+            refuse(name, scalar.keys().map(String::as_str).filter(|field| !owned(field)))?;
+            Ok(IndexSpec::Scalar(kind, scalar))
         }
         Kind::Text => {
             refuse(name, vector)?;
@@ -176,6 +190,16 @@ fn vector_fields(body: &CreateIndexBody) -> Vec<&'static str> {
         ("ef_construction", body.ef_construction.is_some()),
     ];
     given.into_iter().filter(|(_, is_given)| *is_given).map(|(name, _)| name).collect()
+}
+
+/// The parameters of indexes over values, under lance's names.
+fn scalar_fields(body: &CreateIndexBody) -> Map<String, Value> {
+    let given = [
+        ("number_of_items", body.number_of_items.as_ref()),
+        ("probability", body.probability.as_ref()),
+        ("page_size", body.page_size.as_ref()),
+    ];
+    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect()
 }
 
 /// The parameters of a tokenizer, under lance's names.
