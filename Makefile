@@ -7,7 +7,7 @@
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DEFAULT_GOAL := help
-.PHONY: help setup arrows test test-rust test-python lancedb-tests check bench soak serve demo clean
+.PHONY: help setup arrows test test-rust test-python lancedb-tests rust-client-tests check bench soak serve demo clean
 
 export LAKEBED_CACHE ?= $(HOME)/.cache/lakebed
 export CARGO_TARGET_DIR ?= $(LAKEBED_CACHE)/target
@@ -15,11 +15,12 @@ export CARGO_TERM_COLOR ?= never
 
 PYTHON := .venv/bin/python
 BINARY := $(CARGO_TARGET_DIR)/debug/lakebed
+RUST_CLIENT := $(LAKEBED_CACHE)/rust-client
 # Extra arguments for pytest: make test PYTEST_ARGS="-k upsert -x"
 PYTEST_ARGS ?=
 
 help: ## Show this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' Makefile
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-18s %s\n", $$1, $$2}' Makefile
 
 setup: ## System packages, Python environment and test data, each only if missing
 	@scripts/setup.sh
@@ -42,6 +43,13 @@ test-python: test-rust ## The tests that drive the built server through real cli
 lancedb-tests: setup ## LanceDB's own Python tests, fetched and run against the server
 	cargo build --locked -p lakebed
 	LAKEBED_BIN=$(BINARY) PYTHONPATH=tests $(PYTHON) -m lancedb_tests $(PYTEST_ARGS)
+
+# A target folder of its own: the client has other features of lance than the server.
+rust-client-tests: setup ## LanceDB's Rust client, built and run against the server; the first time takes minutes
+	cargo build --locked -p lakebed
+	cargo build --locked --manifest-path tests/rust/Cargo.toml --target-dir $(RUST_CLIENT)
+	LAKEBED_BIN=$(BINARY) LAKEBED_RUST_CLIENT=$(RUST_CLIENT)/debug/lakebed-rust-client \
+	  $(PYTHON) -m pytest tests/test_lancedb_rust.py $(PYTEST_ARGS)
 
 check: setup ## Formatting, lints with warnings denied, rules of the tree
 	cargo fmt --all --check

@@ -31,6 +31,7 @@ LEVELS = {
     "server": 6,
     "fuzz": 6,
     "proto/codegen": 6,
+    "tests/rust": 6,
 }
 
 # The engine's types must not reach a protocol, so the crates above level 3 cannot even name them.

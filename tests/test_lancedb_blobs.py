@@ -91,7 +91,7 @@ def test_blobs_beside_an_update(made: Any) -> None:
 
 def test_what_is_wrong(server: LakebedServer, made: Any) -> None:
     for body, says in [
-        ({"column": "id", "row_ids": [0]}, "no blobs"),
+        ({"column": "id", "row_ids": [0]}, "not a blob column"),
         ({"column": "nothing", "row_ids": [0]}, "nothing"),
         ({"column": "data", "row_ids": [10**12]}, "does not exist"),
         ({"column": "data", "row_ids": list(range(2_000))}, "1024"),

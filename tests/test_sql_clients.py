@@ -169,7 +169,10 @@ def test_the_streamed_life_cycle_of_lancedb(lake: Lake, numbers: str) -> None:
             writer.done_writing()
             return reader.read_all().to_pylist()
 
-    assert exchanged(f"SELECT id FROM {numbers} WHERE id = $1") == [{"id": 42}]
+    numbered = f"SELECT id FROM {numbers} WHERE id = $1 AND id > $2"
+    assert exchanged(numbered) == [{"id": 42}]
+    with lake.refuses("invalid_argument", "$2"):
+        exchanged(f"SELECT id FROM {numbers} WHERE id = $1")
     # A column binds its name as well.
     named = f"SELECT id FROM {numbers} WHERE id > $low AND id < $p"
     assert exchanged(named) == [{"id": 41}]

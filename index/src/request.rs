@@ -169,7 +169,7 @@ pub fn vector_column(
     }
     match (columns.len(), known.len()) {
         (1, _) => Ok(columns.remove(0).0),
-        (_, 0) => Err(Error::invalid("No vector column: the table has none")),
+        (_, 0) => Err(Error::invalid("No vector column: the table has no column of vectors")),
         _ => Err(Error::invalid(format!(
             "`vector_column` is missing: the table has several, `{}`",
             known.join("`, `")

@@ -408,8 +408,8 @@ mod tests {
                 let json = type_to_json(&data_type, Dialect::Sdk).unwrap();
                 assert_eq!(type_from_json(&json).unwrap(), data_type);
             }
-            let is_whole =
-                !matches!(data_type, DataType::Dictionary(..)) && !data_type.is_temporal();
+            let is_whole = !matches!(data_type, DataType::Dictionary(..) | DataType::Utf8View)
+                && !data_type.is_temporal();
             if spec.is_some() && is_whole {
                 let json = type_to_json(&data_type, Dialect::Spec).unwrap();
                 assert_eq!(type_from_json(&json).unwrap(), data_type);

@@ -38,7 +38,10 @@ pub(crate) async fn update_rows(
         .update_rows(target.ctx(), &target.table()?, branch, predicate, &body.updates)
         .await
         .map_err(refused)?;
-    // Two names: releases of the SDKs and the specification do not agree on one.
-    let answer = json!({ "rows_updated": rows, "updated_rows": rows, "version": version });
+    let mut answer = json!({ "rows_updated": rows, "version": version });
+    // The specification's name; the SDK for Rust knows both and refuses an answer that has them.
+    if !target.is_sdk() {
+        answer["updated_rows"] = rows.into();
+    }
     Ok(versioned(answer, version))
 }

@@ -40,10 +40,10 @@ struct CreateIndexBody {
     num_bits: Option<usize>,
     m: Option<usize>,
     ef_construction: Option<usize>,
-    // Of Bloom filters and R-trees, passed on as they are.
-    number_of_items: Option<Value>,
-    probability: Option<Value>,
-    page_size: Option<Value>,
+    // Of Bloom filters and R-trees.
+    number_of_items: Option<u64>,
+    probability: Option<f64>,
+    page_size: Option<u64>,
     // Of text indexes, passed on as they are.
     base_tokenizer: Option<Value>,
     language: Option<Value>,
@@ -195,11 +195,11 @@ fn vector_fields(body: &CreateIndexBody) -> Vec<&'static str> {
 /// The parameters of indexes over values, under lance's names.
 fn scalar_fields(body: &CreateIndexBody) -> Map<String, Value> {
     let given = [
-        ("number_of_items", body.number_of_items.as_ref()),
-        ("probability", body.probability.as_ref()),
-        ("page_size", body.page_size.as_ref()),
+        ("number_of_items", body.number_of_items.map(Value::from)),
+        ("probability", body.probability.map(Value::from)),
+        ("page_size", body.page_size.map(Value::from)),
     ];
-    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?.clone()))).collect()
+    given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 /// The parameters of a tokenizer, under lance's names.
