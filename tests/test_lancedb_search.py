@@ -231,7 +231,7 @@ def test_parameters_of_indexes_over_values(server: LakebedServer, db: Any, table
     sizes = {"number_of_items": 100, "probability": 0.01}
     http.ok("POST", f"/v1/table/{table}/create_index", {**kind, **sizes})
     assert db.open_table(table).count_rows("label = 3") > 0
-    for wrong in ({"page_size": 64}, {"number_of_items": "many"}):
+    for wrong in ({"probably": 0.01}, {"number_of_items": "many"}):
         answer = http.post(f"/v1/table/{table}/create_index", {**kind, "name": "w", **wrong})
         assert answer.status == 400, wrong
     tree = {"column": "id", "index_type": "BTREE", "probability": 0.01}

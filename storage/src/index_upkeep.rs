@@ -139,7 +139,6 @@ fn scalar_spec(index: &IndexSummary) -> Option<IndexSpec> {
         "ZoneMap" => ScalarIndexKind::ZoneMap,
         "BloomFilter" => ScalarIndexKind::BloomFilter,
         "Fm" | "FM" => ScalarIndexKind::Fm,
-        "RTree" => ScalarIndexKind::RTree,
         _ => return None,
     };
     Some(IndexSpec::Scalar(kind, serde_json::Map::new()))

@@ -7,7 +7,6 @@
 use async_recursion::async_recursion as boxed;
 use std::collections::HashMap;
 
-use arrow_schema::Field;
 use chrono::{DateTime, Utc};
 use lakebed_core::{DistanceType, Error, ErrorKind, Result, Subject, nearest_names};
 use lance::Dataset;
@@ -97,8 +96,6 @@ pub enum ScalarIndexKind {
     BloomFilter,
     /// Exact substrings.
     Fm,
-    /// The boxes around geometries.
-    RTree,
 }
 
 /// How an index is built.
@@ -244,7 +241,7 @@ impl Table {
             return Err(Error::not_found(format!("column `{column}` does not exist{near}"))
                 .about(Subject::Column));
         };
-        check_type(column, &Field::from(field), spec)?;
+        check_type(column, &field.data_type(), spec)?;
         params(spec, &field.data_type())?;
         let indices = latest.load_indices().await.map_err(from_lance)?;
         if let Some(other) = indices.iter().find(|index| index.name == name) {
@@ -364,9 +361,8 @@ async fn known_index(dataset: &Dataset, name: &str) -> Result<Vec<IndexMetadata>
 }
 
 /// Refuses what lance would only find out while it builds.
-fn check_type(column: &str, field: &Field, spec: &IndexSpec) -> Result<()> {
+fn check_type(column: &str, data_type: &arrow_schema::DataType, spec: &IndexSpec) -> Result<()> {
     use arrow_schema::DataType as T;
-    let data_type = field.data_type();
     let is_vector = crate::search::is_vector(data_type);
     let is_text = |data_type: &T| matches!(data_type, T::Utf8 | T::LargeUtf8);
     let fits = match spec {
@@ -383,7 +379,6 @@ fn check_type(column: &str, field: &Field, spec: &IndexSpec) -> Result<()> {
         IndexSpec::Scalar(ScalarIndexKind::Fm, _) => {
             is_text(data_type) || matches!(data_type, T::Binary | T::LargeBinary)
         }
-        IndexSpec::Scalar(ScalarIndexKind::RTree, _) => is_geometry(field),
         IndexSpec::Scalar(..) => !data_type.is_nested(),
     };
     match fits {
@@ -398,11 +393,6 @@ fn check_type(column: &str, field: &Field, spec: &IndexSpec) -> Result<()> {
             Err(Error::invalid(format!("{what} {message} `{column}` of type {data_type}")))
         }
     }
-}
-
-/// Whether a field says that it holds geometries, such as `geoarrow.point`: <https://geoarrow.org>.
-fn is_geometry(field: &Field) -> bool {
-    field.extension_type_name().is_some_and(|name| name.starts_with("geoarrow."))
 }
 
 struct Params {
@@ -425,7 +415,6 @@ fn params(spec: &IndexSpec, data_type: &arrow_schema::DataType) -> Result<Params
                     (IndexType::BloomFilter, BuiltinIndexType::BloomFilter)
                 }
                 ScalarIndexKind::Fm => (IndexType::Fm, BuiltinIndexType::Fm),
-                ScalarIndexKind::RTree => (IndexType::RTree, BuiltinIndexType::RTree),
             };
             let params = ScalarIndexParams::for_builtin(builtin);
             let params = match fields.is_empty() {

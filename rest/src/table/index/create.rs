@@ -40,10 +40,9 @@ struct CreateIndexBody {
     num_bits: Option<usize>,
     m: Option<usize>,
     ef_construction: Option<usize>,
-    // Of Bloom filters and R-trees.
+    // Of Bloom filters.
     number_of_items: Option<u64>,
     probability: Option<f64>,
-    page_size: Option<u64>,
     // Of text indexes, passed on as they are.
     base_tokenizer: Option<Value>,
     language: Option<Value>,
@@ -139,8 +138,7 @@ fn spec(body: CreateIndexBody) -> Result<IndexSpec> {
             refuse(name, text.iter().map(|(field, _)| field.as_str()))?;
             refuse(name, vector)?;
             let owned = |field: &str| match kind {
-                ScalarIndexKind::BloomFilter => field != "page_size",
-                ScalarIndexKind::RTree => field == "page_size",
+                ScalarIndexKind::BloomFilter => true,
                 _ => false,
             };
             refuse(name, scalar.keys().map(String::as_str).filter(|field| !owned(field)))?;
@@ -197,7 +195,6 @@ fn scalar_fields(body: &CreateIndexBody) -> Map<String, Value> {
     let given = [
         ("number_of_items", body.number_of_items.map(Value::from)),
         ("probability", body.probability.map(Value::from)),
-        ("page_size", body.page_size.map(Value::from)),
     ];
     given.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
@@ -255,7 +252,12 @@ fn kind(name: &str) -> Result<Kind> {
         "BLOOMFILTER" => Kind::Scalar(ScalarIndexKind::BloomFilter),
         "FM" => Kind::Scalar(ScalarIndexKind::Fm),
         "FTS" | "INVERTED" => Kind::Text,
-        "RTREE" => Kind::Scalar(ScalarIndexKind::RTree),
+        "RTREE" => {
+            return Err(Error::new(
+                ErrorKind::NotImplemented,
+                "an index of type `RTREE` is not built in this server",
+            ));
+        }
         "" => return Err(Error::invalid("field `index_type` is missing")),
         _ => {
             return Err(Error::invalid(format!("`{}` is no type of index", shown(name))));
