@@ -137,11 +137,9 @@ fn spec(body: CreateIndexBody) -> Result<IndexSpec> {
         Kind::Scalar(kind) => {
             refuse(name, text.iter().map(|(field, _)| field.as_str()))?;
             refuse(name, vector)?;
-            let owned = |field: &str| match kind {
-                ScalarIndexKind::BloomFilter => true,
-                _ => false,
-            };
-            refuse(name, scalar.keys().map(String::as_str).filter(|field| !owned(field)))?;
+            if kind != ScalarIndexKind::BloomFilter {
+                refuse(name, scalar.keys().map(String::as_str))?;
+            }
             Ok(IndexSpec::Scalar(kind, scalar))
         }
         Kind::Text => {
