@@ -216,6 +216,15 @@ def test_a_command_as_a_ticket_is_checked_alike(intact: Lake) -> None:
         intact.stream(flight.Ticket(b'{"write":{"table":"cars"}}')).read_all()
 
 
+def test_json_that_is_nested_deep(intact: Lake) -> None:
+    """Its reader calls itself for each level, and a stack that overflows ends the server."""
+    deep = "[" * 300_000 + "]" * 300_000
+    extension = {"ARROW:extension:name": "arrow.json"}
+    schema = pa.schema([("id", pa.int64()), pa.field("j", pa.string(), metadata=extension)])
+    with intact.refuses("invalid_argument", "row 1", "deep"):
+        intact.create("json", pa.table({"id": [1, 2], "j": ["{}", deep]}, schema=schema))
+
+
 def test_an_unknown_action_and_an_exchange(intact: Lake) -> None:
     with intact.refuses("invalid_argument", "Frobnicate"):
         list(intact.client.do_action(("Frobnicate", b""), intact.options()))

@@ -17,7 +17,7 @@ use lance_core::datatypes::BLOB_V2_LOGICAL_TYPE;
 use lance_core::is_system_column;
 
 use crate::blob::BlobWriter;
-use crate::json_column::{encode, is_text};
+use crate::json_column::{check_depth, encode, is_text};
 use crate::stored_type::stored_type;
 use crate::widen::{Lacking, is_lossless, widen};
 
@@ -124,6 +124,8 @@ enum Step {
     Blob(usize),
     /// Turn text into JSON as it is stored.
     Json(usize),
+    /// Take text of JSON as it is, once it was looked at.
+    JsonText(usize),
     /// Fill with nulls.
     Null,
 }
@@ -200,6 +202,10 @@ impl Conform {
                 Step::Null => new_null_array(field.data_type(), batch.num_rows()),
                 Step::Take(at) => batch.column(*at).clone(),
                 Step::Widen(at) => widen(field, batch.column(*at))?,
+                Step::JsonText(at) => {
+                    check_depth(field, batch.column(*at), first_row)?;
+                    batch.column(*at).clone()
+                }
                 Step::Json(at) => encode(field, batch.column(*at), first_row)?,
                 Step::Blob(at) => self.blobs.convert(field, batch.column(*at), first_row).await?,
             };
@@ -239,7 +245,9 @@ fn step_for(stored: &Field, sent: &Field, at: usize, lacking: Lacking) -> Result
         return Ok(Step::Json(at));
     }
     if stored.data_type() == sent.data_type() {
-        return Ok(Step::Take(at));
+        // Of a new table: lance turns the text into its binary form itself.
+        let is_json = stored.extension_type_name() == Some("arrow.json") && is_text(sent);
+        return Ok(if is_json { Step::JsonText(at) } else { Step::Take(at) });
     }
     if is_lossless(sent.data_type(), stored.data_type(), lacking) {
         return Ok(Step::Widen(at));
