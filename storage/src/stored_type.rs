@@ -64,6 +64,13 @@ fn child(column: &str, field: &FieldRef, in_list: bool) -> Result<FieldRef> {
             field.name()
         )));
     }
+    // Lance would turn the text into its binary form itself, which is safe only for what was looked at.
+    if field.extension_type_name() == Some("arrow.json") {
+        return Err(Error::invalid(format!(
+            "column `{column}` has JSON inside it (`{}`); columns of JSON are columns of their own",
+            field.name()
+        )));
+    }
     let data_type = stored(column, field.data_type(), in_list)?;
     Ok(match data_type == *field.data_type() {
         true => field.clone(),
