@@ -5,6 +5,7 @@ file, and reads a table that no case may touch.
 """
 
 import hashlib
+import struct
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
@@ -223,6 +224,17 @@ def test_json_that_is_nested_deep(intact: Lake) -> None:
     schema = pa.schema([("id", pa.int64()), pa.field("j", pa.string(), metadata=extension)])
     with intact.refuses("invalid_argument", "row 1", "deep"):
         intact.create("json", pa.table({"id": [1, 2], "j": ["{}", deep]}, schema=schema))
+
+
+def test_binary_json_that_is_nested_deep(intact: Lake) -> None:
+    levels = 300_000
+    inside = (4 + 8 * below for below in reversed(range(levels)))
+    nested = b"".join(struct.pack(">II", 0x8000_0001, 0x5000_0000 | size) for size in inside)
+    extension = {"ARROW:extension:name": "lance.json"}
+    schema = pa.schema([pa.field("j", pa.large_binary(), metadata=extension)])
+    for value in (nested + struct.pack(">I", 0x8000_0000), b"no JSON"):
+        with intact.refuses("invalid_argument", "row 0", "deep"):
+            intact.create("json", pa.table({"j": [value]}, schema=schema))
 
 
 def test_an_unknown_action_and_an_exchange(intact: Lake) -> None:

@@ -35,7 +35,7 @@ def updated(http: Http, table: str, *args: object, **fields: object) -> tuple[in
     answer = update(http, table, *args, **fields)
     assert answer.status == 200, answer.text
     body = answer.json()
-    assert body["rows_updated"] == body["updated_rows"]
+    assert "updated_rows" not in body, "the SDK for Rust refuses an answer with both names"
     assert answer.headers["x-lancedb-version"] == str(body["version"])
     return body["rows_updated"], body["version"]
 

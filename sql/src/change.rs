@@ -26,6 +26,7 @@ use crate::engine::Sql;
 use crate::error::from_datafusion;
 use crate::expression::{self, Bound};
 use crate::history::HistoryChange;
+use crate::json_columns;
 use crate::merge::{self, Understood};
 use crate::names::Scope;
 use crate::parse::Statement;
@@ -413,11 +414,12 @@ impl Sql {
         parameters: Option<&RecordBatch>,
     ) -> Result<Change> {
         let (table, tree, target) = self.insert_tree(scope, insert).await?;
+        let columns = target.schema();
         let mut planned = self.plan_tree(scope, tree, None, Some(target)).await?;
         let LogicalPlan::Dml(dml) = &planned.plan else {
             return Err(Error::internal("an INSERT was planned as something else"));
         };
-        planned.plan = dml.input.as_ref().clone();
+        planned.plan = json_columns::inserted(dml.input.as_ref().clone(), &columns)?;
         let rows = match parameters {
             Some(batch) => planned.bind_rows(batch)?,
             None => planned,
@@ -459,7 +461,9 @@ impl Sql {
                 .about(Subject::Column));
             };
             let name = column.name.clone();
-            let is_cast = given.data_type() != field.data_type() && !field.data_type().is_nested();
+            let is_cast = given.data_type() != field.data_type()
+                && !field.data_type().is_nested()
+                && !json_columns::is_text(field, given.data_type());
             columns.push(match is_cast {
                 true => cast(Expr::Column(column), field.data_type().clone()).alias(name),
                 false => Expr::Column(column),

@@ -25,6 +25,7 @@ mod expression;
 mod functions;
 mod hidden;
 mod history;
+mod json_columns;
 mod late_blobs;
 mod memory;
 mod merge;

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::BatchStream;
 use crate::error::from_datafusion;
 use crate::expression::Bound;
+use crate::json_columns;
 use crate::late_blobs::LateBlobs;
 use crate::run::{self, Run};
 use crate::views::PinnedView;
@@ -74,7 +75,7 @@ impl PlannedQuery {
             false => schema_of(&self.plan),
             true => schema_of(&self.state.optimize(&self.plan).map_err(from_datafusion)?),
         };
-        Ok(match &self.late {
+        json_columns::shown_schema(&match &self.late {
             Some(late) => late.schema(&described),
             None => described,
         })
@@ -159,7 +160,9 @@ impl PlannedQuery {
             }
             None => (schema, run.into_stream()),
         };
-        Ok((schema, run::bounded(batches, deadline, limits)))
+        let shown = json_columns::shown_schema(&schema)?;
+        let batches = json_columns::shown_rows(&schema, batches);
+        Ok((shown, run::bounded(batches, deadline, limits)))
     }
 }
 

@@ -17,7 +17,7 @@ use lance_core::datatypes::BLOB_V2_LOGICAL_TYPE;
 use lance_core::is_system_column;
 
 use crate::blob::BlobWriter;
-use crate::json_column::{check_depth, encode, is_text};
+use crate::json_column::{check_binary, check_depth, encode, is_text};
 use crate::stored_type::stored_type;
 use crate::widen::{Lacking, is_lossless, widen};
 
@@ -126,6 +126,8 @@ enum Step {
     Json(usize),
     /// Take text of JSON as it is, once it was looked at.
     JsonText(usize),
+    /// The same of JSON in lance's binary form.
+    JsonBinary(usize),
     /// Fill with nulls.
     Null,
 }
@@ -206,6 +208,10 @@ impl Conform {
                     check_depth(field, batch.column(*at), first_row)?;
                     batch.column(*at).clone()
                 }
+                Step::JsonBinary(at) => {
+                    check_binary(field, batch.column(*at), first_row)?;
+                    batch.column(*at).clone()
+                }
                 Step::Json(at) => encode(field, batch.column(*at), first_row)?,
                 Step::Blob(at) => self.blobs.convert(field, batch.column(*at), first_row).await?,
             };
@@ -243,6 +249,9 @@ fn step_for(stored: &Field, sent: &Field, at: usize, lacking: Lacking) -> Result
     }
     if is_json_field(stored) && is_text(sent) {
         return Ok(Step::Json(at));
+    }
+    if is_json_field(stored) && stored.data_type() == sent.data_type() {
+        return Ok(Step::JsonBinary(at));
     }
     if stored.data_type() == sent.data_type() {
         // Of a new table: lance turns the text into its binary form itself.

@@ -64,8 +64,8 @@ fn child(column: &str, field: &FieldRef, in_list: bool) -> Result<FieldRef> {
             field.name()
         )));
     }
-    // Lance would turn the text into its binary form itself, which is safe only for what was looked at.
-    if field.extension_type_name() == Some("arrow.json") {
+    // Lance turns text into its binary form and back, which is safe only for what was looked at.
+    if matches!(field.extension_type_name(), Some("arrow.json" | "lance.json")) {
         return Err(Error::invalid(format!(
             "column `{column}` has JSON inside it (`{}`); columns of JSON are columns of their own",
             field.name()
