@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 from pyarrow import flight
 
-from support import raw_flight
+from support import child, raw_flight
 from support.data import blobs, bulk, numbered
 from support.flight import Lake, finish, write_command
 from support.http import Http
@@ -146,16 +146,9 @@ db = lancedb.connect("db://default", api_key=sys.argv[2], host_override=sys.argv
 print("\\n".join(db.table_names(limit=1000)))
 """
     url = f"https://localhost:{address(server.http_address)[1]}"
-    done = subprocess.run(
-        [sys.executable, "-c", script, url, server.admin_key],
-        env={**os.environ, "SSL_CERT_FILE": str(authority.own.cert)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert table in done.stdout.split()
+    command = [sys.executable, "-c", script, url, server.admin_key]
+    environment = {**os.environ, "SSL_CERT_FILE": str(authority.own.cert)}
+    assert table in child.printed(command, environment).split()
 
 
 # ---- who speaks no TLS, or badly ------------------------------------------------------------
