@@ -314,20 +314,13 @@ def test_a_broken_stream_commits_nothing(
     tls = authority.context("h2")
     call = RawCall(own_server.flight_address, own_server.admin_key, tls=tls).send(messages)
     port = call.local_port
-    if ending == "cancel":
-        call.reset(raw_flight.CANCEL)
-        call.ping()
-    elif ending == "no error":
-        call.reset(raw_flight.NO_ERROR)
-        call.ping()
-    elif ending == "reset":
+    call.break_off(ending, messages[-1])
+    if ending == "reset":
         linger = struct.pack("ii", 1, 0)
         call.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
     elif ending == "end of TLS":
         with contextlib.suppress(OSError):
             call.socket.unwrap()
-    elif ending == "half a message":
-        call.send_bytes(raw_flight.framed(messages[-1])[:-100])
     elif ending == "half a record":
         # The head of a record that promises 200 bytes, on the socket below TLS.
         below = socket.socket(fileno=os.dup(call.socket.fileno()))
