@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from bench.rounds import Curve, Point
 from support.server import LakebedServer
+from support.vectors import Clusters
 
 WIDTH = 128
 CENTERS = 1_000
@@ -37,14 +38,8 @@ class Data:
 
 def make_data(rows: int) -> Data:
     """The exact answers are found by comparing everything."""
-    dice = np.random.default_rng(5)
-    centers = dice.normal(size=(CENTERS, WIDTH)).astype(np.float32)
-
-    def some(count: int) -> np.ndarray:
-        noise = dice.normal(scale=0.6, size=(count, WIDTH)).astype(np.float32)
-        return (centers[dice.integers(0, CENTERS, count)] + noise).astype(np.float32)
-
-    vectors, queries = some(rows), some(QUERIES)
+    clusters = Clusters(np.random.default_rng(5), CENTERS, WIDTH, noise=0.6)
+    vectors, queries = clusters.draw(rows), clusters.draw(QUERIES)
     squares = (vectors**2).sum(1)
     nearest = []
     for query in queries:

@@ -8,6 +8,7 @@ import matplotlib as mpl
 mpl.use("Agg")
 
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 # Beyond this ratio a linear axis would hide the others.
 LINEAR_MOST = 20.0
@@ -37,16 +38,13 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axes.set_xlim(0, most * 1.2)
     label = "times the peer's speed; black: the bar to reach"
     axes.set_xlabel("\n".join([label, *map(line_of, measures)]), fontsize=8)
-    machine, versions = report["machine"], report["versions"]
+    versions = report["versions"]
     axes.set_title(
-        f"Lakebed {versions['lakebed']} ({versions['commit']}), pyarrow {versions['pyarrow']}, "
-        f"pylance {versions['pylance']}\n{machine['cpu']}, {machine['cores']} cores; "
-        f"medians of {report['rounds']} rounds",
+        f"{server_of(report)}, pyarrow {versions['pyarrow']}, pylance {versions['pylance']}\n"
+        f"{machine_of(report)}; medians of {report['rounds']} rounds",
         fontsize=9,
     )
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def draw_curve(curve: dict[str, Any], report: dict[str, Any], path: Path) -> None:
@@ -71,15 +69,28 @@ def draw_curve(curve: dict[str, Any], report: dict[str, Any], path: Path) -> Non
     rates.set_ylabel("answers a second")
     times.set_yscale("log")
     times.set_ylabel("milliseconds")
-    machine, versions = report["machine"], report["versions"]
-    figure.suptitle(
-        f"{curve['what']}\nLakebed {versions['lakebed']} ({versions['commit']}), "
-        f"{machine['cpu']}, {machine['cores']} cores",
-        fontsize=8,
-    )
+    measured = f"{server_of(report)}, {machine_of(report)}"
+    figure.suptitle(f"{curve['what']}\n{measured}", fontsize=8)
+    save(figure, path)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Also forgets the figure, which matplotlib would keep."""
     figure.tight_layout()
     figure.savefig(path, dpi=110)
     plt.close(figure)
+
+
+def server_of(report: dict[str, Any]) -> str:
+    """What was measured."""
+    versions = report["versions"]
+    return f"Lakebed {versions['lakebed']} ({versions['commit']})"
+
+
+def machine_of(report: dict[str, Any]) -> str:
+    """Where it was measured."""
+    machine = report["machine"]
+    return f"{machine['cpu']}, {machine['cores']} cores"
 
 
 def line_of(measure: dict[str, Any]) -> str:

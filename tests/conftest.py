@@ -23,10 +23,7 @@ def soak() -> bool:
 @pytest.fixture(scope="session")
 def stamps() -> Path:
     """The pictures of tuxpaint-stamps-default, as `make setup` unpacked them."""
-    cache = Path(os.environ.get("LAKEBED_CACHE", Path.home() / ".cache/lakebed"))
-    folder = cache / "data/tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
-    assert folder.is_dir(), f"{folder} is missing; run `make setup`"
-    return folder
+    return cached("tuxpaint-stamps-default/usr/share/tuxpaint/stamps")
 
 
 def cached(name: str) -> Path:

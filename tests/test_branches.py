@@ -1,7 +1,6 @@
 """Branches that another tool made: read and written through Flight, each with its own history."""
 
 import os
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +8,10 @@ import lance
 import pyarrow as pa
 import pytest
 
+from support.backup import relocated
 from support.data import blobs, numbered
 from support.flight import Lake
-from support.server import LakebedServer, built_binary
+from support.server import LakebedServer
 
 MIB = 1 << 20
 
@@ -176,12 +176,7 @@ def test_blobs_on_a_branch_and_a_move_of_the_lake(
     row_id = next(row["_rowid"] for row in rows if row["id"] == 3)
     url = f"/v1/table/t/blob/data/{row_id}/bytes?branch=exp"
     assert own_server.http().ok("GET", url).body == more[1]
-    assert own_server.terminate() == 0
-    there = tmp_path / "there"
-    Path(own_server.data).rename(there)
-    relocate = [str(built_binary()), "relocate", "--data", str(there), "--yes"]
-    subprocess.run(relocate, check=True, timeout=60, env=own_server.environment())
-    moved = make_server("moved", data=there, admin_key=own_server.admin_key).start()
+    moved = relocated(make_server, own_server, tmp_path / "there")
     check(moved.lake())
     assert moved.http().ok("GET", url).body == more[1]
     moved.lake().write("t", blobs([b"later"], start=9), branch="exp")

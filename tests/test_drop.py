@@ -2,7 +2,6 @@
 shows in a later one of its name."""
 
 import os
-import subprocess
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -11,11 +10,12 @@ import lance
 import pyarrow as pa
 import pytest
 
+from support.backup import relocated
 from support.data import blobs, bulk, numbered
 from support.faults import slow_syncs
 from support.flight import Failure, Lake, finish, write_command
 from support.raw_flight import RawCall, write_messages
-from support.server import LakebedServer, built_binary
+from support.server import LakebedServer
 from support.waiting import wait_until
 
 MIB = 1 << 20
@@ -248,12 +248,7 @@ def test_a_name_that_was_renamed_away_is_made_again(
     http.ok("POST", "/v1/table/t/tags/create", {"tag": "gold", "version": 1})
     own_server.restart()
     check_both(own_server, t, u)
-    assert own_server.terminate() == 0
-    there = tmp_path / "there"
-    Path(own_server.data).rename(there)
-    relocate = [str(built_binary()), "relocate", "--data", str(there), "--yes"]
-    subprocess.run(relocate, check=True, timeout=60, env=own_server.environment())
-    moved = make_server("moved", data=there, admin_key=own_server.admin_key).start()
+    moved = relocated(make_server, own_server, tmp_path / "there")
     check_both(moved, t, u)
     tagged = moved.lake().read("t", tag="gold", blobs="bytes")
     assert tagged["data"].to_pylist() == [b"new", bigger]

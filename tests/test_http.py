@@ -1,9 +1,6 @@
 """What every answer of the HTTP door carries, whatever the route: compression and protocol."""
 
 import gzip
-import os
-import subprocess
-import sys
 
 import pyarrow as pa
 import pytest
@@ -11,6 +8,7 @@ import pytest
 from support.data import blobs, numbered, wide
 from support.flight import Lake
 from support.http import Response
+from support.lancedb import connect
 from support.server import LakebedServer
 
 COLUMNS = 300
@@ -101,21 +99,7 @@ def test_the_sdk_of_lancedb_reads_it(server: LakebedServer, lake: Lake, table: s
     names = sorted(f"{table[:40]}_{number:03}_{'x' * 60}" for number in range(20))
     for name in names:
         lake.create(name, numbered(1))
-    script = """
-import sys, lancedb
-db = lancedb.connect("db://default", api_key=sys.argv[2], host_override=sys.argv[1])
-print("\\n".join(db.table_names(limit=1000)))
-"""
-    done = subprocess.run(
-        [sys.executable, "-c", script, f"http://{server.http_address}", server.admin_key],
-        env=os.environ,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    assert set(names) <= set(done.stdout.split())
+    assert set(names) <= set(connect(server).table_names(limit=1000))
 
 
 # ---- the protocol ---------------------------------------------------------------------------

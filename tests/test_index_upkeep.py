@@ -12,6 +12,7 @@ import pytest
 from support import indexes
 from support.flight import Lake
 from support.server import LakebedServer
+from support.vectors import nearest
 from support.waiting import wait_until
 
 Make = Callable[..., LakebedServer]
@@ -36,17 +37,6 @@ def rows(ids: list[int], dice: random.Random) -> pa.Table:
             "vector": pa.FixedSizeListArray.from_arrays(vectors.reshape(-1), DIMENSIONS),
         }
     )
-
-
-def build(server: LakebedServer, table: str) -> None:
-    """An index of each family."""
-    kinds: dict[str, dict[str, Any]] = {
-        "id": {"index_type": "BTREE"},
-        "label": {"index_type": "BITMAP"},
-        "words": {"index_type": "FTS"},
-        "vector": {"index_type": "IVF_FLAT", "num_partitions": 2, "distance_type": "l2"},
-    }
-    indexes.build(server, table, kinds)
 
 
 def stats(server: LakebedServer, table: str, column: str) -> dict[str, Any]:
@@ -76,8 +66,7 @@ def check_answers(lake: Lake, table: str, model: dict[int, dict[str, Any]], vect
     assert sorted(found) == rainy
     keys = list(model)
     stored = np.array([model[key]["vector"] for key in keys])
-    near = np.argsort(((stored - vector) ** 2).sum(1), kind="stable")[:10]
-    wanted = {keys[place] for place in near}
+    wanted = {keys[place] for place in nearest(stored, vector, 10)}
     found = search(lake, table, vector=[float(x) for x in vector], k=10, nprobes=1_000)
     assert set(found) == wanted
 
@@ -88,7 +77,7 @@ def test_rows_are_added_to_indexes(make_server: Make) -> None:
     lake = server.lake()
     dice = random.Random(1)
     lake.create("t", rows(list(range(1_000)), dice))
-    build(server, "t")
+    indexes.build_each(server, "t", key="id")
     lake.write("t", rows(list(range(1_000, 1_100)), dice))
     # Few rows wait a little longer.
     wait_until(lambda: unindexed(server, "t") == [0] * 4, "the indexes", timeout_s=120)
@@ -120,7 +109,7 @@ def test_answers_are_right_throughout(make_server: Make, soak: bool) -> None:
         return batch
 
     lake.create("t", remember(rows(list(range(2_000)), dice)))
-    build(server, "t")
+    indexes.build_each(server, "t", key="id")
     fresh = 2_000
     for step in range(60 if soak else 12):
         match dice.randrange(5):

@@ -2,13 +2,21 @@
 
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pytest
 
 from support import node
+from support.client_cases import (
+    FOR_PYTHON,
+    OF_PYTHON,
+    UPDATED,
+    check_nearest,
+    person,
+    scene_vectors,
+)
 from support.lancedb import connect
 from support.server import LakebedServer
+from support.vectors import nearest
 
 PEOPLE = [["id", "Int64"], ["name", "Utf8"], ["vector", "FixedSizeList[2]<Float32>"]]
 
@@ -17,26 +25,6 @@ PEOPLE = [["id", "Int64"], ["name", "Utf8"], ["vector", "FixedSizeList[2]<Float3
 def seen(request: pytest.FixtureRequest, server: LakebedServer, table: str) -> Any:
     """What the case saw that is named after the test."""
     return node.run(server, "client.js", request.node.name.removeprefix("test_"), table)
-
-
-def person(number: int) -> dict[str, Any]:
-    return {"id": number, "name": f"name {number}", "vector": [number, 10 - number]}
-
-
-def scene_vectors(rows: int) -> np.ndarray:
-    """The vectors of the cases with indexes."""
-    ids, places = np.arange(rows)[:, None], np.arange(8)[None, :]
-    return ((ids * 7919 + places * 104_729) % 1009) / 1009
-
-
-def nearest(vectors: np.ndarray, query: np.ndarray, k: int, metric: str) -> list[int]:
-    if metric == "l2":
-        distances = ((vectors - query) ** 2).sum(axis=1)
-    else:
-        distances = -(vectors @ query)
-        if metric == "cosine":
-            distances = distances / np.linalg.norm(vectors, axis=1)
-    return np.argsort(distances, kind="stable")[:k].tolist()
 
 
 def test_create(seen: Any, table: str) -> None:
@@ -122,16 +110,8 @@ def test_reads(seen: Any) -> None:
 
 
 def test_nearest(seen: Any) -> None:
-    rows = np.array([[number, 10 - number] for number in range(10)])
-    query = np.array([3.1, 6.9])
-    l2 = ((rows - query) ** 2).sum(axis=1)
-    dot = 1 - rows @ query
-    cosine = 1 - rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
-    for name, distances, k in [("nearest", l2, 5), ("cosine", cosine, 3), ("dot", dot, 3)]:
-        wanted = np.argsort(distances)[:k].tolist()
-        assert [number for number, _ in seen[name]] == wanted
-        found = [distance for _, distance in seen[name]]
-        assert found == pytest.approx(distances[wanted].tolist(), abs=1e-4)
+    for name, metric, k in [("nearest", "l2", 5), ("cosine", "cosine", 3), ("dot", "dot", 3)]:
+        check_nearest(seen[name], k, metric)
     assert seen["columns"] == ["id", "name", "vector", "_distance", "_rowid"]
     assert seen["taken"] == [3]
     for name in ["search", "nearestTo", "column", "tuned"]:
@@ -231,13 +211,7 @@ def test_update(seen: Any) -> None:
     assert seen["updated"] == [3, 10, 1, 1, 1, 0]
     assert seen["versions"] == [2, 3, 4, 5, 6]
     assert seen["deleted"] == [5, 0]
-    assert sorted(seen["rows"], key=lambda row: row["id"]) == [
-        {"id": 100, "name": "very young", "vector": [0, 10]},
-        {"id": 101, "name": "o'neil", "vector": [1, 9]},
-        {"id": 102, "name": None, "vector": [7, 8]},
-        {"id": 103, "name": "name 3", "vector": [3, 7]},
-        {"id": 104, "name": "name 4", "vector": [4, 6]},
-    ]
+    assert sorted(seen["rows"], key=lambda row: row["id"]) == UPDATED
     assert "column `nothing` does not exist" in seen["column"]
     assert "No field named nothing" in seen["filter"]
 
@@ -397,21 +371,14 @@ def test_connections(seen: Any, server: LakebedServer) -> None:
 
 def test_both_clients_see_the_same(server: LakebedServer, table: str) -> None:
     db = connect(server)
-    theirs = pa.table(
-        {
-            "id": pa.array([1, None], pa.int64()),
-            "words": pa.array([["a", "b"], []], pa.list_(pa.large_string())),
-            "vector": pa.array([[0.5, 1.5], [2.5, 3.5]], pa.list_(pa.float32(), 2)),
-        }
-    )
-    db.create_table(table, theirs)
+    db.create_table(table, OF_PYTHON)
     seen = node.run(server, "client.js", "shared", table)
     assert seen["fields"] == [
         ["id", "Int64"],
         ["words", "List<LargeUtf8>"],
         ["vector", "FixedSizeList[2]<Float32>"],
     ]
-    assert seen["rows"] == theirs.to_pylist()
+    assert seen["rows"] == OF_PYTHON.to_pylist()
     mine = db.open_table(f"{table}_node")
     assert mine.schema == pa.schema(
         [
@@ -420,5 +387,4 @@ def test_both_clients_see_the_same(server: LakebedServer, table: str) -> None:
             ("vector", pa.list_(pa.float32(), 2)),
         ]
     )
-    rows = mine.search().to_arrow().sort_by("id").to_pylist()
-    assert rows == [person(0), person(1), {**person(2), "name": "two"}, person(3)]
+    assert mine.search().to_arrow().sort_by("id").to_pylist() == FOR_PYTHON

@@ -3,13 +3,20 @@
 import os
 from typing import Any
 
-import numpy as np
-import pyarrow as pa
 import pytest
 
 from support import rust
+from support.client_cases import (
+    FOR_PYTHON,
+    OF_PYTHON,
+    UPDATED,
+    check_nearest,
+    person,
+    scene_vectors,
+)
 from support.lancedb import connect
 from support.server import LakebedServer
+from support.vectors import nearest
 
 # One skip says it for all.
 if rust.VARIABLE not in os.environ:
@@ -43,26 +50,6 @@ def refused(failure: Any, *words: str) -> None:
 def not_built(failure: Any, *words: str) -> None:
     """A 501, which no client reads as a missing table."""
     says(failure, "Http", "501 Not Implemented", *words)
-
-
-def person(number: int) -> dict[str, Any]:
-    return {"id": number, "name": f"name {number}", "vector": [number, 10 - number]}
-
-
-def scene_vectors(rows: int) -> np.ndarray:
-    """The vectors of the cases with indexes."""
-    ids, places = np.arange(rows)[:, None], np.arange(8)[None, :]
-    return ((ids * 7919 + places * 104_729) % 1009) / 1009
-
-
-def nearest(vectors: np.ndarray, query: np.ndarray, k: int, metric: str) -> list[int]:
-    if metric == "l2":
-        distances = ((vectors - query) ** 2).sum(axis=1)
-    else:
-        distances = -(vectors @ query)
-        if metric == "cosine":
-            distances = distances / np.linalg.norm(vectors, axis=1)
-    return np.argsort(distances, kind="stable")[:k].tolist()
 
 
 # ---- tables ---------------------------------------------------------------------------------
@@ -212,13 +199,7 @@ def test_update(seen: Any) -> None:
     assert seen["updated"] == [3, 10, 1, 1, 1, 0]
     assert seen["versions"] == [2, 3, 4, 5, 6]
     assert seen["deleted"] == [4, 1, 0]
-    assert sorted(seen["rows"], key=lambda row: row["id"]) == [
-        {"id": 100, "name": "very young", "vector": [0, 10]},
-        {"id": 101, "name": "o'neil", "vector": [1, 9]},
-        {"id": 102, "name": None, "vector": [7, 8]},
-        {"id": 103, "name": "name 3", "vector": [3, 7]},
-        {"id": 104, "name": "name 4", "vector": [4, 6]},
-    ]
+    assert sorted(seen["rows"], key=lambda row: row["id"]) == UPDATED
     refused(seen["column"], "column `nothing` does not exist")
     refused(seen["filter"], "No field named nothing")
 
@@ -242,25 +223,17 @@ def test_merge(seen: Any) -> None:
 
 def test_python_and_rust_see_the_same(server: LakebedServer, table: str) -> None:
     db = connect(server)
-    theirs = pa.table(
-        {
-            "id": pa.array([1, None], pa.int64()),
-            "words": pa.array([["a", "b"], []], pa.list_(pa.large_string())),
-            "vector": pa.array([[0.5, 1.5], [2.5, 3.5]], pa.list_(pa.float32(), 2)),
-        }
-    )
-    db.create_table(table, theirs)
+    db.create_table(table, OF_PYTHON)
     seen = rust.run(server, "shared", table)
     assert seen["fields"] == [
         ["id", "Int64"],
         ["words", "List(LargeUtf8)"],
         ["vector", "FixedSizeList(2 x Float32)"],
     ]
-    assert seen["rows"] == theirs.to_pylist()
+    assert seen["rows"] == OF_PYTHON.to_pylist()
     assert seen["mine"] == [2]
     mine = db.open_table(f"{table}_rust")
-    rows = mine.search().to_arrow().sort_by("id").to_pylist()
-    assert rows == [person(0), person(1), {**person(2), "name": "two"}, person(3)]
+    assert mine.search().to_arrow().sort_by("id").to_pylist() == FOR_PYTHON
 
 
 # ---- reads ----------------------------------------------------------------------------------
@@ -284,16 +257,8 @@ def test_reads(seen: Any) -> None:
 
 
 def test_nearest(seen: Any) -> None:
-    rows = np.array([[number, 10 - number] for number in range(10)])
-    query = np.array([3.1, 6.9])
-    l2 = ((rows - query) ** 2).sum(axis=1)
-    dot = 1 - rows @ query
-    cosine = 1 - rows @ query / np.linalg.norm(rows, axis=1) / np.linalg.norm(query)
-    for name, distances, k in [("nearest", l2, 5), ("cosine", cosine, 3), ("dot", dot, 3)]:
-        wanted = np.argsort(distances)[:k].tolist()
-        assert [row["id"] for row in seen[name]] == wanted
-        found = [row["_distance"] for row in seen[name]]
-        assert found == pytest.approx(distances[wanted].tolist(), abs=1e-4)
+    for name, metric, k in [("nearest", "l2", 5), ("cosine", "cosine", 3), ("dot", "dot", 3)]:
+        check_nearest([(row["id"], row["_distance"]) for row in seen[name]], k, metric)
     assert list(seen["whole"][0]) == ["id", "name", "vector", "_distance", "_rowid"]
     for name in ["plain", "column", "tuned", "probes", "effort"]:
         assert seen[name] == [3, 4, 2]

@@ -17,6 +17,7 @@ from lancedb.rerankers import RRFReranker
 from support.lancedb import connect, connect_async
 from support.server import LakebedServer
 from support.sql import Sql
+from support.vectors import nearest
 from support.waiting import wait_until
 
 WIDTH = 16
@@ -62,16 +63,10 @@ def vectors_of(rows: pa.Table) -> np.ndarray:
     return rows["vector"].combine_chunks().flatten().to_numpy().reshape(-1, WIDTH)
 
 
-def nearest(rows: pa.Table, query: np.ndarray, k: int, metric: str = "l2") -> list[int]:
-    vectors = vectors_of(rows)
-    if metric == "l2":
-        distances = ((vectors - query) ** 2).sum(axis=1)
-    elif metric == "cosine":
-        norms = np.linalg.norm(vectors, axis=1) * np.linalg.norm(query)
-        distances = 1 - vectors @ query / norms
-    else:
-        distances = 1 - vectors @ query
-    return rows["id"].to_numpy()[np.argsort(distances, kind="stable")[:k]].tolist()
+def nearest_ids(rows: pa.Table, query: np.ndarray, k: int, metric: str = "l2") -> list[int]:
+    """The keys of the nearest rows."""
+    places = nearest(vectors_of(rows), query, k, metric)
+    return rows["id"].to_numpy()[places].tolist()
 
 
 @pytest.mark.parametrize("metric", ["l2", "cosine", "dot"])
@@ -79,7 +74,7 @@ def test_exact_search_is_exact(db: Any, shared: str, rows: pa.Table, metric: str
     query = np.random.default_rng(5).random(WIDTH, dtype=np.float32)
     search = db.open_table(shared).search(query).distance_type(metric).limit(7)
     found = search.to_arrow()
-    assert found["id"].to_pylist() == nearest(rows, query, 7, metric)
+    assert found["id"].to_pylist() == nearest_ids(rows, query, 7, metric)
     assert found["_distance"].to_pylist() == sorted(found["_distance"].to_pylist())
 
 
@@ -88,7 +83,7 @@ def test_the_filter_comes_first(db: Any, shared: str, rows: pa.Table) -> None:
     table = db.open_table(shared)
     kept = rows.filter(pa.compute.equal(rows["label"], 3))
     found = table.search(query).where("label = 3").limit(9).select(["id", "label"]).to_arrow()
-    assert found["id"].to_pylist() == nearest(kept, query, 9)
+    assert found["id"].to_pylist() == nearest_ids(kept, query, 9)
     assert set(found["label"].to_pylist()) == {3}
     after = table.search(query).where("label = 3", prefilter=False).limit(9).to_arrow()
     assert after.num_rows < 9, "a filter after the search leaves fewer rows"
@@ -114,7 +109,7 @@ def test_several_vectors_at_once(db: Any, shared: str, rows: pa.Table) -> None:
     found = db.open_table(shared).search(queries).limit(4).to_arrow()
     for number in range(3):
         mine = found.filter(pa.compute.equal(found["query_index"], number))
-        assert mine["id"].to_pylist() == nearest(rows, queries[number], 4)
+        assert mine["id"].to_pylist() == nearest_ids(rows, queries[number], 4)
 
 
 def test_plain_reads(db: Any, shared: str, rows: pa.Table) -> None:
@@ -203,7 +198,7 @@ def test_every_vector_index(db: Any, server: LakebedServer, table: str, index_ty
     query = np.full(WIDTH, 0.5, dtype=np.float32)
     search = made.search(query).nprobes(2).refine_factor(20).limit(10)
     found = set(search.to_arrow()["id"].to_pylist())
-    assert len(found & set(nearest(rows, query, 10))) >= 8, "recall at 10"
+    assert len(found & set(nearest_ids(rows, query, 10))) >= 8, "recall at 10"
 
 
 def test_scalar_indexes_and_lists_of_them(db: Any, table: str) -> None:

@@ -112,17 +112,6 @@ def rows_of(people: list[Person]) -> pa.Table:
     return table.append_column(blob_field(), cells)
 
 
-def build(server: LakebedServer, table: str) -> None:
-    """An index of each family."""
-    kinds: dict[str, dict[str, Any]] = {
-        "key": {"index_type": "BTREE"},
-        "label": {"index_type": "BITMAP"},
-        "words": {"index_type": "FTS"},
-        "vector": {"index_type": "IVF_FLAT", "num_partitions": 2, "distance_type": "l2"},
-    }
-    indexes.build(server, table, kinds)
-
-
 def people(count: int, start: int = 0) -> list[Person]:
     """Rows with blobs of each placement."""
     sizes = [10 * KIB, 100 * KIB, 5 * MIB]
@@ -170,7 +159,7 @@ def test_the_bytes_of_deleted_rows_are_gone(
     gone = [*people(3, start=100), Person(200, LARGE)]
     lake.create(table, rows_of(kept[:6] + gone[:2]))
     lake.write(table, rows_of(kept[6:] + gone[2:]))
-    build(server, table)
+    indexes.build_each(server, table, key="key")
     http = server.http()
     old = Person(0, 0)
     body = {"predicate": "id = 3", "updates": [["text", f"'{old.text}'"]]}
@@ -462,7 +451,7 @@ def test_beside_writers(make_server: Make) -> None:
     lake = server.lake()
     gone = people(6, start=1_000)
     lake.create("t", rows_of(people(6) + gone))
-    build(server, "t")
+    indexes.build_each(server, "t", key="key")
     delete(server, "t", "id >= 1000")
     stop = threading.Event()
     problems: list[BaseException] = []
@@ -514,7 +503,7 @@ def test_killed_in_the_middle(make_server: Make, soak: bool) -> None:
     server = make_server(env=UNLEASED).start()
     kept = people(4)
     server.lake().create("t", rows_of(kept))
-    build(server, "t")
+    indexes.build_each(server, "t", key="key")
     expected = contents(server.lake(), "t")
     cut, took_s = 0, 0.5
     for turn in range(kills):
@@ -560,7 +549,7 @@ def test_in_a_bucket(store: S3Server, make_server: Make, table: str) -> None:
     lake = server.lake()
     gone = [*people(2, start=100), Person(200, LARGE)]
     lake.create("t", rows_of([*people(2), *gone]))
-    build(server, "t")
+    indexes.build_each(server, "t", key="key")
     for person in gone:
         delete(server, "t", f"text = '{person.text}'")
     before = contents(lake, "t")

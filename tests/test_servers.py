@@ -15,7 +15,6 @@ import lance
 import pyarrow as pa
 import pytest
 
-from support import raw_flight
 from support.data import numbered
 from support.flight import Failure, commit_marker, finish, write_command
 from support.raw_flight import RawCall, write_messages
@@ -179,14 +178,7 @@ def test_a_stream_that_breaks_commits_nothing(three: list[LakebedServer], ending
     wait_until(
         lambda: three[1].metric("lakebed_forwarded_requests_total") > passed_on, "the way there"
     )
-    if ending == "cancel":
-        call.reset(raw_flight.CANCEL)
-        call.ping()
-    elif ending == "no error":
-        call.reset(raw_flight.NO_ERROR)
-        call.ping()
-    elif ending == "half a message":
-        call.send_bytes(raw_flight.framed(messages[-1])[:-100])
+    call.break_off(ending, messages[-1])
     call.close()
     time.sleep(0.5)
     assert newest(three[2]) == 2

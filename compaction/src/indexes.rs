@@ -1,10 +1,11 @@
 //! Which indexes are worth catching up with.
 //!
-//! A search compares the rows that an index does not cover one by one. Once they are many, the index is
-//! built anew; where they are few, after a while that grows with the table, so that building never takes more
-//! than a small part of the time. A segment for the new rows alone would be cheaper, and wrong: under stable row ids lance
-//! finds a row that was changed by its old value, too, once another segment covers its new one (of text
-//! indexes see <https://github.com/lance-format/lance/issues/8085>; B-trees, bitmaps and vectors do the same).
+//! A search compares the rows that an index does not cover one by one. Once they are many, the index
+//! is built anew; where they are few, after a while that grows with the table, so that building never
+//! takes more than a small part of the time. A segment for the new rows alone would be cheaper, and
+//! wrong: under stable row ids lance finds a row that was changed by its old value, too, once another
+//! segment covers its new one (of text indexes see
+//! <https://github.com/lance-format/lance/issues/8085>; B-trees, bitmaps and vectors do the same).
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -19,8 +20,8 @@ const FEW_ROWS: u64 = 4_096;
 /// while a table doubles.
 const SMALL_SHARE: u64 = 20;
 
-/// How long an index that lacks few rows is left as it is, for each row of the table, in milliseconds. A row
-/// takes some 0.1 ms to be indexed, so this is a twentieth of the time.
+/// How long an index that lacks few rows is left as it is, for each row of the table, in milliseconds.
+/// A row takes some 0.1 ms to be indexed, so this is a twentieth of the time.
 const REST_MS_PER_ROW: u64 = 2;
 
 /// When an index is built anew.
@@ -64,8 +65,8 @@ fn is_worth(indexed: u64, unindexed: u64) -> bool {
     unindexed >= (rows / SMALL_SHARE).max(FEW_ROWS)
 }
 
-/// Catches up with the indexes of a branch that are due. Each build holds `one`, and `pace`
-/// rests between two of them. One whose rows are rewritten meanwhile is left as it is: the branch has a newer
+/// Catches up with the indexes of a branch that are due. Each build holds `one`, and `pace` rests
+/// between two of them. One whose rows are rewritten meanwhile is left as it is: the branch has a newer
 /// version then, which is to be looked at anyway.
 ///
 /// # Errors

@@ -137,5 +137,13 @@ def validate(root: Path, table: str, branch: str | None = None) -> list[pa.Table
     return rows
 
 
+def relocated(make_server: Make, server: LakebedServer, there: Path) -> LakebedServer:
+    """A server on the lake of another, which it ends, in a folder of another name."""
+    assert server.terminate() == 0
+    Path(server.data).rename(there)
+    ok(server.work, "relocate", "--data", str(there), "--yes", env=server.environment())
+    return served(make_server, "moved", there, server)
+
+
 def served(make_server: Make, name: str, root: Path | str, like: LakebedServer) -> LakebedServer:
     return make_server(name, data=root, admin_key=like.admin_key).start()

@@ -1,13 +1,12 @@
 """Scripts of tests/node, which run the unmodified Node client against a server."""
 
 import hashlib
-import json
 import os
 import re
-import subprocess
 from pathlib import Path
 from typing import Any
 
+from support import child
 from support.server import LakebedServer
 
 FOLDER = Path(__file__).parent.parent / "node"
@@ -33,33 +32,11 @@ def run_page(server: LakebedServer, page: Path, address: str, own: str) -> str:
     (folder / "page.mjs").write_text(program.replace(address, own))
     # A module looks for packages beside itself.
     (folder / "node_modules").symlink_to(packages())
-    ran = subprocess.run(
-        ["node", "page.mjs"],
-        env={"PATH": os.environ["PATH"], "HOME": str(server.work / "home")},
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=100,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return ran.stdout
+    environment = {"PATH": os.environ["PATH"], "HOME": str(server.work / "home")}
+    return child.printed(["node", "page.mjs"], environment, folder=folder)
 
 
-def run(server: LakebedServer, script: str, *arguments: str, timeout_s: float = 100.0) -> Any:
+def run(server: LakebedServer, script: str, *arguments: str) -> Any:
     """What a script prints, which is JSON."""
-    environment = {
-        "PATH": os.environ["PATH"],
-        "HOME": str(server.work / "home"),
-        "NODE_PATH": str(packages()),
-        "LAKEBED_URL": f"http://{server.http_address}",
-        "LAKEBED_KEY": server.admin_key,
-    }
-    ran = subprocess.run(
-        ["node", str(FOLDER / script), *arguments],
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=timeout_s,
-    )
-    assert ran.returncode == 0, ran.stderr
-    return json.loads(ran.stdout)
+    command = ["node", FOLDER / script, *arguments]
+    return child.seen(server, command, NODE_PATH=str(packages()))

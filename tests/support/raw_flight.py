@@ -215,6 +215,14 @@ class RawCall:
             if any(isinstance(event, h2.events.PingAckReceived) for event in events):
                 return
 
+    def break_off(self, ending: str, unsent: bytes) -> None:
+        """Ends the call before a message in the way of that name; one of another name it leaves."""
+        if ending in {"no error", "cancel"}:
+            self.reset(NO_ERROR if ending == "no error" else CANCEL)
+            self.ping()
+        elif ending == "half a message":
+            self.send_bytes(framed(unsent)[:-100])
+
     def close(self) -> None:
         """Closes the connection without a word."""
         self.socket.close()

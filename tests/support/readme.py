@@ -1,9 +1,10 @@
 """A page's Python as a person would run it: every block, as printed, in one session."""
 
 import re
-import subprocess
 import sys
 from pathlib import Path
+
+from support import child
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
@@ -26,15 +27,6 @@ def run_with(page: Path, home: Path, address: str, own: str) -> str:
     program = "\n".join(blocks(page))
     assert program.count(address) == 1
     program = program.replace(address, own)
-    done = subprocess.run(
-        [sys.executable, "-"],
-        input=program,
-        env={"HOME": str(home), "PATH": "/usr/bin:/bin"},
-        cwd=home,
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+    environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    command = [sys.executable, "-"]
+    return child.printed(command, environment, folder=home, given=program, timeout_s=300)
