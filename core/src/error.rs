@@ -102,6 +102,10 @@ pub enum Subject {
     Branch,
     /// A cursor of a table.
     Cursor,
+    /// A function that a user registered.
+    Function,
+    /// A secret.
+    Secret,
 }
 
 /// An error with its kind, a message for people and the cause for logs.

@@ -2,7 +2,7 @@
 
 use arrow_flight::ActionType;
 
-use lakebed_proto::worker::SYNC_ACTION;
+use lakebed_proto::worker::{FUNCTION_ACTION, SYNC_ACTION};
 
 use crate::do_action::CANCEL_FLIGHT_INFO;
 use crate::sql::ACTIONS;
@@ -19,9 +19,14 @@ const SYNC: (&str, &str) = (
      result a SyncResponse.",
 );
 
+const FUNCTION: (&str, &str) = (
+    FUNCTION_ACTION,
+    "The function that an attempt of a worker is to run. The body is an AttemptId, the result is JSON.",
+);
+
 /// Every action with what it does.
 pub(crate) fn list_actions() -> Vec<ActionType> {
-    [CANCEL, SYNC]
+    [CANCEL, SYNC, FUNCTION]
         .into_iter()
         .chain(ACTIONS)
         .map(|(name, text)| ActionType { r#type: name.to_owned(), description: text.to_owned() })

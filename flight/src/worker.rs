@@ -12,6 +12,7 @@ use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use lakebed_core::{Error, Limits, RequestContext, Result};
 use lakebed_proto::command::{CommitRule, TaskCommand};
+use lakebed_proto::worker::v1;
 use lakebed_proto::worker::v1::worker_service_server::WorkerServiceServer;
 use lakebed_proto::worker::v1::{SyncRequest, SyncResponse};
 use lakebed_service::{AttemptId, BatchStream, JobId, Service, WorkerServer};
@@ -78,6 +79,14 @@ pub(crate) async fn sync(service: &Service, call: &Call, body: &[u8]) -> Result<
         .map_err(|error| Error::invalid(format!("the report is not protobuf: {error}")))?;
     let answer: SyncResponse = service.sync_worker(&call.ctx, request).await?;
     Ok(Bytes::from(answer.encode_to_vec()))
+}
+
+/// The function that an attempt is to run.
+pub(crate) async fn function(service: &Service, call: &Call, body: &[u8]) -> Result<Bytes> {
+    let attempt = v1::AttemptId::decode(body)
+        .map_err(|error| Error::invalid(format!("the attempt is not protobuf: {error}")))?;
+    let function = service.function_for_worker(&call.ctx, &attempt).await?;
+    Ok(Bytes::from(function.to_string()))
 }
 
 /// The rows of a task.

@@ -14,11 +14,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::RecordBatch;
-use arrow_schema::Schema;
-use futures::{FutureExt as _, StreamExt};
+use arrow_array::cast::AsArray as _;
+use arrow_array::types::UInt64Type;
+use futures::{FutureExt as _, StreamExt, TryStreamExt as _};
 use lakebed_core::{DatabaseName, Error, ErrorKind, Result};
-use lakebed_storage::{At, BatchStream, FieldMetadata, FragmentValues, RowPlaces, Snapshot, Table};
+use lakebed_storage::{
+    At, BatchStream, ChangeKind, ChangesSpec, FieldMetadata, FragmentValues, RowPlaces, Snapshot,
+    Table,
+};
 use roaring::{RoaringBitmap, RoaringTreemap};
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -27,11 +30,12 @@ use tokio_util::sync::CancellationToken;
 use crate::error_rows::{ErrorRow, note_errors};
 use crate::ids::{AttemptId, JobId};
 use crate::ledger::{Ledger, Record, folder_of};
-use crate::parts;
+use crate::parts::{self, RowError};
 use crate::pass::{Pass, PassFragment, places_of_ids};
 use crate::registry::{Job, JobState};
 use crate::runtime::{ColumnJobs, ColumnSpec, Ended, Running};
 use crate::scheduler::{Event, ModelKey};
+use crate::work::{SOURCE_VERSION, Work, origin};
 
 /// Fragments that are filled in one version.
 const FILLED_AT_ONCE: usize = 16;
@@ -188,10 +192,7 @@ impl ColumnJobs {
             spec,
             ledger,
         );
-        let model = replayed
-            .model
-            .clone()
-            .unwrap_or(ModelKey { name: run.spec.model.clone(), digest: None });
+        let model = replayed.model.clone().unwrap_or_else(|| run.spec.work.need());
         run.state().model = Some(model.clone());
         self.running().insert(run.id.clone(), Arc::clone(&run));
         self.step(Event::AddJob { job: run.id.clone(), model });
@@ -231,9 +232,8 @@ impl ColumnJobs {
                     format!("the table changed under each of {PASSES_MAX} passes"),
                 ));
             }
-            let (spec, task_rows) = (&run.spec, run.spec.task_rows);
-            let record =
-                Pass::plan(number, &snapshot, &spec.input, places, task_rows, Some(&pass))?;
+            let (inputs, task_rows) = (run.spec.work.input_names(), run.spec.task_rows);
+            let record = Pass::plan(number, &snapshot, &inputs, places, task_rows, Some(&pass))?;
             run.ledger.append(std::slice::from_ref(&record)).await?;
             pass = Arc::new(Pass::open(&record, snapshot)?);
         }
@@ -259,7 +259,7 @@ impl ColumnJobs {
             match now.get(&id) {
                 Some(deleted) if !is_moved && before.get(&id) == Some(deleted) => continue,
                 // It was filled before it was rewritten, and the rows took their values along.
-                None if !is_moved && run.spec.recompute => continue,
+                None if !is_moved && run.spec.replaces() => continue,
                 _ => {}
             }
             let mut lost: RoaringTreemap =
@@ -274,7 +274,7 @@ impl ColumnJobs {
         if ids.is_empty() {
             return Ok(None);
         }
-        let filter = (!run.spec.recompute).then(|| format!("`{}` IS NULL", run.spec.output));
+        let filter = (!run.spec.replaces()).then(|| without_values(&run.spec.work));
         let places = places_of_ids(&snapshot, &ids, filter.as_deref()).await?;
         Ok((!places.is_empty()).then_some((snapshot, places)))
     }
@@ -290,17 +290,64 @@ impl ColumnJobs {
     async fn plan_first(&self, run: &Running, table: &Arc<Table>) -> Result<Arc<Pass>> {
         let spec = &run.spec;
         let snapshot = table.snapshot(None, &At::Version(spec.source_version)).await?;
-        let output = format!("`{}` IS NULL", spec.output);
+        let output = without_values(&spec.work);
         let filter = match (&spec.filter, spec.recompute) {
             (None, true) => None,
             (Some(filter), true) => Some(filter.clone()),
             (None, false) => Some(output),
             (Some(filter), false) => Some(format!("({filter}) AND {output}")),
         };
-        let places = snapshot.row_places(filter.as_deref(), None).await?;
-        let record = Pass::plan(1, &snapshot, &spec.input, places, spec.task_rows, None)?;
+        let mut places = snapshot.row_places(filter.as_deref(), None).await?;
+        if let Some(since) = spec.stale_since.filter(|_| !spec.recompute) {
+            let stale = self.stale_rows(table, &snapshot, spec, since).await?;
+            for (fragment, stale) in stale {
+                *places.entry(fragment).or_default() |= stale;
+            }
+        }
+        let inputs = spec.work.input_names();
+        let record = Pass::plan(1, &snapshot, &inputs, places, spec.task_rows, None)?;
         run.ledger.append(std::slice::from_ref(&record)).await?;
         Ok(Arc::new(Pass::open(&record, snapshot)?))
+    }
+
+    /// Where the rows lie whose inputs changed since a version. Where that is gone, all that were changed
+    /// at all.
+    async fn stale_rows(
+        &self,
+        table: &Arc<Table>,
+        snapshot: &Snapshot,
+        spec: &ColumnSpec,
+        since: u64,
+    ) -> Result<RowPlaces> {
+        let begin = match table.snapshot(None, &At::Version(since)).await {
+            Ok(begin) => begin,
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                let changed = format!("_row_last_updated_at_version > {since}");
+                let filter = match &spec.filter {
+                    Some(filter) => format!("({filter}) AND {changed}"),
+                    None => changed,
+                };
+                return snapshot.row_places(Some(&filter), None).await;
+            }
+            Err(error) => return Err(error),
+        };
+        let changes = ChangesSpec {
+            columns: Some(spec.work.input_names()),
+            kinds: Some(vec![ChangeKind::Update]),
+            ..ChangesSpec::default()
+        };
+        let (_, mut batches) = snapshot.changes(Some(&begin), &changes).await?;
+        let mut ids = RoaringTreemap::new();
+        while let Some(batch) = batches.try_next().await? {
+            let rows = batch.column_by_name("_rowid");
+            let rows = rows.and_then(|rows| rows.as_primitive_opt::<UInt64Type>());
+            let rows = rows.ok_or_else(|| Error::internal("changes without row ids"))?;
+            ids.extend(rows.values().iter().copied());
+        }
+        match ids.is_empty() {
+            true => Ok(RowPlaces::new()),
+            false => places_of_ids(snapshot, &ids, spec.filter.as_deref()).await,
+        }
     }
 
     /// Has the tasks of a pass done and its fragments filled; returns the groups that moved.
@@ -430,9 +477,9 @@ impl ColumnJobs {
             errors.insert(*group, of_group);
             fragments.push(values);
         }
-        let (output, input) = (&run.spec.output, &run.spec.input);
+        let (outputs, inputs) = (run.spec.work.output_names(), run.spec.work.input_names());
         let table = self.lake.insist(table).await?;
-        let filled = table.fill_column(None, output, input, fragments).await?;
+        let filled = table.fill_columns(None, &outputs, &inputs, fragments).await?;
         let is_filled = |group: &&u32| {
             pass.group(**group).is_some_and(|it| filled.filled.contains(&it.planned.fragment))
         };
@@ -494,28 +541,39 @@ impl ColumnJobs {
         fragment: &PassFragment,
     ) -> Result<(FragmentValues, Vec<ErrorRow>)> {
         let (mut places, mut found, mut errors) = (RoaringBitmap::new(), Vec::new(), Vec::new());
-        let error_row = |row_id, error: &str| ErrorRow {
+        let outputs = run.spec.work.output_names();
+        let function = match &run.spec.work {
+            Work::Function(work) => Some((work.function.id.clone(), work.function.version)),
+            Work::Model(_) => None,
+        };
+        let error_row = |row_id, place, error: RowError| ErrorRow {
             job_id: run.id.to_string(),
             table: run.table.clone(),
-            column: run.spec.output.clone(),
+            column: outputs.join(","),
             row_id,
             version: pass.snapshot.version(),
-            error: error.to_owned(),
+            fragment: fragment.planned.fragment,
+            place,
+            function: function.clone(),
+            error,
         };
         for task in fragment.first_task..fragment.first_task + fragment.tasks {
             let ended = run.state().ended.get(&task).cloned();
             match ended.ok_or_else(|| Error::internal("a task of a whole group is open"))? {
                 Ended::GivenUp(error) => {
                     let rows = pass.task_rows(task).await?;
-                    errors.extend(rows.iter().map(|(_, row_id)| error_row(*row_id, &error)));
+                    errors.extend(rows.iter().map(|(place, row_id)| {
+                        let error = RowError { error: error.clone(), ..RowError::default() };
+                        error_row(*row_id, *place, error)
+                    }));
                 }
                 Ended::Part { attempt, errors: count } => {
                     let attempt = AttemptId { job: run.id.clone(), task, attempt };
                     places |= pass.places_of(task)?;
                     if count > 0 {
                         let part = parts::load(&self.system, &attempt, count).await?;
-                        for (row_id, error) in parts::errors_in(&part)? {
-                            errors.push(error_row(row_id, &error));
+                        for (place, row_id, error) in parts::errors_in(&part)? {
+                            errors.push(error_row(row_id, place, error));
                         }
                     }
                     found.push((attempt, count));
@@ -524,8 +582,8 @@ impl ColumnJobs {
         }
         let system = self.system.clone();
         let values = futures::stream::iter(found).then(move |(attempt, count)| {
-            let system = system.clone();
-            async move { value_column(&parts::load(&system, &attempt, count).await?) }
+            let (system, outputs) = (system.clone(), outputs.clone());
+            async move { parts::values_in(&parts::load(&system, &attempt, count).await?, &outputs) }
         });
         let values: BatchStream = values.boxed();
         Ok((
@@ -540,7 +598,7 @@ impl ColumnJobs {
         ))
     }
 
-    /// Notes on the column where its values come from.
+    /// Notes on the columns where their values come from.
     async fn finish(&self, run: &Running, table: &Arc<Table>) -> Result<serde_json::Value> {
         let spec = &run.spec;
         let (model, rows, errors, version) = {
@@ -548,24 +606,23 @@ impl ColumnJobs {
             (state.model.clone(), state.rows_done, state.errors, state.version)
         };
         let digest = model.and_then(|model| model.digest);
-        let mut entries: BTreeMap<String, Option<String>> = BTreeMap::new();
-        let mut note = |key: &str, value: String| {
-            entries.insert(format!("lakebed:{key}"), Some(value));
-        };
-        note("model", spec.model.clone());
-        note("dimensions", spec.dimensions.to_string());
-        note("source_column", spec.input.clone());
-        note("source_version", spec.source_version.to_string());
-        note("job_id", run.id.to_string());
-        if let Some(digest) = &digest {
-            note("model_digest", digest.clone());
-        }
-        let change = FieldMetadata { path: spec.output.clone(), entries, replace: false };
+        let mut entries: BTreeMap<String, Option<String>> = origin(&spec.work, digest.as_deref())
+            .into_iter()
+            .map(|(key, value)| (key, Some(value)))
+            .collect();
+        entries.insert(SOURCE_VERSION.to_owned(), Some(spec.source_version.to_string()));
+        entries.insert("lakebed:job_id".to_owned(), Some(run.id.to_string()));
+        let changes: Vec<FieldMetadata> = spec
+            .work
+            .output_names()
+            .into_iter()
+            .map(|path| FieldMetadata { path, entries: entries.clone(), replace: false })
+            .collect();
         let mut wait = WAIT_FIRST;
         let noted = loop {
             let noted = async {
                 let table = self.lake.insist(table).await?;
-                table.update_field_metadata(None, std::slice::from_ref(&change)).await
+                table.update_field_metadata(None, &changes).await
             };
             match noted.await {
                 Err(error) if passes(&error) => {
@@ -575,15 +632,26 @@ impl ColumnJobs {
                 noted => break noted?,
             }
         };
-        Ok(json!({
-            "rows": rows,
-            "errors": errors,
-            "version": version.map_or(noted, |version| version.max(noted)),
-            "source_version": spec.source_version,
-            "model": spec.model,
-            "model_digest": digest,
-            "dimensions": spec.dimensions,
-        }))
+        let version = version.map_or(noted, |version| version.max(noted));
+        Ok(match &spec.work {
+            Work::Model(work) => json!({
+                "rows": rows,
+                "errors": errors,
+                "version": version,
+                "source_version": spec.source_version,
+                "model": work.model,
+                "model_digest": digest,
+                "dimensions": work.dimensions,
+            }),
+            // As the clients of functions read it.
+            Work::Function(_) => json!({
+                "rows_assigned": rows - errors,
+                "rows_failed": errors,
+                "rows_remaining": 0,
+                "source_version": spec.source_version,
+                "published_version": version,
+            }),
+        })
     }
 
     /// Writes a job's end into its record and deletes its ledger.
@@ -634,13 +702,12 @@ fn errors_of(pass: &Pass, task: u64, end: &Ended) -> u64 {
     }
 }
 
-/// The values of a part by themselves.
-fn value_column(part: &RecordBatch) -> Result<RecordBatch> {
-    let wrong = || Error::new(ErrorKind::Corrupt, "a part has other columns than it should");
-    let index = part.schema().index_of("value").map_err(|_| wrong())?;
-    let field = part.schema().field(index).clone();
-    let schema = Arc::new(Schema::new(vec![field]));
-    RecordBatch::try_new(schema, vec![Arc::clone(part.column(index))]).map_err(|_| wrong())
+/// True for rows that have no value yet.
+fn without_values(work: &Work) -> String {
+    let columns = work.output_names();
+    let conditions: Vec<String> =
+        columns.iter().map(|column| format!("`{column}` IS NULL")).collect();
+    conditions.join(" AND ")
 }
 
 /// Whether what failed may succeed later without anybody doing anything.

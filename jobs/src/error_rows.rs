@@ -9,20 +9,27 @@ use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray,
 use lakebed_core::{DatabaseName, Error, Result, TableId};
 use lakebed_storage::Lake;
 
+use crate::parts::RowError;
+
 /// The table's name.
 pub const ERRORS_TABLE: &str = "job_errors";
 /// Rows of one batch.
 const BATCH_ROWS: usize = 8_192;
 
 /// One row without a value.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub(crate) struct ErrorRow {
     pub(crate) job_id: String,
     pub(crate) table: String,
     pub(crate) column: String,
     pub(crate) row_id: u64,
     pub(crate) version: u64,
-    pub(crate) error: String,
+    pub(crate) fragment: u32,
+    /// The row's place in the fragment.
+    pub(crate) place: u32,
+    /// The function and its version, where it was one.
+    pub(crate) function: Option<(String, u64)>,
+    pub(crate) error: RowError,
 }
 
 /// Appends errors to the table of their database, which is made if it is missing.
@@ -52,6 +59,10 @@ fn batch(rows: &[ErrorRow], now_ms: i64) -> Result<RecordBatch> {
     let number = |of: fn(&ErrorRow) -> u64| -> ArrayRef {
         Arc::new(UInt64Array::from_iter_values(rows.iter().map(of)))
     };
+    let some_text = |of: fn(&ErrorRow) -> Option<&str>| -> ArrayRef {
+        Arc::new(rows.iter().map(of).collect::<StringArray>())
+    };
+    let versions = rows.iter().map(|row| row.function.as_ref().map(|(_, version)| *version));
     let at = TimestampMillisecondArray::from_value(now_ms, rows.len()).with_timezone("UTC");
     RecordBatch::try_from_iter([
         ("job_id", text(|row| &row.job_id)),
@@ -59,8 +70,14 @@ fn batch(rows: &[ErrorRow], now_ms: i64) -> Result<RecordBatch> {
         ("column_name", text(|row| &row.column)),
         ("row_id", number(|row| row.row_id)),
         ("version", number(|row| row.version)),
-        ("error", text(|row| &row.error)),
+        ("error", text(|row| &row.error.error)),
         ("noted_at", Arc::new(at) as ArrayRef),
+        ("fragment_id", number(|row| u64::from(row.fragment))),
+        ("row_offset", number(|row| u64::from(row.place))),
+        ("function", some_text(|row| row.function.as_ref().map(|(id, _)| id.as_str()))),
+        ("function_version", Arc::new(versions.collect::<UInt64Array>()) as ArrayRef),
+        ("error_type", some_text(|row| row.error.error_type.as_deref())),
+        ("traceback", some_text(|row| row.error.traceback.as_deref())),
     ])
     .map_err(|error| Error::internal("rows of errors").with_source(error))
 }

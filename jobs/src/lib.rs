@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | see the record of a job, whatever its type | `registry.rs` |
 //! | submit a job that computes a column, pause and resume it | `submit.rs` |
+//! | know what a job runs over which columns | `work.rs` |
 //! | follow one from its plan to its end | `drive.rs`, `pass.rs` |
 //! | know who gets which task, and what a dead worker means | `scheduler.rs` |
 //! | see what a worker may ask | `sync.rs`; on the wire `worker_server.rs` |
@@ -26,14 +27,19 @@ mod runtime;
 mod scheduler;
 mod submit;
 mod sync;
+mod work;
 mod worker_server;
 
 pub use error_rows::ERRORS_TABLE;
 pub use ids::{AttemptId, JobId};
 pub use models::{ModelInfo, ModelInput};
-pub use query::QueryInput;
-pub use registry::{COMPUTE_COLUMN, Job, JobState, Jobs};
+pub use query::{Candidate, QueryInput};
+pub use registry::{COMPUTE_COLUMN, Job, JobState, Jobs, REFRESH_COLUMNS};
 pub use runtime::{ColumnJobs, ColumnSpec, Progress};
-pub use submit::SubmitJob;
-pub use sync::WorkerView;
+pub use submit::{RefreshRule, SubmitJob};
+pub use sync::{FunctionOf, WorkerView};
+pub use work::{
+    FunctionKey, FunctionWork, InputColumn, Interpreter, ModelWork, OutputColumn, ResultSource,
+    Work,
+};
 pub use worker_server::{TakeReport, WorkerServer};

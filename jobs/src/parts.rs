@@ -7,15 +7,16 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use arrow_array::builder::StringBuilder;
 use arrow_array::cast::AsArray;
-use arrow_array::types::{Float32Type, UInt64Type};
+use arrow_array::types::{Float16Type, Float32Type, Float64Type, UInt32Type, UInt64Type};
 use arrow_array::{
-    Array, ArrayRef, FixedSizeListArray, Float32Array, RecordBatch, StringArray, UInt32Array,
-    UInt64Array,
+    Array, ArrayRef, BooleanArray, RecordBatch, StringArray, StructArray, UInt32Array, UInt64Array,
+    new_null_array,
 };
-use arrow_buffer::{BooleanBufferBuilder, NullBuffer};
-use arrow_schema::{DataType, Field, Schema};
+use arrow_buffer::{BooleanBuffer, NullBuffer};
+use arrow_cast::cast;
+use arrow_schema::{DataType, Field, FieldRef, Schema};
+use arrow_select::interleave::interleave;
 use bytes::Bytes;
 use futures::TryStreamExt;
 use lakebed_core::{Error, ErrorKind, Result};
@@ -23,9 +24,11 @@ use lakebed_storage::{BatchStream, SystemStore};
 
 use crate::ids::AttemptId;
 use crate::ledger::folder_of;
+use crate::work::{ResultColumn, ResultSource};
 
-/// Bytes of one error that are kept.
+/// Bytes of one error that are kept, and of where it happened.
 const ERROR_BYTES_MAX: usize = 1_000;
+const TRACEBACK_BYTES_MAX: usize = 8_000;
 
 /// The rows of a task: physical position in the fragment, and stable row id.
 pub(crate) type TaskRows = Vec<(u32, u64)>;
@@ -43,6 +46,17 @@ pub(crate) struct Results {
     pub(crate) errors: u64,
 }
 
+/// Why a row has no value.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RowError {
+    /// What went wrong.
+    pub(crate) error: String,
+    /// The kind of it, such as the name of an exception.
+    pub(crate) error_type: Option<String>,
+    /// Where it went wrong.
+    pub(crate) traceback: Option<String>,
+}
+
 /// Takes in what a worker put for a task.
 ///
 /// # Errors
@@ -50,124 +64,247 @@ pub(crate) struct Results {
 /// twice or is missing, and the error of the stream itself.
 pub(crate) async fn collect(
     rows: &TaskRows,
-    dimensions: u32,
+    columns: &[ResultColumn],
     mut batches: BatchStream,
 ) -> Result<Results> {
     let at: HashMap<u64, usize> = rows.iter().enumerate().map(|(n, (_, id))| (*id, n)).collect();
-    let width = dimensions as usize;
-    let mut values = vec![0_f32; rows.len() * width];
-    let mut is_valid = vec![false; rows.len()];
-    let mut errors: Vec<Option<String>> = vec![None; rows.len()];
-    let mut is_seen = vec![false; rows.len()];
+    // The first batch of values is of one null, for rows with an error.
+    let mut values: Vec<Vec<ArrayRef>> =
+        columns.iter().map(|column| vec![new_null_array(&column.data_type, 1)]).collect();
+    let mut found: Vec<Option<(usize, usize)>> = vec![None; rows.len()];
+    let mut errors: Vec<Option<RowError>> = vec![None; rows.len()];
     while let Some(batch) = batches.try_next().await? {
-        let (ids, vectors, texts) = columns_of(&batch, dimensions)?;
-        let numbers = vectors.values().as_primitive::<Float32Type>();
-        for (row, id) in ids.values().iter().enumerate() {
+        let came = Came::of(&batch, columns)?;
+        let number = values.first().map_or(0, Vec::len);
+        for (row, id) in came.ids.values().iter().enumerate() {
             let place = at.get(id).copied().ok_or_else(|| {
                 Error::invalid(format!("row id {id} does not belong to the task"))
             })?;
-            if std::mem::replace(&mut is_seen[place], true) {
+            if found[place].is_some() {
                 return Err(Error::invalid(format!("row id {id} comes twice")));
             }
-            let error = texts.filter(|texts| texts.is_valid(row)).map(|texts| texts.value(row));
-            if vectors.is_valid(row) {
-                if error.is_some() {
-                    return Err(Error::invalid(format!("row id {id} has a value and an error")));
-                }
-                let start = vectors.value_offset(row) as usize;
-                let vector = &numbers.values()[start..start + width];
-                let is_whole = vector.iter().all(|number| number.is_finite())
-                    && (start..start + width).all(|n| numbers.is_valid(n));
-                match is_whole {
-                    true => {
-                        values[place * width..(place + 1) * width].copy_from_slice(vector);
-                        is_valid[place] = true;
-                    }
-                    // An index could not live with it.
-                    false => errors[place] = Some("the vector has a NaN or an infinity".to_owned()),
-                }
-            } else if let Some(error) = error {
-                errors[place] = Some(cut(error));
+            let mut error = came.error(row);
+            if error.is_some() && came.values.iter().any(|column| column.is_valid(row)) {
+                return Err(Error::invalid(format!("row id {id} has a value and an error")));
             }
+            let is_odd = |(column, values): (&ResultColumn, &ArrayRef)| {
+                column.is_finite && values.is_valid(row) && !is_finite(values, row)
+            };
+            if columns.iter().zip(&came.values).any(is_odd) {
+                let text = "the vector has a NaN or an infinity".to_owned();
+                error = Some(RowError { error: text, ..RowError::default() });
+            }
+            found[place] = Some(if error.is_some() { (0, 0) } else { (number, row) });
+            errors[place] = error;
+        }
+        for (values, column) in values.iter_mut().zip(came.values) {
+            values.push(column);
         }
     }
-    if let Some(missing) = is_seen.iter().position(|seen| !seen) {
+    let places: Vec<(usize, usize)> = found.iter().flatten().copied().collect();
+    if let Some(missing) = found.iter().position(Option::is_none) {
         return Err(Error::invalid(format!(
             "row id {} has no result; {} of {} rows came",
             rows[missing].1,
-            is_seen.iter().filter(|seen| **seen).count(),
+            places.len(),
             rows.len()
         )));
     }
-    results(rows, dimensions, values, &is_valid, &errors)
+    results(rows, columns, &values, &places, &errors)
 }
 
 /// The columns of a batch of results.
-fn columns_of(
-    batch: &RecordBatch,
-    dimensions: u32,
-) -> Result<(&UInt64Array, &FixedSizeListArray, Option<&StringArray>)> {
-    let column = |name: &str| {
-        batch
-            .column_by_name(name)
-            .ok_or_else(|| Error::invalid(format!("the results have no column `{name}`")))
-    };
-    let ids = column("_rowid")?
-        .as_primitive_opt::<UInt64Type>()
-        .filter(|ids| ids.null_count() == 0)
-        .ok_or_else(|| Error::invalid("column `_rowid` has to be uint64 without nulls"))?;
-    let vectors = column("value")?
-        .as_fixed_size_list_opt()
-        .filter(|vectors| vectors.value_length() as u32 == dimensions)
-        .filter(|vectors| vectors.value_type() == DataType::Float32)
-        .ok_or_else(|| {
-            Error::invalid(format!("column `value` has to be {dimensions} numbers of float32"))
-        })?;
-    let texts = column("error")?.as_any();
-    let texts = match texts.downcast_ref::<StringArray>() {
-        Some(texts) => Some(texts),
-        None if column("error")?.data_type() == &DataType::Null => None,
-        None => return Err(Error::invalid("column `error` has to be utf8")),
-    };
-    Ok((ids, vectors, texts))
+struct Came<'a> {
+    ids: &'a UInt64Array,
+    values: Vec<ArrayRef>,
+    /// Message, kind and place of errors; the last two where the worker says them.
+    errors: [Option<&'a StringArray>; 3],
 }
 
-fn cut(text: &str) -> String {
-    text[..text.floor_char_boundary(ERROR_BYTES_MAX)].to_owned()
+impl<'a> Came<'a> {
+    fn of(batch: &'a RecordBatch, columns: &[ResultColumn]) -> Result<Came<'a>> {
+        let column = |name: &str| {
+            batch
+                .column_by_name(name)
+                .ok_or_else(|| Error::invalid(format!("the results have no column `{name}`")))
+        };
+        let ids = column("_rowid")?
+            .as_primitive_opt::<UInt64Type>()
+            .filter(|ids| ids.null_count() == 0)
+            .ok_or_else(|| Error::invalid("column `_rowid` has to be uint64 without nulls"))?;
+        let mut values = Vec::with_capacity(columns.len());
+        for wanted in columns {
+            values.push(match &wanted.result {
+                ResultSource::Field(name) => of_type(column(name)?, name, &wanted.data_type)?,
+                ResultSource::Struct(names) => {
+                    let DataType::Struct(fields) = &wanted.data_type else {
+                        return Err(Error::internal("fields for a column that is no struct"));
+                    };
+                    let parts = names.iter().zip(fields);
+                    let parts =
+                        parts.map(|(name, to)| of_type(column(name)?, name, to.data_type()));
+                    let parts = parts.collect::<Result<Vec<ArrayRef>>>()?;
+                    let is_there = has_result(batch, column("error")?);
+                    let array = StructArray::try_new(fields.clone(), parts, Some(is_there));
+                    Arc::new(array.map_err(|error| {
+                        Error::invalid("the fields of results do not fit").with_source(error)
+                    })?)
+                }
+                ResultSource::Assigned => {
+                    let is_there = has_result(batch, column("error")?);
+                    let all = BooleanBuffer::new_set(batch.num_rows());
+                    Arc::new(BooleanArray::new(all, Some(is_there)))
+                }
+            });
+        }
+        column("error")?;
+        let errors = ["error", "error_type", "traceback"].map(|name| text_of(batch, name));
+        let [error, kind, place] = errors;
+        Ok(Came { ids, values, errors: [error?, kind?, place?] })
+    }
+
+    fn error(&self, row: usize) -> Option<RowError> {
+        let text = |texts: Option<&StringArray>, bytes| {
+            let texts = texts.filter(|texts| texts.is_valid(row))?;
+            let text = texts.value(row);
+            Some(text[..text.floor_char_boundary(bytes)].to_owned())
+        };
+        let [error, error_type, traceback] = self.errors;
+        Some(RowError {
+            error: text(error, ERROR_BYTES_MAX)?,
+            error_type: text(error_type, ERROR_BYTES_MAX),
+            traceback: text(traceback, TRACEBACK_BYTES_MAX),
+        })
+    }
+}
+
+/// Which rows have a result.
+fn has_result(batch: &RecordBatch, errors: &ArrayRef) -> NullBuffer {
+    let rows = (0..batch.num_rows()).map(|row| errors.is_null(row));
+    NullBuffer::new(rows.collect::<BooleanBuffer>())
+}
+
+/// A column of results, of the type that the table has. Names and nullability inside of lists are the
+/// table's.
+fn of_type(came: &ArrayRef, name: &str, wanted: &DataType) -> Result<ArrayRef> {
+    if came.data_type() == wanted {
+        return Ok(Arc::clone(came));
+    }
+    if !is_alike(came.data_type(), wanted) {
+        return Err(Error::invalid(format!(
+            "column `{name}` of the results has to be {wanted}, not {}",
+            came.data_type()
+        )));
+    }
+    cast(came, wanted).map_err(|error| Error::invalid("results of another type").with_source(error))
+}
+
+/// A column of texts, or nothing where there is none or it holds nothing.
+fn text_of<'a>(batch: &'a RecordBatch, name: &str) -> Result<Option<&'a StringArray>> {
+    let Some(column) = batch.column_by_name(name) else { return Ok(None) };
+    match (column.as_string_opt::<i32>(), column.data_type()) {
+        (Some(texts), _) => Ok(Some(texts)),
+        (None, DataType::Null) => Ok(None),
+        (None, _) => Err(Error::invalid(format!("column `{name}` has to be utf8"))),
+    }
+}
+
+/// Whether two types differ in the names and the nullability of what is inside of them at most.
+fn is_alike(came: &DataType, wanted: &DataType) -> bool {
+    match (came, wanted) {
+        (DataType::FixedSizeList(came, a), DataType::FixedSizeList(wanted, b)) => {
+            a == b && is_alike(came.data_type(), wanted.data_type())
+        }
+        (DataType::List(came), DataType::List(wanted))
+        | (DataType::LargeList(came), DataType::LargeList(wanted)) => {
+            is_alike(came.data_type(), wanted.data_type())
+        }
+        (DataType::Struct(came), DataType::Struct(wanted)) => {
+            let same = |(came, wanted): (&FieldRef, &FieldRef)| {
+                came.name() == wanted.name() && is_alike(came.data_type(), wanted.data_type())
+            };
+            came.len() == wanted.len() && came.iter().zip(wanted).all(same)
+        }
+        _ => came == wanted,
+    }
+}
+
+/// Whether all numbers of a vector are there and finite.
+fn is_finite(vectors: &ArrayRef, row: usize) -> bool {
+    let Some(vectors) = vectors.as_fixed_size_list_opt() else { return true };
+    let numbers = vectors.value(row);
+    let is_whole = numbers.null_count() == 0;
+    is_whole
+        && match numbers.data_type() {
+            DataType::Float16 => {
+                numbers.as_primitive::<Float16Type>().values().iter().all(|n| n.is_finite())
+            }
+            DataType::Float32 => {
+                numbers.as_primitive::<Float32Type>().values().iter().all(|n| n.is_finite())
+            }
+            DataType::Float64 => {
+                numbers.as_primitive::<Float64Type>().values().iter().all(|n| n.is_finite())
+            }
+            _ => true,
+        }
 }
 
 fn results(
     rows: &TaskRows,
-    dimensions: u32,
-    values: Vec<f32>,
-    is_valid: &[bool],
-    errors: &[Option<String>],
+    columns: &[ResultColumn],
+    values: &[Vec<ArrayRef>],
+    places: &[(usize, usize)],
+    errors: &[Option<RowError>],
 ) -> Result<Results> {
-    let mut validity = BooleanBufferBuilder::new(rows.len());
-    is_valid.iter().for_each(|valid| validity.append(*valid));
-    let DataType::FixedSizeList(item, width) = vector_type(dimensions) else {
-        return Err(Error::internal("a vector's type"));
+    let failed = |error| Error::internal("a part").with_source(error);
+    let text = |of: fn(&RowError) -> Option<&str>| -> ArrayRef {
+        let texts = errors.iter().map(|error| error.as_ref().and_then(of));
+        Arc::new(StringArray::from_iter(texts))
     };
-    let numbers: ArrayRef = Arc::new(Float32Array::from(values));
-    let nulls = Some(NullBuffer::new(validity.finish()));
-    let vectors = FixedSizeListArray::try_new(item, width, numbers, nulls)
-        .map_err(|error| Error::internal("vectors of a part").with_source(error))?;
-    let mut texts = StringBuilder::new();
-    errors.iter().for_each(|error| texts.append_option(error.as_deref()));
-    let places: UInt32Array = rows.iter().map(|(place, _)| *place).collect::<Vec<_>>().into();
-    let ids: UInt64Array = rows.iter().map(|(_, id)| *id).collect::<Vec<_>>().into();
-    let schema = Schema::new(vec![
+    let number = rows.iter().map(|(place, _)| *place);
+    let mut fields = vec![
         Field::new("place", DataType::UInt32, false),
         Field::new("row_id", DataType::UInt64, false),
-        Field::new("value", vector_type(dimensions), true),
         Field::new("error", DataType::Utf8, true),
-    ]);
-    let columns: Vec<ArrayRef> =
-        vec![Arc::new(places), Arc::new(ids), Arc::new(vectors), Arc::new(texts.finish())];
-    let batch = RecordBatch::try_new(Arc::new(schema), columns)
-        .map_err(|error| Error::internal("a part").with_source(error))?;
-    let errors = errors.iter().filter(|error| error.is_some()).count() as u64;
+        Field::new("error_type", DataType::Utf8, true),
+        Field::new("traceback", DataType::Utf8, true),
+    ];
+    let mut arrays: Vec<ArrayRef> = vec![
+        Arc::new(UInt32Array::from_iter_values(number)),
+        Arc::new(UInt64Array::from_iter_values(rows.iter().map(|(_, id)| *id))),
+        text(|error| Some(&error.error)),
+        text(|error| error.error_type.as_deref()),
+        text(|error| error.traceback.as_deref()),
+    ];
+    for (number, (column, values)) in columns.iter().zip(values).enumerate() {
+        let values: Vec<&dyn Array> = values.iter().map(AsRef::as_ref).collect();
+        fields.push(Field::new(value_name(number), column.data_type.clone(), true));
+        arrays.push(interleave(&values, places).map_err(failed)?);
+    }
+    let batch = RecordBatch::try_new(Arc::new(Schema::new(fields)), arrays).map_err(failed)?;
+    let errors = errors.iter().flatten().count() as u64;
     Ok(Results { batch, errors })
+}
+
+/// What the values of a column are called in a part.
+fn value_name(number: usize) -> String {
+    format!("value_{number}")
+}
+
+/// The values of a part, under the names of the columns that they fill.
+///
+/// # Errors
+/// `Corrupt` when it has other columns than it should.
+pub(crate) fn values_in(part: &RecordBatch, columns: &[String]) -> Result<RecordBatch> {
+    let wrong = || Error::new(ErrorKind::Corrupt, "a part has other columns than it should");
+    let mut fields = Vec::with_capacity(columns.len());
+    let mut values = Vec::with_capacity(columns.len());
+    for (number, column) in columns.iter().enumerate() {
+        let found = part.column_by_name(&value_name(number)).ok_or_else(wrong)?;
+        fields.push(Field::new(column, found.data_type().clone(), true));
+        values.push(Arc::clone(found));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), values).map_err(|_| wrong())
 }
 
 /// The object of a part.
@@ -218,21 +355,33 @@ pub(crate) async fn load(
     reader.next().ok_or_else(corrupt)?.map_err(|error| corrupt().with_source(error))
 }
 
-/// The rows of a part that have an error instead of a value.
+/// The rows of a part that have an error instead of a value, by place and id.
 ///
 /// # Errors
 /// `Corrupt` when it has other columns than it should.
-pub(crate) fn errors_in(part: &RecordBatch) -> Result<Vec<(u64, String)>> {
+pub(crate) fn errors_in(part: &RecordBatch) -> Result<Vec<(u32, u64, RowError)>> {
     let corrupt = || Error::new(ErrorKind::Corrupt, "a part has other columns than it should");
     let ids = part.column_by_name("row_id").and_then(|it| it.as_primitive_opt::<UInt64Type>());
-    let errors = part.column_by_name("error").and_then(|it| it.as_string_opt::<i32>());
-    let (ids, errors) = (ids.ok_or_else(corrupt)?, errors.ok_or_else(corrupt)?);
-    let rows = ids.values().iter().zip(errors);
-    Ok(rows.filter_map(|(id, error)| Some((*id, error?.to_owned()))).collect())
+    let ids = ids.ok_or_else(corrupt)?;
+    let at = part.column_by_name("place").and_then(|it| it.as_primitive_opt::<UInt32Type>());
+    let at = at.ok_or_else(corrupt)?;
+    let texts = |name: &str| {
+        let column = part.column_by_name(name).and_then(|it| it.as_string_opt::<i32>());
+        column.ok_or_else(corrupt)
+    };
+    let (errors, kinds, places) = (texts("error")?, texts("error_type")?, texts("traceback")?);
+    let text = |texts: &StringArray, row| texts.is_valid(row).then(|| texts.value(row).to_owned());
+    let error = |(row, id): (usize, &u64)| {
+        let error = text(errors, row)?;
+        let (error_type, traceback) = (text(kinds, row), text(places, row));
+        Some((at.value(row), *id, RowError { error, error_type, traceback }))
+    };
+    Ok(ids.values().iter().enumerate().filter_map(error).collect())
 }
 
 #[cfg(test)]
 mod tests {
+    use arrow_array::FixedSizeListArray;
     use futures::StreamExt as _;
 
     use super::*;
@@ -254,7 +403,13 @@ mod tests {
 
     async fn collected(batches: Vec<RecordBatch>) -> Result<Results> {
         let rows = vec![(3, 10), (5, 11), (9, 12)];
-        collect(&rows, 2, futures::stream::iter(batches.into_iter().map(Ok)).boxed()).await
+        let columns = [ResultColumn {
+            result: ResultSource::Field("value".to_owned()),
+            column: "vector".to_owned(),
+            data_type: vector_type(2),
+            is_finite: true,
+        }];
+        collect(&rows, &columns, futures::stream::iter(batches.into_iter().map(Ok)).boxed()).await
     }
 
     #[tokio::test]
@@ -265,11 +420,18 @@ mod tests {
         assert_eq!(results.errors, 2);
         let places = results.batch.column(0).as_primitive::<arrow_array::types::UInt32Type>();
         assert_eq!(places.values().to_vec(), [3, 5, 9]);
-        let values = results.batch.column(2);
+        let values = values_in(&results.batch, &["vector".to_owned()]).unwrap();
+        let values = values.column(0);
         assert_eq!(
             (values.is_valid(0), values.is_valid(1), values.is_valid(2)),
             (false, false, true)
         );
+        let errors = errors_in(&results.batch).unwrap();
+        assert_eq!(
+            errors.iter().map(|(place, id, _)| (*place, *id)).collect::<Vec<_>>(),
+            [(3, 10), (5, 11)]
+        );
+        assert_eq!(errors[0].2.error, "no picture");
     }
 
     #[tokio::test]

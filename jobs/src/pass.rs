@@ -42,16 +42,16 @@ impl Pass {
     /// Plans a pass over the rows at `places`.
     ///
     /// # Errors
-    /// `NotFound` when the source column is gone.
+    /// `NotFound` when a source column is gone.
     pub(crate) fn plan(
         number: u32,
         snapshot: &Snapshot,
-        source: &str,
+        sources: &[String],
         places: RowPlaces,
         task_rows: u32,
         before: Option<&Pass>,
     ) -> Result<Record> {
-        let mut files = snapshot.source_files(source)?;
+        let mut files = snapshot.source_files(sources)?;
         let fragments = places.into_iter().map(|(fragment, mut places)| {
             places.optimize();
             let source_files = files.remove(&fragment).unwrap_or_default();

@@ -1,4 +1,5 @@
-//! Queries: the vector of one text or picture, computed by an attached worker while somebody waits.
+//! Queries: the vector of one text or picture, or the look at a new function, done by an attached worker
+//! while somebody waits.
 
 use std::sync::{Arc, PoisonError};
 use std::time::Duration;
@@ -10,6 +11,7 @@ use tokio::sync::oneshot;
 use crate::ids::JobId;
 use crate::runtime::ColumnJobs;
 use crate::scheduler::{Event, ModelKey};
+use crate::work::Interpreter;
 
 /// What a query is about.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,14 +22,38 @@ pub enum QueryInput {
     Picture(Bytes),
 }
 
+/// What a worker is asked while somebody waits.
+#[derive(Debug, Clone)]
+pub(crate) enum Question {
+    /// The vector of something.
+    Embed(QueryInput),
+    /// Whether a function can be run.
+    Check(Arc<Candidate>),
+}
+
+/// A function that is to be registered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Candidate {
+    /// What people know it as.
+    pub name: String,
+    /// `sha256:` and the digest of all that decides its results.
+    pub digest: String,
+    /// Its definition, as workers read it.
+    pub definition: serde_json::Value,
+    /// What runs it.
+    pub interpreter: Interpreter,
+}
+
 /// How long a worker may take: a cold one loads its model first.
 const TIME_MAX: Duration = Duration::from_secs(30);
+/// How long it may take to make the environment of a function.
+const CHECK_TIME_MAX: Duration = Duration::from_secs(1_800);
 /// Queries that may wait at once.
 const WAITING_MAX: usize = 1_024;
 
 /// A query that somebody waits for.
 pub(crate) struct PendingQuery {
-    pub(crate) input: QueryInput,
+    pub(crate) question: Question,
     answer: oneshot::Sender<Result<Vec<f32>, String>>,
 }
 
@@ -73,6 +99,29 @@ impl ColumnJobs {
                 ),
             ));
         }
+        let outcome = self.ask(key, Question::Embed(input), TIME_MAX).await?;
+        outcome.map_err(|error| Error::invalid(format!("model {model}: {error}")))
+    }
+
+    /// Has an attached worker make the environment of a function and load it, once there is one that can.
+    ///
+    /// # Errors
+    /// `InvalidArgument` saying what is wrong with the function, `DeadlineExceeded` when no worker looked at
+    /// it in time.
+    pub async fn check_function(self: &Arc<Self>, candidate: Arc<Candidate>) -> Result<()> {
+        let key = candidate.interpreter.key();
+        let name = candidate.name.clone();
+        let outcome = self.ask(key, Question::Check(candidate), CHECK_TIME_MAX).await?;
+        outcome.map(|_| ()).map_err(|error| Error::invalid(format!("function {name}: {error}")))
+    }
+
+    /// Has a worker answer a query.
+    async fn ask(
+        self: &Arc<Self>,
+        key: ModelKey,
+        question: Question,
+        within: Duration,
+    ) -> Result<Result<Vec<f32>, String>> {
         let id = JobId::new(&format!("query-{}", uuid::Uuid::now_v7()));
         let (answer, answered) = oneshot::channel();
         {
@@ -81,20 +130,19 @@ impl ColumnJobs {
                 let message = format!("{WAITING_MAX} queries wait for workers");
                 return Err(Error::new(ErrorKind::Busy, message).with_retry_after_ms(500));
             }
-            queries.insert(id.clone(), PendingQuery { input, answer });
+            queries.insert(id.clone(), PendingQuery { question, answer });
         }
         let asked = Asked { jobs: Arc::clone(self), id: id.clone() };
         self.step(Event::Ask { query: id, model: key });
         self.wake();
-        let outcome = tokio::time::timeout(TIME_MAX, answered).await;
+        let outcome = tokio::time::timeout(within, answered).await;
         drop(asked);
         match outcome {
-            Ok(Ok(Ok(vector))) => Ok(vector),
-            Ok(Ok(Err(error))) => Err(Error::invalid(format!("model {model}: {error}"))),
+            Ok(Ok(outcome)) => Ok(outcome),
             Ok(Err(_)) => Err(Error::internal("a query was lost")),
             Err(_) => Err(Error::new(
                 ErrorKind::DeadlineExceeded,
-                format!("no worker answered within {} s", TIME_MAX.as_secs()),
+                format!("no worker answered within {} s", within.as_secs()),
             )),
         }
     }
@@ -107,8 +155,8 @@ impl ColumnJobs {
         }
     }
 
-    pub(crate) fn query_input(&self, query: &JobId) -> Option<QueryInput> {
+    pub(crate) fn question(&self, query: &JobId) -> Option<Question> {
         let queries = self.queries.lock().unwrap_or_else(PoisonError::into_inner);
-        queries.get(query).map(|pending| pending.input.clone())
+        queries.get(query).map(|pending| pending.question.clone())
     }
 }

@@ -26,8 +26,15 @@ use tokio_util::task::AbortOnDropHandle;
 /// Records that are kept; the oldest finished ones go first.
 const JOBS_MAX: usize = 1_000;
 const FOLDER: &str = "jobs";
-/// The type of jobs that attached workers run.
+/// The type of jobs in which attached workers run a model over a column.
 pub const COMPUTE_COLUMN: &str = "compute_column";
+/// The type of jobs in which attached workers run a function over columns.
+pub const REFRESH_COLUMNS: &str = "refresh_function_columns";
+
+/// Whether attached workers run the tasks of a job.
+pub(crate) fn is_column_job(job: &Job) -> bool {
+    matches!(job.job_type.as_str(), COMPUTE_COLUMN | REFRESH_COLUMNS)
+}
 
 /// How far a job has come.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -146,7 +153,7 @@ impl Jobs {
                 continue;
             };
             let is_alive = job.server.as_deref().is_some_and(&is_there);
-            if job.state == JobState::InProgress && job.job_type != COMPUTE_COLUMN && !is_alive {
+            if job.state == JobState::InProgress && !is_column_job(&job) && !is_alive {
                 job.state = JobState::Failed;
                 job.failure = Some("the server stopped before the job was done".to_owned());
                 job.ended_at_ms = Some(self.clock.now_ms());
@@ -164,7 +171,7 @@ impl Jobs {
         let known = self.lock();
         known.get(job_id).is_some_and(|(job, _)| {
             let is_here = job.server.is_some() && job.server.as_ref() == self.server.get();
-            match job.job_type == COMPUTE_COLUMN {
+            match is_column_job(job) {
                 true => job.state.is_ended() || !with_columns,
                 false => job.state.is_ended() || is_here,
             }
@@ -177,7 +184,33 @@ impl Jobs {
     }
 
     /// Begins a job; `work` gives its result.
+    ///
+    /// # Errors
+    /// `Unavailable` when its record cannot be written.
     pub async fn begin<F>(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        job_type: &str,
+        table: String,
+        spec: serde_json::Value,
+        work: F,
+    ) -> Result<String>
+    where
+        F: Future<Output = Result<serde_json::Value>> + Send + 'static,
+    {
+        let turn = Arc::clone(&self.turn);
+        let in_turn = async move {
+            let _turn = turn.acquire_owned().await;
+            work.await
+        };
+        self.begin_unqueued(ctx, job_type, table, spec, in_turn).await
+    }
+
+    /// Begins a job that needs little of this server and does not wait for its turn.
+    ///
+    /// # Errors
+    /// As [`Jobs::begin`].
+    pub async fn begin_unqueued<F>(
         self: &Arc<Self>,
         ctx: &RequestContext,
         job_type: &str,
@@ -214,13 +247,9 @@ impl Jobs {
     where
         F: Future<Output = Result<serde_json::Value>> + Send + 'static,
     {
-        let turn = Arc::clone(&self.turn);
-        let in_turn = async move {
-            let _turn = turn.acquire_owned().await;
-            // A task of its own: a panic of a library ends the job and nothing else.
-            AbortOnDropHandle::new(tokio::spawn(work)).await
-        };
-        let ended = cancel.run_until_cancelled(in_turn).await;
+        // A task of its own: a panic of a library ends the job and nothing else.
+        let work = AbortOnDropHandle::new(tokio::spawn(work));
+        let ended = cancel.run_until_cancelled(work).await;
         if self.stop.is_cancelled() {
             return;
         }
@@ -324,9 +353,7 @@ impl Jobs {
     /// The jobs that are not over and run elsewhere, with what calls them off.
     pub fn unfinished(&self) -> Vec<(Job, CancellationToken)> {
         let known = self.lock();
-        let open = known
-            .values()
-            .filter(|(job, _)| job.job_type == COMPUTE_COLUMN && !job.state.is_ended());
+        let open = known.values().filter(|(job, _)| is_column_job(job) && !job.state.is_ended());
         open.cloned().collect()
     }
 

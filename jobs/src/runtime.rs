@@ -29,24 +29,19 @@ use crate::query::PendingQuery;
 use crate::registry::Jobs;
 use crate::scheduler::{Action, Event, ModelKey, Scheduler, SchedulerLimits};
 use crate::sync::WorkerView;
+use crate::work::Work;
 
 const STARTS: &str = "job_starts";
 const TICK: Duration = Duration::from_millis(500);
 
-/// What a job that computes a column does; kept in its record.
+/// What a job that computes columns does; kept in its record.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct ColumnSpec {
     /// The table's incarnation.
     pub table_uid: String,
-    /// The column that is read.
-    pub input: String,
-    /// The column that is written.
-    pub output: String,
-    /// The model.
-    pub model: String,
-    /// Numbers of its vectors.
-    pub dimensions: u32,
+    /// What computes which columns of which.
+    #[serde(flatten)]
+    pub work: Work,
     /// Only rows for which this SQL expression is true.
     #[serde(rename = "where")]
     pub filter: Option<String>,
@@ -56,6 +51,16 @@ pub struct ColumnSpec {
     pub task_rows: u32,
     /// The version whose rows are computed.
     pub source_version: u64,
+    /// The version of the last such job: rows whose input changed since are computed again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub stale_since: Option<u64>,
+}
+
+impl ColumnSpec {
+    /// Whether rows that have a value may get a new one.
+    pub(crate) fn replaces(&self) -> bool {
+        self.recompute || self.stale_since.is_some()
+    }
 }
 
 /// How far a job is.
@@ -339,15 +344,15 @@ impl ColumnJobs {
     }
 
     fn waits_for(&self, run: &Running, ready: usize, state: &RunState) -> Option<String> {
-        let model =
-            state.model.clone().unwrap_or(ModelKey { name: run.spec.model.clone(), digest: None });
-        let is_offered = self.workers().values().any(|worker| {
-            worker.models.iter().any(|offered| {
-                offered.name == model.name
-                    && (model.digest.is_none() || model.digest == offered.digest)
-            })
-        });
-        (ready > 0 && !is_offered).then(|| format!("a worker with the model {}", model.name))
+        let model = state.model.clone().unwrap_or_else(|| run.spec.work.need());
+        let is_offered = self
+            .workers()
+            .values()
+            .any(|worker| worker.offers.iter().any(|offered| model.is_met_by(offered)));
+        (ready > 0 && !is_offered).then(|| match &run.spec.work {
+            Work::Model(_) => format!("a worker with the model {}", model.name),
+            Work::Function(work) => work.interpreter.to_string(),
+        })
     }
 }
 

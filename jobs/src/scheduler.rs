@@ -56,17 +56,19 @@ impl Default for SchedulerLimits {
     }
 }
 
-/// A model as workers offer it and jobs ask for it.
+/// What workers offer and jobs ask for: a model, or an interpreter that runs functions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelKey {
     /// Its name.
     pub name: String,
-    /// The digest of its weights; a job without one takes the first that is offered, and keeps to it.
+    /// The digest of its weights, or the version of an interpreter; a job without one takes the first that
+    /// is offered, and keeps to it.
     pub digest: Option<String>,
 }
 
 impl ModelKey {
-    fn is_met_by(&self, offered: &ModelKey) -> bool {
+    /// Whether a worker that offers the other one can do with it.
+    pub(crate) fn is_met_by(&self, offered: &ModelKey) -> bool {
         self.name == offered.name && (self.digest.is_none() || self.digest == offered.digest)
     }
 }

@@ -9,9 +9,10 @@ use lakebed_storage::{At, ScanSpec, Table};
 
 use crate::models::{ModelInfo, ModelInput, named};
 use crate::parts::vector_type;
-use crate::registry::{COMPUTE_COLUMN, Job, JobState};
+use crate::registry::{COMPUTE_COLUMN, Job, JobState, REFRESH_COLUMNS, is_column_job};
 use crate::runtime::{ColumnJobs, ColumnSpec};
 use crate::scheduler::Event;
+use crate::work::{FunctionWork, ModelWork, SOURCE_VERSION, Work};
 
 /// Rows of a task unless the job says otherwise: a few seconds of a small model on a processor.
 const TASK_ROWS: u32 = 256;
@@ -28,6 +29,17 @@ pub struct SubmitJob {
     pub output: String,
     /// The model.
     pub model: String,
+    /// Only rows for which this SQL expression is true.
+    pub filter: Option<String>,
+    /// Whether rows that have a value get a new one.
+    pub recompute: bool,
+    /// Rows of a task.
+    pub task_rows: Option<u32>,
+}
+
+/// Which rows a function runs over.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RefreshRule {
     /// Only rows for which this SQL expression is true.
     pub filter: Option<String>,
     /// Whether rows that have a value get a new one.
@@ -72,24 +84,81 @@ impl ColumnJobs {
         let snapshot = table.snapshot(None, &At::Latest).await?;
         let spec = ColumnSpec {
             table_uid: table.uid().to_owned(),
-            input: command.input,
-            output: command.output,
-            model: model.name,
-            dimensions: model.dimensions,
+            work: Work::Model(ModelWork {
+                input: command.input,
+                output: command.output,
+                model: model.name,
+                dimensions: model.dimensions,
+            }),
             filter: command.filter,
             recompute: command.recompute,
             task_rows,
             source_version: snapshot.version(),
+            stale_since: None,
         };
+        self.start(ctx, COMPUTE_COLUMN, name, &spec).await
+    }
+
+    /// Begins a job that runs a function over rows of a table; returns it, or the one that does that
+    /// already.
+    ///
+    /// # Errors
+    /// `NotFound` naming a column that is gone, `AlreadyExists` when another job writes one of the columns.
+    pub async fn refresh(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        table: &Arc<Table>,
+        name: String,
+        work: FunctionWork,
+        rule: RefreshRule,
+    ) -> Result<Job> {
+        let snapshot = table.snapshot(None, &At::Latest).await?;
+        let schema = snapshot.written_schema();
+        let work = Work::Function(work);
+        for column in work.input_names() {
+            schema.field_with_name(&column).map_err(|_| unknown(&schema, &column))?;
+        }
+        work.results(&schema)?;
+        let stale_since = last_refreshed(&schema, &work);
+        if rule.filter.is_some() {
+            let spec = ScanSpec { filter: rule.filter.clone(), ..ScanSpec::default() };
+            snapshot.scan_schema(&spec).await?;
+        }
+        let _submitting = self.submitting.lock().await;
+        if let Some(running) = self.running_for(table.uid(), &work) {
+            return Ok(running);
+        }
+        for column in work.output_names() {
+            self.check_alone(table.uid(), &column)?;
+        }
+        let spec = ColumnSpec {
+            table_uid: table.uid().to_owned(),
+            work,
+            filter: rule.filter,
+            recompute: rule.recompute,
+            task_rows: task_rows(rule.task_rows, 1)?,
+            source_version: snapshot.version(),
+            stale_since,
+        };
+        self.start(ctx, REFRESH_COLUMNS, name, &spec).await
+    }
+
+    async fn start(
+        self: &Arc<Self>,
+        ctx: &RequestContext,
+        job_type: &str,
+        table: String,
+        spec: &ColumnSpec,
+    ) -> Result<Job> {
         let job = Job {
             job_id: uuid::Uuid::now_v7().to_string(),
-            job_type: COMPUTE_COLUMN.to_owned(),
+            job_type: job_type.to_owned(),
             database: ctx.database.to_string(),
-            table: name,
+            table,
             state: JobState::InProgress,
             created_at_ms: self.clock.now_ms(),
             ended_at_ms: None,
-            spec: serde_json::to_value(&spec)
+            spec: serde_json::to_value(spec)
                 .map_err(|error| Error::internal("write a job's spec").with_source(error))?,
             result: None,
             failure: None,
@@ -101,10 +170,20 @@ impl ColumnJobs {
         Ok(job)
     }
 
+    /// A job that does the same work: who asks again, such as a client whose answer was lost, gets that.
+    fn running_for(&self, table_uid: &str, work: &Work) -> Option<Job> {
+        let is_same = |job: &Job| {
+            let spec = serde_json::from_value::<ColumnSpec>(job.spec.clone());
+            spec.is_ok_and(|spec| spec.table_uid == table_uid && spec.work == *work)
+        };
+        self.records.unfinished().into_iter().map(|(job, _)| job).find(is_same)
+    }
+
     fn check_alone(&self, table_uid: &str, output: &str) -> Result<()> {
         for (job, _) in self.records.unfinished() {
-            let spec = serde_json::from_value::<ColumnSpec>(job.spec.clone());
-            if spec.is_ok_and(|spec| spec.table_uid == table_uid && spec.output == output) {
+            let Ok(spec) = serde_json::from_value::<ColumnSpec>(job.spec.clone()) else { continue };
+            if spec.table_uid == table_uid && spec.work.output_names().iter().any(|it| it == output)
+            {
                 return Err(Error::new(
                     ErrorKind::AlreadyExists,
                     format!("job {} writes column `{output}`", job.job_id),
@@ -126,7 +205,7 @@ impl ColumnJobs {
         is_paused: bool,
     ) -> Result<()> {
         let (job, _) = self.records.get(ctx, job_id)?;
-        if job.job_type != COMPUTE_COLUMN {
+        if !is_column_job(&job) {
             return Err(Error::invalid(format!("a job of type {} cannot be paused", job.job_type)));
         }
         if job.state.is_ended() {
@@ -152,6 +231,15 @@ impl ColumnJobs {
         self.wake();
         Ok(())
     }
+}
+
+/// The version whose rows the last refresh of some columns computed.
+fn last_refreshed(schema: &Schema, work: &Work) -> Option<u64> {
+    let columns = work.output_names();
+    let fields = columns.iter().map(|column| schema.field_with_name(column).ok());
+    let versions = fields.map(|field| field?.metadata().get(SOURCE_VERSION)?.parse::<u64>().ok());
+    // One that was never refreshed has no values that could be stale.
+    versions.collect::<Option<Vec<u64>>>()?.into_iter().min()
 }
 
 fn task_rows(asked: Option<u32>, dimensions: u32) -> Result<u32> {

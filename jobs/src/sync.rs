@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use arrow_array::{RecordBatch, UInt64Array};
+use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Result};
@@ -14,14 +14,16 @@ use serde::Serialize;
 use crate::ids::{AttemptId, JobId};
 use crate::models::{DIMENSIONS_MAX, ModelInfo, ModelInput};
 use crate::parts;
-use crate::query::QueryInput;
+use crate::query::{Candidate, QueryInput, Question};
 use crate::runtime::ColumnJobs;
 use crate::scheduler::{Action, Event, ModelKey, WorkerSync};
+use crate::work::{FunctionWork, Interpreter, Work};
 
 const TEXT_BYTES_MAX: usize = 256;
 const ERROR_BYTES_MAX: usize = 4_000;
 const ATTEMPTS_MAX: usize = 10_000;
 const MODELS_MAX: usize = 256;
+const INTERPRETERS_MAX: usize = 16;
 const SLOTS_MAX: u32 = 1_024;
 const WORKERS_MAX: usize = 10_000;
 /// A call waits no longer than this, whatever the worker asks for: its leases run meanwhile, and proxies
@@ -53,8 +55,22 @@ pub struct WorkerView {
     /// Their names.
     #[serde(rename = "models")]
     pub model_names: Vec<String>,
+    /// The versions of Python that it runs functions with.
+    pub pythons: Vec<String>,
+    /// All that jobs may ask it for.
+    #[serde(skip)]
+    pub(crate) offers: Vec<ModelKey>,
     /// Where its time went: stage, busy milliseconds, rows.
     pub stages: Vec<(String, u64, u64)>,
+}
+
+/// A function that an attempt is to run.
+#[derive(Debug, Clone)]
+pub enum FunctionOf {
+    /// One that is to be registered.
+    Candidate(Arc<Candidate>),
+    /// One that is registered, with the constants of its instances.
+    Registered(Box<FunctionWork>),
 }
 
 impl ColumnJobs {
@@ -69,6 +85,12 @@ impl ColumnJobs {
             .collect();
         workers.sort_by(|a, b| (&a.worker, &a.instance).cmp(&(&b.worker, &b.instance)));
         workers
+    }
+
+    /// Whether a worker is attached that has an interpreter.
+    pub fn is_attached(&self, interpreter: &Interpreter) -> bool {
+        let key = interpreter.key();
+        self.workers().values().any(|worker| worker.offers.iter().any(|it| key.is_met_by(it)))
     }
 
     pub(crate) fn forget_workers(&self) {
@@ -138,30 +160,44 @@ impl ColumnJobs {
     }
 
     fn assignment(&self, attempt: AttemptId, model: ModelKey) -> Option<v1::Assignment> {
-        let work = match self.query_input(&attempt.job) {
-            Some(QueryInput::Text(text)) => v1::assignment::Work::Query(v1::QueryTask {
-                input: Some(v1::query_task::Input::Text(text)),
-            }),
-            Some(QueryInput::Picture(bytes)) => v1::assignment::Work::Query(v1::QueryTask {
-                input: Some(v1::query_task::Input::Picture(bytes)),
-            }),
+        let mut function = None;
+        let work = match self.question(&attempt.job) {
+            Some(Question::Check(candidate)) => {
+                let (name, digest) = (candidate.name.clone(), candidate.digest.clone());
+                function = Some(v1::Function { name, digest });
+                v1::assignment::Work::Check(v1::CheckTask {})
+            }
+            Some(Question::Embed(QueryInput::Text(text))) => {
+                v1::assignment::Work::Query(v1::QueryTask {
+                    input: Some(v1::query_task::Input::Text(text)),
+                })
+            }
+            Some(Question::Embed(QueryInput::Picture(bytes))) => {
+                v1::assignment::Work::Query(v1::QueryTask {
+                    input: Some(v1::query_task::Input::Picture(bytes)),
+                })
+            }
             None => {
                 let run = self.find(&attempt.job)?;
+                if let Work::Function(work) = &run.spec.work {
+                    let (name, digest) = (work.function.to_string(), work.digest());
+                    function = Some(v1::Function { name, digest });
+                }
                 v1::assignment::Work::Rows(v1::RowsTask {
                     rows: run.pass().ok()?.rows_of(attempt.task).ok()?,
                     database: run.database.to_string(),
                     table: run.table.clone(),
-                    input: run.spec.input.clone(),
-                    output: run.spec.output.clone(),
+                    input: run.spec.work.input_names().join(","),
+                    output: run.spec.work.output_names().join(","),
                 })
             }
         };
-        Some(v1::Assignment {
-            attempt: Some(to_wire(attempt)),
-            model: model.name,
-            digest: model.digest.unwrap_or_default(),
-            work: Some(work),
-        })
+        let (model, digest) = match function {
+            Some(_) => (String::new(), String::new()),
+            None => (model.name, model.digest.unwrap_or_default()),
+        };
+        let attempt = Some(to_wire(attempt));
+        Some(v1::Assignment { attempt, model, digest, work: Some(work), function })
     }
 
     fn note_worker(&self, view: WorkerView, is_leaving: bool) -> Result<()> {
@@ -189,7 +225,24 @@ impl ColumnJobs {
         }
     }
 
-    /// The rows of a task: `_rowid` and `input`.
+    /// The function that an attempt is to run.
+    ///
+    /// # Errors
+    /// `Conflict` when the attempt does not hold its task, `InvalidArgument` when it runs a model.
+    pub fn function_of(&self, attempt: &v1::AttemptId) -> Result<FunctionOf> {
+        let attempt = from_wire(Some(attempt))?;
+        if let Some(Question::Check(candidate)) = self.question(&attempt.job) {
+            return Ok(FunctionOf::Candidate(candidate));
+        }
+        self.held(&attempt)?;
+        let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
+        match &run.spec.work {
+            Work::Function(work) => Ok(FunctionOf::Registered(Box::new(work.clone()))),
+            Work::Model(_) => Err(Error::invalid(format!("{attempt} runs no function"))),
+        }
+    }
+
+    /// The rows of a task: `_rowid`, and the columns that are read under the names that the worker knows.
     ///
     /// # Errors
     /// `Conflict` when the attempt does not hold its task; those of reading.
@@ -199,18 +252,27 @@ impl ColumnJobs {
         let pass = run.pass()?;
         let rows = pass.task_rows(attempt.task).await?;
         let ids: Vec<u64> = rows.iter().map(|(_, id)| *id).collect();
+        let inputs = run.spec.work.inputs();
+        let mut names = run.spec.work.input_names();
+        names.sort_unstable();
+        names.dedup();
         let spec = ScanSpec {
-            projection: Projection::Names(vec![run.spec.input.clone()]),
+            projection: Projection::Names(names),
             row_ids: Some(ids.clone()),
             blob_bytes: true,
             ..ScanSpec::default()
         };
         let (stored, batches) = pass.snapshot.scan(&spec).await?;
-        let input = stored.field(0);
-        let schema = Arc::new(Schema::new(vec![
-            Field::new("_rowid", DataType::UInt64, false),
-            Field::new("input", input.data_type().clone(), true),
-        ]));
+        let mut fields = vec![Field::new("_rowid", DataType::UInt64, false)];
+        let mut from = Vec::with_capacity(inputs.len());
+        for input in &inputs {
+            let (at, field) = stored
+                .column_with_name(&input.column)
+                .ok_or_else(|| Error::internal("a scan without a column that was asked for"))?;
+            fields.push(Field::new(&input.parameter, field.data_type().clone(), true));
+            from.push(at);
+        }
+        let schema = Arc::new(Schema::new(fields));
         let shown = Arc::clone(&schema);
         let mut next = 0;
         let batches = batches.map(move |batch| {
@@ -218,8 +280,9 @@ impl ColumnJobs {
             let of_batch = ids.get(next..next + batch.num_rows());
             let of_batch = of_batch.ok_or_else(|| Error::internal("more rows than row ids"))?;
             next += batch.num_rows();
-            let numbers = Arc::new(UInt64Array::from(of_batch.to_vec()));
-            RecordBatch::try_new(Arc::clone(&shown), vec![numbers, Arc::clone(batch.column(0))])
+            let mut columns: Vec<ArrayRef> = vec![Arc::new(UInt64Array::from(of_batch.to_vec()))];
+            columns.extend(from.iter().map(|at| Arc::clone(batch.column(*at))));
+            RecordBatch::try_new(Arc::clone(&shown), columns)
                 .map_err(|error| Error::internal("rows of a task").with_source(error))
         });
         Ok((schema, batches.boxed()))
@@ -234,8 +297,10 @@ impl ColumnJobs {
     pub async fn put_results(&self, attempt: &AttemptId, batches: BatchStream) -> Result<u64> {
         self.held(attempt)?;
         let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
-        let rows = run.pass()?.task_rows(attempt.task).await?;
-        let results = parts::collect(&rows, run.spec.dimensions, batches).await?;
+        let pass = run.pass()?;
+        let rows = pass.task_rows(attempt.task).await?;
+        let columns = run.spec.work.results(&pass.snapshot.written_schema())?;
+        let results = parts::collect(&rows, &columns, batches).await?;
         parts::store(&self.system, attempt, &results).await?;
         // It may have lost its task meanwhile; the part goes with the others then.
         self.held(attempt)?;
@@ -312,6 +377,20 @@ fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, Worker
         let name: String = stage.stage.chars().take(32).collect();
         (name, stage.busy_ms, stage.rows)
     });
+    let mut offers: Vec<ModelKey> = models
+        .iter()
+        .map(|model| ModelKey { name: model.name.clone(), digest: model.digest.clone() })
+        .collect();
+    let mut pythons = Vec::new();
+    for interpreter in request.interpreters.iter().take(INTERPRETERS_MAX) {
+        let python_version = text("python_version", &interpreter.python_version)?.to_owned();
+        pythons.push(python_version.clone());
+        let plain = Interpreter { python_version, gpu: false };
+        if interpreter.gpu {
+            offers.push(Interpreter { gpu: true, ..plain.clone() }.key());
+        }
+        offers.push(plain.key());
+    }
     let view = WorkerView {
         worker: text("worker", &request.worker)?.to_owned(),
         instance: text("instance", &request.instance)?.to_owned(),
@@ -321,7 +400,9 @@ fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, Worker
         since_ms: now_ms,
         seen_ms: now_ms,
         model_names: models.iter().map(|model| model.name.clone()).collect(),
-        models: models.clone(),
+        models,
+        pythons,
+        offers: offers.clone(),
         stages: stages.collect(),
     };
     let sync = WorkerSync {
@@ -330,10 +411,7 @@ fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, Worker
         running: running?,
         done,
         failed,
-        models: models
-            .into_iter()
-            .map(|model| ModelKey { name: model.name, digest: model.digest })
-            .collect(),
+        models: offers,
         leaving: request.leaving,
     };
     Ok((view, sync))

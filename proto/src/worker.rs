@@ -11,6 +11,8 @@ pub mod v1 {
 
 /// The Flight action that carries a `SyncRequest` and answers with a `SyncResponse`.
 pub const SYNC_ACTION: &str = "lakebed.worker.v1.Sync";
+/// The Flight action that carries an `AttemptId` and answers with the function that it is to run, as JSON.
+pub const FUNCTION_ACTION: &str = "lakebed.worker.v1.Function";
 
 #[cfg(test)]
 mod tests {

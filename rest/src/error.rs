@@ -66,7 +66,8 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
         ErrorKind::NotImplemented => 0,
         ErrorKind::NotFound => match error.subject() {
             Some(Subject::Namespace) => 1,
-            Some(Subject::Table) | None => 4,
+            // The protocol's numbers know neither functions nor secrets.
+            Some(Subject::Table | Subject::Function | Subject::Secret) | None => 4,
             Some(Subject::Index) => 6,
             // The protocol knows no cursors; like tags they are names for versions.
             Some(Subject::Tag | Subject::Cursor) => 8,
@@ -79,7 +80,14 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
             Some(Subject::Index) => 7,
             Some(Subject::Tag | Subject::Cursor) => 9,
             Some(Subject::Branch) => 23,
-            Some(Subject::Table | Subject::Version | Subject::Column) | None => 5,
+            Some(
+                Subject::Table
+                | Subject::Version
+                | Subject::Column
+                | Subject::Function
+                | Subject::Secret,
+            )
+            | None => 5,
         },
         ErrorKind::InvalidArgument => 13,
         // A namespace is only in conflict with what is in it.

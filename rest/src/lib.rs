@@ -26,6 +26,7 @@ mod caller;
 mod drain;
 mod error;
 mod forward;
+mod function;
 mod guard;
 mod gzip;
 mod job;

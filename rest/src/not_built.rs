@@ -26,13 +26,7 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/transaction/{id}/alter"),
     // Blobs.
     (MethodFilter::POST, "/v1/table/{id}/blob/{column}/{row_id}/sign"),
-    // Computed columns, functions, secrets, materialized views.
-    (MethodFilter::POST, "/v1/table/{id}/backfill_column"),
-    (MethodFilter::POST, "/v1/table/{id}/errors"),
-    (MethodFilter::POST, "/v1/function/{id}/create"),
-    (MethodFilter::POST, "/v1/function/{id}/describe"),
-    (MethodFilter::POST, "/v1/function/{id}/drop"),
-    (MethodFilter::GET, "/v1/namespace/{id}/function/list"),
+    // Functions by their older names, secrets, materialized views.
     (MethodFilter::POST, "/v1/functions/create"),
     (MethodFilter::POST, "/v1/functions/get"),
     (MethodFilter::POST, "/v1/secret/{id}/create"),

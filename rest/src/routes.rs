@@ -21,8 +21,8 @@ use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
-    Door, RestOptions, backup, blob, blob_gc, job, key, namespace, not_built, peers, status, table,
-    upload, view, worker,
+    Door, RestOptions, backup, blob, blob_gc, function, job, key, namespace, not_built, peers,
+    status, table, upload, view, worker,
 };
 
 /// The HTTP door over `service`.
@@ -81,6 +81,10 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/namespace/{id}/exists", post(namespace::exists::namespace_exists)),
         ("/v1/namespace/{id}/drop", to_the_end(post(namespace::drop_namespace::drop_namespace))),
         ("/v1/namespace/{id}/view/list", get(view::list::list_views)),
+        ("/v1/namespace/{id}/function/list", get(function::list::list_functions)),
+        ("/v1/function/{id}/create", runs_jobs(post(function::create::create_function))),
+        ("/v1/function/{id}/describe", post(function::describe::describe_function)),
+        ("/v1/function/{id}/drop", post(function::drop_function::drop_function)),
         ("/v1/view/{id}/create", changes_table(post(view::create::create_view))),
         ("/v1/view/{id}/describe", post(view::describe::describe_view)),
         ("/v1/view/{id}/drop", changes_table(post(view::drop_view::drop_view))),
@@ -145,6 +149,11 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/workers", runs_jobs(get(worker::list_workers))),
         ("/v1/models", runs_jobs(get(worker::list_models))),
         ("/v1/table/{id}/update", changes_table(post(table::update::update_rows))),
+        (
+            "/v1/table/{id}/backfill_column",
+            runs_jobs(post(table::backfill_column::backfill_column)),
+        ),
+        ("/v1/table/{id}/errors", post(table::function_errors::function_errors)),
         ("/v1/table/{id}/add_columns", changes_table(post(table::add_columns::add_columns))),
         ("/v1/table/{id}/alter_columns", changes_table(post(table::alter_columns::alter_columns))),
         ("/v1/table/{id}/drop_columns", changes_table(post(table::drop_columns::drop_columns))),

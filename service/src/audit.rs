@@ -259,7 +259,8 @@ fn time(ms: i64) -> DateTime<Utc> {
     DateTime::from_timestamp_millis(ms).unwrap_or_default()
 }
 
-fn rfc3339(ms: i64) -> String {
+/// A moment in milliseconds since the Unix epoch, as RFC 3339 writes it.
+pub(crate) fn rfc3339(ms: i64) -> String {
     time(ms).to_rfc3339_opts(SecondsFormat::Millis, true)
 }
 

@@ -26,6 +26,7 @@ mod compact;
 mod cursors;
 mod delete_rows;
 mod forward;
+mod functions;
 mod gate;
 mod gc;
 mod indexes;
@@ -74,13 +75,14 @@ pub use changes::{Changes, ChangesPart, ChangesPlan};
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use cursors::Cursor;
 pub use forward::{BodyError, ForwardBody, Forwarded, Led, Port};
+pub use functions::{Declaration, FunctionFailures, FunctionVersion, Registration};
 pub use gc::Keep;
 pub use indexes::CreateIndex;
 pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey, check_secret};
 pub use lakebed_compaction::{Pass as CompactionPass, Reason as CompactionReason};
 pub use lakebed_jobs::{
-    AttemptId, Job, JobId, JobState, ModelInfo, ModelInput, Progress, QueryInput, SubmitJob,
-    WorkerServer, WorkerView,
+    AttemptId, Job, JobId, JobState, ModelInfo, ModelInput, Progress, QueryInput, RefreshRule,
+    SubmitJob, WorkerServer, WorkerView,
 };
 pub use lakebed_storage::Profile;
 /// What an index and a merge are, for the doors.

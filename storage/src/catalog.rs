@@ -24,11 +24,13 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::system::SystemStore;
+use crate::user_functions::UserFunction;
 use crate::views::View;
 
 const KEPT_STATES: u64 = 8;
 /// The newest format; a state says the oldest that can hold it.
-const FORMAT: u32 = 4;
+const FORMAT: u32 = 5;
+const FORMAT_WITHOUT_FUNCTIONS: u32 = 4;
 const FORMAT_WITHOUT_VIEWS: u32 = 3;
 const FORMAT_WITHOUT_DECLARED: u32 = 2;
 const FORMAT_WITHOUT_NAMESPACES: u32 = 1;
@@ -61,6 +63,9 @@ pub(crate) struct State {
     /// Views, by their names.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) views: BTreeMap<String, View>,
+    /// Functions that users registered, by their names, which are apart from those of tables.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) functions: BTreeMap<String, UserFunction>,
     /// Whether the database was dropped; a table or namespace that is made in it brings it back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_gone: bool,
@@ -76,6 +81,7 @@ impl Default for State {
             declared: BTreeMap::new(),
             left: BTreeMap::new(),
             views: BTreeMap::new(),
+            functions: BTreeMap::new(),
             is_gone: false,
         }
     }
@@ -84,8 +90,11 @@ impl Default for State {
 impl State {
     /// The oldest format that can hold it.
     fn oldest_format(&self) -> u32 {
-        if !self.views.is_empty() {
+        if !self.functions.is_empty() {
             return FORMAT;
+        }
+        if !self.views.is_empty() {
+            return FORMAT_WITHOUT_FUNCTIONS;
         }
         match (self.declared.is_empty() && self.left.is_empty(), self.namespaces.is_empty()) {
             (false, _) => FORMAT_WITHOUT_VIEWS,

@@ -16,7 +16,7 @@ use crate::creators::Inside;
 use crate::durable::{DurableCommitHandler, sync_transaction};
 use crate::lake::Lake;
 use crate::scan::BatchStream;
-use crate::schema::{Conform, stored_schema};
+use crate::schema::{Conform, new_table_schema};
 use crate::write::{
     CommitReceipt, Counted, WriteOptions, conformed, discard, write_error, write_params,
 };
@@ -51,7 +51,7 @@ impl Lake {
             return Ok(receipt);
         }
         let shared = &self.shared;
-        let stored = stored_schema(&sent, &shared.limits)?;
+        let stored = new_table_schema(&sent, &shared.limits)?;
         let claims = shared.write_claims();
         let blobs = BlobWriter::new(shared.clone(), Arc::clone(&claims));
         let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);

@@ -1,8 +1,8 @@
-//! Fill: cells of one column get values that were computed elsewhere, while the table goes on changing.
+//! Fill: cells of columns get values that were computed elsewhere, while the table goes on changing.
 //!
 //! ```text
-//!   values ─► column of the fragment, row for row ─► new column file ─┊─► mutation lock ─► version
-//!                         outside of the lock                         ┊      └─► changed meanwhile: moved
+//!   values ─► columns of the fragment, row for row ─► new column file ─┊─► mutation lock ─► version
+//!                         outside of the lock                          ┊      └─► changed meanwhile: moved
 //! ```
 //!
 //! Who computes values reads the rows of a version and is back minutes later. By then rows may have been
@@ -21,8 +21,8 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray;
 use arrow_array::types::UInt64Type;
 use arrow_array::{ArrayRef, RecordBatch};
-use arrow_schema::{Field as ArrowField, Schema as ArrowSchema, SchemaRef};
-use arrow_select::concat::concat;
+use arrow_schema::{DataType, Field as ArrowField, Schema as ArrowSchema, SchemaRef};
+use arrow_select::concat::concat_batches;
 use datafusion::error::DataFusionError;
 use futures::future::BoxFuture;
 use futures::{FutureExt, Stream, StreamExt, TryStreamExt};
@@ -57,12 +57,12 @@ pub(crate) const MODE: &str = "fill";
 pub struct FragmentValues {
     /// The fragment.
     pub fragment: u32,
-    /// The files that held the source column when the values were computed; see
+    /// The files that held the source columns when the values were computed; see
     /// [`Snapshot::source_files`].
     pub source_files: Vec<String>,
     /// The physical positions of the rows.
     pub places: RoaringBitmap,
-    /// Their values in the order of their positions: batches of one column, of the column's type.
+    /// Their values in the order of their positions: batches with the filled columns, by name.
     pub values: BatchStream,
     /// Tells this fill apart, so that it is done once.
     pub write_id: String,
@@ -100,12 +100,12 @@ impl Snapshot {
         .boxed()
     }
 
-    /// For each fragment the names of the files that hold a column.
+    /// For each fragment the names of the files that hold any of some columns.
     ///
     /// # Errors
     /// `NotFound` when there is no such column.
-    pub fn source_files(&self, column: &str) -> Result<BTreeMap<u32, Vec<String>>> {
-        let ids = ids_below(field_of(self.dataset.schema(), column)?);
+    pub fn source_files(&self, columns: &[String]) -> Result<BTreeMap<u32, Vec<String>>> {
+        let ids = ids_of(self.dataset.schema(), columns)?;
         let fragments = self.dataset.fragments().iter();
         Ok(fragments.map(|fragment| (fragment.id as u32, files_of(fragment, &ids))).collect())
     }
@@ -165,24 +165,24 @@ fn numbers<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a [u64]> {
 }
 
 impl Table {
-    /// Gives cells of `column` their values, for the fragments whose `source` column is still what the
-    /// values were computed from.
+    /// Gives cells of `columns` their values, for the fragments whose `sources` are still what the values
+    /// were computed from. All columns of a fragment get theirs in one version.
     ///
     /// # Errors
     /// `NotFound` when one of the columns is gone, `Conflict` when other servers commit all the time,
     /// the error of a stream of values; nothing is committed then.
-    pub fn fill_column<'a>(
+    pub fn fill_columns<'a>(
         self: &'a Arc<Self>,
         branch: Option<&'a str>,
-        column: &'a str,
-        source: &'a str,
+        columns: &'a [String],
+        sources: &'a [String],
         fragments: Vec<FragmentValues>,
     ) -> BoxFuture<'a, Result<Filled>> {
         async move {
             let branch = self.branch(branch).await?;
             let _pin = branch.hold().await?;
             let snapshot = self.snapshot(branch.name.as_deref(), &At::Latest).await?;
-            let mut fill = Fill::new(&snapshot, column, source).await?;
+            let mut fill = Fill::new(&snapshot, columns, sources).await?;
             let outcome = match fill.write_all(&branch, fragments).await {
                 Ok(()) => fill.commit(&branch).await,
                 Err(error) => Err(error),
@@ -200,9 +200,10 @@ impl Table {
 /// A fill under way, planned on one version.
 struct Fill {
     snapshot: Snapshot,
-    field: Field,
+    /// The columns that are filled, in the order of the table.
+    fields: Vec<Field>,
     source_ids: Vec<u32>,
-    source: String,
+    sources: Vec<String>,
     schema: SchemaRef,
     batch_rows: u32,
     pending: Vec<Pending>,
@@ -224,19 +225,25 @@ struct Pending {
 }
 
 impl Fill {
-    async fn new(snapshot: &Snapshot, column: &str, source: &str) -> Result<Fill> {
+    async fn new(snapshot: &Snapshot, columns: &[String], sources: &[String]) -> Result<Fill> {
         let schema = snapshot.dataset.schema();
-        let field = field_of(schema, column)?.clone();
-        let source_ids = ids_below(field_of(schema, source)?);
-        let projection = Projection::Names(vec![column.to_owned()]);
+        for column in columns {
+            field_of(schema, column)?;
+        }
+        let fields = schema.fields.iter().filter(|field| columns.contains(&field.name));
+        let fields: Vec<Field> = fields.cloned().collect();
+        let source_ids = ids_of(schema, sources)?;
+        let projection = Projection::Names(columns.to_vec());
         let spec = ScanSpec { projection, ..ScanSpec::default() };
         let batch_rows = snapshot.rows_of(&spec, BATCH_BYTES, ROWS_MAX).await?;
         Ok(Fill {
             snapshot: snapshot.clone(),
-            schema: Arc::new(ArrowSchema::new(vec![ArrowField::from(&field)])),
-            field,
+            schema: Arc::new(ArrowSchema::new(
+                fields.iter().map(ArrowField::from).collect::<Vec<_>>(),
+            )),
+            fields,
             source_ids,
-            source: source.to_owned(),
+            sources: sources.to_vec(),
             batch_rows: u32::try_from(batch_rows).unwrap_or(1),
             pending: Vec::new(),
             filled: Filled::default(),
@@ -276,7 +283,7 @@ impl Fill {
             self.pending.push(Pending {
                 id: values.fragment,
                 files: fragment.metadata().files.clone(),
-                overlays: overlays_of(fragment.metadata(), &ids_below(&self.field)),
+                overlays: overlays_of(fragment.metadata(), &self.filled_ids()),
                 written: alone(&fragment, &file),
                 file,
                 places: values.places,
@@ -287,7 +294,12 @@ impl Fill {
         Ok(())
     }
 
-    /// Writes the column of a fragment: old values, and the new ones at their places.
+    /// The fields that are filled, with everything below them.
+    fn filled_ids(&self) -> Vec<u32> {
+        self.fields.iter().flat_map(ids_below).collect()
+    }
+
+    /// Writes the columns of a fragment: old values, and the new ones at their places.
     async fn write(
         &self,
         fragment: &FileFragment,
@@ -295,18 +307,19 @@ impl Fill {
         values: BatchStream,
     ) -> Result<DataFile> {
         let rows = fragment.physical_rows().await.map_err(from_lance)? as u64;
-        let target = self.snapshot.dataset.schema().project_by_ids(&[self.field.id], true);
+        let ids: Vec<i32> = self.fields.iter().map(|field| field.id).collect();
+        let target = self.snapshot.dataset.schema().project_by_ids(&ids, true);
         let old = fragment
             .read_physical_slice(0..rows, &target, self.batch_rows)
             .await
             .map_err(from_lance)?;
-        let filled = self.filled_column(old.then(|batch| batch).boxed(), places, values);
+        let filled = self.filled_rows(old.then(|batch| batch).boxed(), places, values);
         let DataReplacementGroup(_, file) =
             Box::pin(fragment.write_columns(filled, &target)).await.map_err(from_lance)?;
         Ok(file)
     }
 
-    fn filled_column<'a>(
+    fn filled_rows<'a>(
         &'a self,
         old: futures::stream::BoxStream<'a, lance::Result<RecordBatch>>,
         places: &'a RoaringBitmap,
@@ -333,22 +346,41 @@ impl Fill {
         values: &mut Values,
     ) -> Result<RecordBatch> {
         let mask = mask_of(places, first, batch.num_rows());
-        let mut column = Arc::clone(batch.column(0));
         let wanted = mask.true_count();
-        if wanted > 0 {
-            let new = values.next(wanted).await?;
-            if new.data_type() != column.data_type() {
-                return Err(Error::internal(format!(
-                    "column `{}` of type {} gets values of type {}",
-                    self.field.name,
-                    column.data_type(),
-                    new.data_type()
-                )));
-            }
-            column = place(&column, &new, &mask, &self.field)?;
+        let new = match wanted {
+            0 => None,
+            _ => Some(values.next(wanted).await?),
+        };
+        let mut columns = Vec::with_capacity(self.fields.len());
+        for (field, old) in self.fields.iter().zip(batch.columns()) {
+            columns.push(match &new {
+                None => Arc::clone(old),
+                Some(new) => place(old, column_of(new, field, old.data_type())?, &mask, field)?,
+            });
         }
-        RecordBatch::try_new(Arc::clone(&self.schema), vec![column])
-            .map_err(|error| Error::internal("values of a column").with_source(error))
+        RecordBatch::try_new(Arc::clone(&self.schema), columns)
+            .map_err(|error| Error::internal("values of columns").with_source(error))
+    }
+
+    /// Whether the columns are still those that were filled and read.
+    fn check_columns(&self, schema: &Schema) -> Result<()> {
+        let mut is_same = ids_of(schema, &self.sources)? == self.source_ids;
+        for field in &self.fields {
+            is_same &= field_of(schema, &field.name)?.id == field.id;
+        }
+        match is_same {
+            true => Ok(()),
+            false => Err(Error::not_found(format!(
+                "a column of {} was replaced by another one of its name",
+                self.sources
+                    .iter()
+                    .chain(self.fields.iter().map(|field| &field.name))
+                    .map(|name| format!("`{name}`"))
+                    .collect::<Vec<_>>()
+                    .join(", ")
+            ))
+            .about(Subject::Column)),
+        }
     }
 
     /// Commits what is still as it was when its column was written.
@@ -357,17 +389,8 @@ impl Fill {
         let mut turn = None;
         for tries in 1.. {
             let latest = branch.latest().await?;
-            let schema = latest.schema();
-            if field_of(schema, &self.field.name)?.id != self.field.id
-                || ids_below(field_of(schema, &self.source)?) != self.source_ids
-            {
-                return Err(Error::not_found(format!(
-                    "column `{}` or `{}` was replaced by another one of its name",
-                    self.field.name, self.source
-                ))
-                .about(Subject::Column));
-            }
-            let mut patched = Patched { fields: ids_below(&self.field), ..Patched::default() };
+            self.check_columns(latest.schema())?;
+            let mut patched = Patched { fields: self.filled_ids(), ..Patched::default() };
             let (mut writes, mut same) = (Vec::new(), Vec::new());
             for one in &self.pending {
                 let fragment = latest.get_fragment(one.id as usize);
@@ -386,7 +409,9 @@ impl Fill {
             if !same.is_empty() {
                 let operation = patched.into_operation();
                 let mut transaction = Transaction::new(latest.version().version, operation, None);
-                let property = backfill_property(std::slice::from_ref(&self.field.name));
+                let names: Vec<String> =
+                    self.fields.iter().map(|field| field.name.clone()).collect();
+                let property = backfill_property(&names);
                 transaction.transaction_properties = Some(Arc::new(property));
                 match branch.commit_on_newest(transaction, writes, None, turn.take()).await {
                     Ok(committed) => {
@@ -414,37 +439,64 @@ impl Fill {
     }
 }
 
+/// The values of a column, which have to be of its type.
+fn column_of<'a>(
+    values: &'a RecordBatch,
+    field: &Field,
+    wanted: &DataType,
+) -> Result<&'a ArrayRef> {
+    let column = values.column_by_name(&field.name).ok_or_else(|| {
+        Error::internal(format!("there are no values for column `{}`", field.name))
+    })?;
+    match column.data_type() == wanted {
+        true => Ok(column),
+        false => Err(Error::internal(format!(
+            "column `{}` of type {wanted} gets values of type {}",
+            field.name,
+            column.data_type()
+        ))),
+    }
+}
+
 /// The new values, cut as they are needed.
 struct Values {
     batches: BatchStream,
-    current: Option<ArrayRef>,
+    current: Option<RecordBatch>,
 }
 
 impl Values {
-    async fn next(&mut self, rows: usize) -> Result<ArrayRef> {
-        let mut parts: Vec<ArrayRef> = Vec::new();
+    async fn next(&mut self, rows: usize) -> Result<RecordBatch> {
+        let mut parts: Vec<RecordBatch> = Vec::new();
         let mut missing = rows;
         while missing > 0 {
-            let Some(current) = self.current.take().filter(|it| !it.is_empty()) else {
+            let Some(current) = self.current.take().filter(|it| it.num_rows() > 0) else {
                 let batch = self.batches.try_next().await?;
                 let batch =
                     batch.ok_or_else(|| Error::internal("there are fewer values than rows"))?;
-                self.current = Some(Arc::clone(batch.column(0)));
+                self.current = Some(batch);
                 continue;
             };
-            let taken = missing.min(current.len());
+            let taken = missing.min(current.num_rows());
             parts.push(current.slice(0, taken));
-            self.current = Some(current.slice(taken, current.len() - taken));
+            self.current = Some(current.slice(taken, current.num_rows() - taken));
             missing -= taken;
         }
         match parts.as_slice() {
-            [whole] => Ok(Arc::clone(whole)),
-            _ => {
-                let parts: Vec<&dyn arrow_array::Array> = parts.iter().map(AsRef::as_ref).collect();
-                concat(&parts).map_err(|error| Error::internal("join values").with_source(error))
-            }
+            [whole] => Ok(whole.clone()),
+            [first, ..] => concat_batches(&first.schema(), &parts)
+                .map_err(|error| Error::internal("join values").with_source(error)),
+            [] => Err(Error::internal("no values were asked for")),
         }
     }
+}
+
+/// The ids of columns and of everything below them.
+fn ids_of(schema: &Schema, columns: &[String]) -> Result<Vec<u32>> {
+    let mut ids = Vec::new();
+    for column in columns {
+        ids.extend(ids_below(field_of(schema, column)?));
+    }
+    Ok(ids)
 }
 
 fn field_of<'a>(schema: &'a Schema, column: &str) -> Result<&'a Field> {

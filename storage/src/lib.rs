@@ -5,7 +5,7 @@
 //!
 //! | to | look in |
 //! | --- | --- |
-//! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs`; a view: `views.rs` |
+//! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs`; a view: `views.rs`; a function: `user_functions.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs`; in SQL `provider.rs` |
 //! | tell what changed between two versions | `changes.rs`, `diff.rs`, `history.rs`; how far its readers are: `cursors.rs` |
 //! | build an index, keep it up to date | `indexes.rs`, `scalar_index.rs`, `index_upkeep.rs` |
@@ -37,6 +37,7 @@ mod column_patch;
 mod columns;
 mod commit;
 mod compact;
+mod computed;
 mod create;
 mod creators;
 mod cursors;
@@ -99,6 +100,7 @@ mod update_group;
 mod upload;
 mod upsert;
 mod upsert_group;
+mod user_functions;
 mod version;
 mod views;
 mod whole_merge;
@@ -112,6 +114,7 @@ pub use backup::{
     Pruned, RestoreTable, Restored, restore, restore_tables,
 };
 pub use blob::{BLOB_IN_TABLE_BYTES_MAX, ByteStream, OpenBlob};
+pub use blob_digest::sha256_text;
 pub use blob_sweep::{BlobCount, BlobSweepRule, KeptBlob, SweptBlobs};
 pub use branches::{
     BranchConflict, BranchDiff, BranchEntry, BranchMerge, ColumnChange, ConflictKind, MergeSides,
@@ -122,8 +125,9 @@ pub use checksums::Claimed;
 pub use cleanup::{CleanRule, Cleaned, PurgePlan, RetentionFacts};
 pub use clones::Cloned;
 pub use column_patch::RowPlaces;
-pub use columns::{ColumnAlteration, FieldMetadata};
+pub use columns::{ColumnAlteration, FieldMetadata, MakeNote, NoteSource};
 pub use compact::{Compacted, FragmentStats, LayoutStats};
+pub use computed::FUNCTION_BINDINGS;
 pub use cursors::Cursor;
 pub use direct_upload::{PARTS_MAX, SIGNED_PARTS_MAX, SignedPart, SignedParts};
 pub use examine::{ExamineOptions, Finding, Severity};
@@ -154,6 +158,7 @@ pub use table::Table;
 pub use tag::TagEntry;
 pub use upload::Uploads;
 pub use upsert::{Matched, MergeOutcome, MergeRule, Prepared, PreparedUpsert};
+pub use user_functions::{UserFunction, UserFunctionVersion};
 pub use version::VersionEntry;
 pub use views::View;
 pub use write::{CommitReceipt, WriteOptions};

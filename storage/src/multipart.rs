@@ -29,7 +29,7 @@ use crate::blob_digest::BlobDigest;
 use crate::lake::{Lake, Shared};
 use crate::lance_error::from_lance;
 use crate::scan::BatchStream;
-use crate::schema::{Conform, schema_digest, stored_schema};
+use crate::schema::{Conform, new_table_schema, schema_digest};
 use crate::table::{Branch, Table};
 use crate::write::{
     CommitReceipt, Counted, Start, WriteOptions, conformed, discard, write_error, write_params_into,
@@ -159,7 +159,7 @@ impl Table {
         counted: &Arc<Counted>,
     ) -> Result<Transaction> {
         let shared = &self.shared;
-        let stored = stored_schema(sent, &shared.limits)?;
+        let stored = new_table_schema(sent, &shared.limits)?;
         let conform = Arc::new(Conform::new(&stored, sent, false, &shared.limits, blobs)?);
         if has_blob_column(&stored) {
             branch.ensure_blob_base().await?;

@@ -145,6 +145,7 @@ impl Lake {
                 dropped = take_tables(state, &key);
                 state.declared.retain(|id, _| !is_below(id, &key));
                 state.views.retain(|id, _| !is_below(id, &key));
+                state.functions.retain(|id, _| !is_below(id, &key));
                 state.is_gone = path.is_root();
                 Ok(())
             })
@@ -167,12 +168,13 @@ fn take_tables(state: &mut State, key: &str) -> Vec<Entry> {
     entries
 }
 
-/// Every name of a table or a view, also of one without data.
+/// Every name of a table, a view or a function, also of a table without data.
 fn names_of(state: &State) -> impl Iterator<Item = &String> {
-    state.tables.keys().chain(state.declared.keys()).chain(state.views.keys())
+    let tables = state.tables.keys().chain(state.declared.keys());
+    tables.chain(state.views.keys()).chain(state.functions.keys())
 }
 
-/// Every namespace of a database as text: those that were created, and those above tables and views.
+/// Every namespace of a database as text: those that were created, and those above tables, views and functions.
 fn namespaces_of(state: &State) -> impl Iterator<Item = &str> {
     let above = names_of(state).filter_map(|id| id.rsplit_once(SEPARATOR)).map(|(ns, _)| ns);
     state.namespaces.keys().map(String::as_str).chain(above).filter(|path| !path.is_empty())

@@ -13,7 +13,7 @@ use lance_table::format::BasePath;
 use crate::blob::{BLOB_BASE_NAME, BlobWriter, blob_base, has_blob_column};
 use crate::lance_error::from_lance;
 use crate::scan::BatchStream;
-use crate::schema::{Conform, stored_schema};
+use crate::schema::{Conform, new_table_schema};
 use crate::table::{Branch, Table};
 use crate::write::{
     CommitReceipt, Counted, Start, WriteOptions, conformed, write_error, write_params_into,
@@ -37,7 +37,7 @@ impl Table {
             Start::Go(branch, held) => (branch, held),
         };
         let shared = &self.shared;
-        let stored = stored_schema(&sent, &shared.limits)?;
+        let stored = new_table_schema(&sent, &shared.limits)?;
         let claims = shared.write_claims();
         let blobs = BlobWriter::new(shared.clone(), Arc::clone(&claims));
         let conform = Arc::new(Conform::new(&stored, &sent, false, &shared.limits, blobs)?);

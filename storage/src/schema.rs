@@ -17,6 +17,7 @@ use lance_core::datatypes::BLOB_V2_LOGICAL_TYPE;
 use lance_core::is_system_column;
 
 use crate::blob::BlobWriter;
+use crate::computed::{FUNCTION_BINDINGS, check_unwritten, is_computed_key};
 use crate::json_column::{check_binary, check_depth, encode, is_text};
 use crate::stored_type::stored_type;
 use crate::widen::{Lacking, is_lossless, widen};
@@ -46,6 +47,26 @@ pub fn stored_schema(sent: &Schema, limits: &Limits) -> Result<SchemaRef> {
     check_names(sent, limits)?;
     let fields: Vec<FieldRef> = sent.fields().iter().map(stored_field).collect::<Result<_>>()?;
     Ok(Arc::new(Schema::new_with_metadata(fields, sent.metadata().clone())))
+}
+
+/// The schema of a new table for what a client sent, in which no column is computed: what is copied from a
+/// table with computed columns are values, and what computes them is not copied along.
+///
+/// # Errors
+/// As [`stored_schema`].
+pub(crate) fn new_table_schema(sent: &Schema, limits: &Limits) -> Result<SchemaRef> {
+    let plain = |field: &FieldRef| match field.metadata().keys().any(|key| is_computed_key(key)) {
+        false => Arc::clone(field),
+        true => {
+            let metadata = field.metadata().clone().into_iter();
+            let metadata = metadata.filter(|(key, _)| !is_computed_key(key)).collect();
+            Arc::new(Field::clone(field).with_metadata(metadata))
+        }
+    };
+    let fields: Vec<FieldRef> = sent.fields().iter().map(plain).collect();
+    let mut metadata = sent.metadata().clone();
+    metadata.remove(FUNCTION_BINDINGS);
+    stored_schema(&Schema::new_with_metadata(fields, metadata), limits)
 }
 
 fn check_names(sent: &Schema, limits: &Limits) -> Result<()> {
@@ -215,6 +236,7 @@ impl Conform {
                 Step::Json(at) => encode(field, batch.column(*at), first_row)?,
                 Step::Blob(at) => self.blobs.convert(field, batch.column(*at), first_row).await?,
             };
+            check_unwritten(field, &column, first_row)?;
             if !field.is_nullable() && column.null_count() > 0 {
                 let row = (0..column.len()).find(|row| column.is_null(*row)).unwrap_or(0);
                 return Err(Error::invalid(format!(

@@ -439,6 +439,10 @@ fn assignable<'a>(schema: &'a Schema, column: &str) -> Result<&'a Field> {
             None => Err(unknown(schema, column)),
         };
     };
+    if field.metadata.get("computed_column").is_some_and(|value| value == "true") {
+        let message = format!("column `{column}` is computed and takes no values");
+        return Err(Error::invalid(message));
+    }
     if holds_blob(field) {
         return Err(Error::invalid(format!(
             "column `{column}` holds blobs, which SQL cannot make; send them by an upsert"

@@ -1,11 +1,12 @@
-//! `POST /v1/table/{id}/add_columns`: columns that SQL computes, as JSON, or columns of nulls, as an
-//! Arrow stream that has a schema and no rows.
+//! `POST /v1/table/{id}/add_columns`: columns that SQL computes, or that a function will fill, as JSON, or
+//! columns of nulls, as an Arrow stream that has a schema and no rows.
 
 use arrow_schema::SchemaRef;
 use axum::extract::{FromRequest, Request, State};
 use axum::response::Response;
 use http::header::CONTENT_TYPE;
 use lakebed_core::{Error, ErrorKind, Result};
+use lakebed_service::Declaration;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -24,7 +25,7 @@ struct AddColumns {
     id: Option<Vec<String>>,
     branch: Option<String>,
     new_columns: Vec<NewColumn>,
-    function: Option<Value>,
+    function: Option<Declaration>,
     auto_refresh_enabled: Option<bool>,
     auto_refresh_interval_seconds: Option<Value>,
 }
@@ -54,8 +55,17 @@ pub(crate) async fn add_columns(
         let StrictBody(body) = StrictBody::<AddColumns>::from_request(request, &door).await?;
         target.check_id(body.id.as_deref())?;
         let branch = target.branch(body.branch.as_deref())?;
-        let columns = expressions(&body)?;
-        door.service.add_sql_columns(target.ctx(), &table, branch, &columns).await
+        match &body.function {
+            Some(function) => {
+                let names = columns_of_nulls(&body)?;
+                let (ctx, service) = (target.ctx(), &door.service);
+                service.add_function_columns(ctx, &table, branch, &names, function).await
+            }
+            None => {
+                let columns = expressions(&body)?;
+                door.service.add_sql_columns(target.ctx(), &table, branch, &columns).await
+            }
+        }
     };
     let version = version.map_err(refused)?;
     Ok(versioned(json!({ "version": version }), version))
@@ -74,10 +84,26 @@ async fn sent_schema(door: &Door, request: Request) -> Result<SchemaRef, ApiErro
     Ok(schema_of_stream(bytes.into(), limits)?)
 }
 
-fn expressions(body: &AddColumns) -> Result<Vec<(String, String)>> {
-    if body.function.is_some() {
-        return Err(not_built("columns of functions (field `function`)"));
+/// The names of columns that a function is to fill.
+fn columns_of_nulls(body: &AddColumns) -> Result<Vec<String>> {
+    // The option of the newer SDKs is on by itself, and no promise of when: a refresh is asked for.
+    if body.auto_refresh_interval_seconds.is_some() {
+        return Err(not_built("columns that refresh themselves (`auto_refresh_interval_seconds`)"));
     }
+    let names = body.new_columns.iter().map(|column| {
+        let NewColumn { name, expression, computed, all_null, virtual_column } = column;
+        let is_plain = expression.is_none() && computed.is_none() && virtual_column.is_none();
+        match is_plain && *all_null == Some(true) {
+            true => Ok(name.clone()),
+            false => Err(Error::invalid(format!(
+                "new column `{name}` of a function has to have `all_null` and nothing else"
+            ))),
+        }
+    });
+    names.collect()
+}
+
+fn expressions(body: &AddColumns) -> Result<Vec<(String, String)>> {
     if body.auto_refresh_enabled == Some(true) || body.auto_refresh_interval_seconds.is_some() {
         return Err(not_built("columns that refresh themselves (field `auto_refresh_enabled`)"));
     }

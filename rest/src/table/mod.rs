@@ -2,6 +2,7 @@
 
 pub(crate) mod add_columns;
 pub(crate) mod alter_columns;
+pub(crate) mod backfill_column;
 pub(crate) mod branches;
 pub(crate) mod changes;
 pub(crate) mod clone_table;
@@ -18,6 +19,7 @@ pub(crate) mod drop_table;
 pub(crate) mod exists;
 pub(crate) mod fetch_blobs;
 pub(crate) mod field_metadata;
+pub(crate) mod function_errors;
 pub(crate) mod gc;
 pub(crate) mod index;
 pub(crate) mod insert;

@@ -21,7 +21,7 @@ pub use lakebed_storage::FieldMetadata;
 
 impl Service {
     /// What all changes of columns have in common; `subject` names the columns in the audit line.
-    async fn change_columns<T, F: Future<Output = Result<(T, u64)>>>(
+    pub(crate) async fn change_columns<T, F: Future<Output = Result<(T, u64)>>>(
         &self,
         ctx: &RequestContext,
         verb: &'static str,
@@ -47,7 +47,7 @@ impl Service {
 }
 
 /// Names for an audit line, which must stay short.
-fn shown<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
+pub(crate) fn shown<'a>(names: impl IntoIterator<Item = &'a str>) -> String {
     let names: Vec<&str> = names.into_iter().take(20).collect();
     names.join(", ").chars().take(400).collect()
 }

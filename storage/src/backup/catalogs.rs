@@ -8,6 +8,7 @@ use super::record::BackupRecord;
 use super::table::TableMove;
 use crate::catalog::{Catalog, State};
 use crate::system::SystemStore;
+use crate::user_functions::{codes_of, copy_code};
 
 /// What of a lake is copied.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,8 +63,9 @@ impl Catalogs {
             }
         }
         for (database, state) in &mut states {
-            // They belong to the lake, not to the tables that they read.
+            // They belong to the lake, not to the tables that they read or fill.
             state.views.clear();
+            state.functions.clear();
             state.tables.retain(|text, _| {
                 wanted.iter().any(|id| &id.database == database && id.text() == *text)
             });
@@ -96,6 +98,16 @@ impl Catalogs {
         tables
     }
 
+    /// Copies the code of functions, which lies beside the catalogues and has to be there before them.
+    pub(super) async fn copy_code(&self, from: &SystemStore, to: &SystemStore) -> Result<()> {
+        for state in self.states.values() {
+            for digest in codes_of(state) {
+                copy_code(from, to, digest).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Makes the catalogues of the target say what is there now. Of some tables, the others that are
     /// there stay as they were copied before.
     pub(super) async fn write(&self, system: &SystemStore) -> Result<()> {
@@ -124,6 +136,9 @@ impl Catalogs {
                     if !new.tables.contains_key(text) {
                         new.views.entry(text.clone()).or_insert_with(|| view.clone());
                     }
+                }
+                for (text, function) in &old.functions {
+                    new.functions.entry(text.clone()).or_insert_with(|| function.clone());
                 }
                 for (path, properties) in &old.namespaces {
                     new.namespaces.entry(path.clone()).or_insert_with(|| properties.clone());

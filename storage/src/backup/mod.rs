@@ -263,6 +263,7 @@ impl WholeCopy<'_> {
         if self.is_dry_run {
             return Ok(done);
         }
+        catalogs.copy_code(origin.system, &place.system).await?;
         catalogs.write(&place.system).await?;
         let lake = LakeRecord { root: place.root.uri().to_owned(), ..origin.record.clone() };
         place.system.put(crate::lake::LAKE_RECORD, encode_record(&lake)?).await?;

@@ -478,7 +478,7 @@ async fn a_filled_column_is_told_apart_from_edits() {
     place.table.add_null_columns(None, added).await.unwrap(); // 2
     let fill = async |values: Vec<i32>, write_id: &str| {
         let snapshot = place.at(None).await;
-        let source_files = snapshot.source_files("text").unwrap()[&0].clone();
+        let source_files = snapshot.source_files(&["text".to_owned()]).unwrap()[&0].clone();
         let column: ArrayRef = Arc::new(Int32Array::from(values));
         let batch = RecordBatch::try_from_iter([("size", column)]).unwrap();
         let values = FragmentValues {
@@ -488,7 +488,11 @@ async fn a_filled_column_is_told_apart_from_edits() {
             values: futures::stream::iter([Ok(batch)]).boxed(),
             write_id: write_id.to_owned(),
         };
-        place.table.fill_column(None, "size", "text", vec![values]).await.unwrap()
+        place
+            .table
+            .fill_columns(None, &["size".to_owned()], &["text".to_owned()], vec![values])
+            .await
+            .unwrap()
     };
     fill(vec![1, 2, 3, 4, 5, 6], "a").await; // 3
     place.update("id = 1", "n", "n + 100").await; // 4

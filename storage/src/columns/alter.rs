@@ -20,6 +20,7 @@ use lance_core::datatypes::{Field, Schema};
 
 use super::add_sql::write_columns;
 use super::{Staged, field_at, with_columns, written_files};
+use crate::computed::check_alterable;
 use crate::expressions::holds_blob;
 use crate::lance_error::from_lance;
 use crate::schema::stored_schema;
@@ -111,6 +112,9 @@ impl Altered {
                 return Err(Error::invalid(format!("column `{path}` is altered twice")));
             }
             seen.push(field.id);
+            if rename.is_some() || data_type.is_some() {
+                check_alterable(stored, path)?;
+            }
             if let Some(data_type) = data_type.as_ref().filter(|to| **to != field.data_type()) {
                 altered.casts.push(cast_of(stored, field, path, data_type, limits)?);
             }

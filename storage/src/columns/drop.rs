@@ -5,6 +5,7 @@ use lakebed_core::{Error, Result};
 use lance::dataset::transaction::Operation;
 
 use super::{Staged, field_at};
+use crate::computed::{FUNCTION_BINDINGS, dropped_with};
 use crate::lance_error::from_lance;
 use crate::table::Table;
 
@@ -12,7 +13,8 @@ impl Table {
     /// Drops columns, and the indexes on them; returns the version without them.
     ///
     /// # Errors
-    /// `NotFound` for a column that does not exist, `InvalidArgument` when none would be left.
+    /// `NotFound` for a column that does not exist, `InvalidArgument` when none would be left, or a computed
+    /// column that stays needs one.
     #[boxed]
     pub async fn drop_columns(&self, branch: Option<&str>, columns: &[String]) -> Result<u64> {
         if columns.is_empty() {
@@ -26,7 +28,17 @@ impl Table {
                 for name in names {
                     field_at(latest.schema(), name)?;
                 }
-                let schema = latest.plan_drop_columns(names).map_err(from_lance)?;
+                let (also, bindings) = dropped_with(latest.schema(), names)?;
+                let names: Vec<&str> =
+                    names.iter().copied().chain(also.iter().map(String::as_str)).collect();
+                let mut schema = latest.plan_drop_columns(&names).map_err(from_lance)?;
+                match bindings {
+                    None => {}
+                    Some(None) => drop(schema.metadata.remove(FUNCTION_BINDINGS)),
+                    Some(Some(left)) => {
+                        schema.metadata.insert(FUNCTION_BINDINGS.to_owned(), left);
+                    }
+                }
                 Ok(Staged::metadata(Operation::Project { schema, preserves_nullability: true }))
             })
             .await?;

@@ -10,6 +10,7 @@ use lakebed_core::{Error, Result};
 use lance::dataset::transaction::{Operation, UpdateMap, UpdateMapEntry};
 
 use super::{Staged, field_at};
+use crate::computed::{FUNCTION_BINDINGS, is_computed_key};
 use crate::table::Table;
 
 /// Bytes of the entries of one request.
@@ -139,9 +140,11 @@ fn check_kept(change: &FieldMetadata, known: &HashMap<String, String>) -> Result
     Ok(())
 }
 
-/// Whether a key says how values are stored or what their type is.
+/// Whether a key says how values are stored or computed, or what their type is.
 fn is_storage_key(key: &str) -> bool {
-    key.starts_with("ARROW:extension:")
+    is_computed_key(key)
+        || key == FUNCTION_BINDINGS
+        || key.starts_with("ARROW:extension:")
         || key.starts_with("lance-encoding:")
         || key.starts_with("lance.")
         || key == "packed"
@@ -149,7 +152,7 @@ fn is_storage_key(key: &str) -> bool {
 
 fn kept(key: &str, of: &str) -> Error {
     Error::invalid(format!(
-        "metadata `{key}` of {of} says how values are stored and cannot be changed"
+        "metadata `{key}` of {of} says how values are stored or computed and cannot be changed"
     ))
 }
 

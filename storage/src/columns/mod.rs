@@ -2,7 +2,7 @@
 //!
 //! | to | look in | what it writes |
 //! | --- | --- | --- |
-//! | add columns of nulls | `add_null.rs` | metadata only |
+//! | add columns of nulls | `add_null.rs`; with a note on them: `add_bound.rs` | metadata only |
 //! | add columns that SQL computes | `add_sql.rs` | the new columns |
 //! | rename, allow or forbid null, change the type | `alter.rs` | metadata; for a type the column again |
 //! | drop columns | `drop.rs` | metadata only |
@@ -12,6 +12,7 @@
 //! mutation lock; when an append came first it is built again while appends wait. No blob is read or
 //! written by any of them.
 
+mod add_bound;
 mod add_null;
 mod add_sql;
 mod alter;
@@ -35,6 +36,7 @@ use crate::schema::stored_schema;
 use crate::table::{Branch, Table};
 use crate::write::discard;
 
+pub use add_bound::{MakeNote, NoteSource};
 pub use alter::ColumnAlteration;
 pub use metadata::FieldMetadata;
 

@@ -1,0 +1,25 @@
+//! Functions that users register, the columns that they compute, and the jobs that fill those.
+//!
+//! | to | look in |
+//! | --- | --- |
+//! | register a function | `create.rs`; what may be registered: `definition.rs`, `types.rs` |
+//! | describe, list and drop functions | `catalogue.rs` |
+//! | tell workers what to run | `for_workers.rs` |
+//! | declare columns that a function computes | `declare.rs`; as clients read it: `binding.rs` |
+//! | fill such columns | `refresh.rs` |
+//! | see which rows have no value, and why | `failures.rs` |
+
+mod binding;
+mod catalogue;
+mod create;
+mod declare;
+mod definition;
+mod failures;
+mod for_workers;
+mod refresh;
+mod types;
+
+pub use binding::Declaration;
+pub use catalogue::FunctionVersion;
+pub use definition::Registration;
+pub use failures::FunctionFailures;
