@@ -10,18 +10,22 @@ INPUT_TEXT: Input
 INPUT_UNSPECIFIED: Input
 
 class Assignment(_message.Message):
-    __slots__ = ["attempt", "digest", "model", "query", "rows"]
+    __slots__ = ["attempt", "check", "digest", "function", "model", "query", "rows"]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    CHECK_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
+    FUNCTION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     attempt: AttemptId
+    check: CheckTask
     digest: str
+    function: Function
     model: str
     query: QueryTask
     rows: RowsTask
-    def __init__(self, attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., rows: _Optional[_Union[RowsTask, _Mapping]] = ..., query: _Optional[_Union[QueryTask, _Mapping]] = ...) -> None: ...
+    def __init__(self, attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., rows: _Optional[_Union[RowsTask, _Mapping]] = ..., query: _Optional[_Union[QueryTask, _Mapping]] = ..., check: _Optional[_Union[CheckTask, _Mapping]] = ..., function: _Optional[_Union[Function, _Mapping]] = ...) -> None: ...
 
 class AttemptId(_message.Message):
     __slots__ = ["attempt", "job_id", "task"]
@@ -32,6 +36,26 @@ class AttemptId(_message.Message):
     job_id: str
     task: int
     def __init__(self, job_id: _Optional[str] = ..., task: _Optional[int] = ..., attempt: _Optional[int] = ...) -> None: ...
+
+class CheckTask(_message.Message):
+    __slots__ = []
+    def __init__(self) -> None: ...
+
+class Function(_message.Message):
+    __slots__ = ["digest", "name"]
+    DIGEST_FIELD_NUMBER: _ClassVar[int]
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    digest: str
+    name: str
+    def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ...) -> None: ...
+
+class Interpreter(_message.Message):
+    __slots__ = ["gpu", "python_version"]
+    GPU_FIELD_NUMBER: _ClassVar[int]
+    PYTHON_VERSION_FIELD_NUMBER: _ClassVar[int]
+    gpu: bool
+    python_version: str
+    def __init__(self, python_version: _Optional[str] = ..., gpu: bool = ...) -> None: ...
 
 class Model(_message.Message):
     __slots__ = ["digest", "dimensions", "input", "name"]
@@ -78,11 +102,12 @@ class StageTime(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., busy_ms: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class SyncRequest(_message.Message):
-    __slots__ = ["device", "done", "failed", "instance", "leaving", "models", "running", "slots", "stages", "wait_ms", "worker"]
+    __slots__ = ["device", "done", "failed", "instance", "interpreters", "leaving", "models", "running", "slots", "stages", "wait_ms", "worker"]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
     INSTANCE_FIELD_NUMBER: _ClassVar[int]
+    INTERPRETERS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
@@ -94,6 +119,7 @@ class SyncRequest(_message.Message):
     done: _containers.RepeatedCompositeFieldContainer[TaskDone]
     failed: _containers.RepeatedCompositeFieldContainer[TaskFailed]
     instance: str
+    interpreters: _containers.RepeatedCompositeFieldContainer[Interpreter]
     leaving: bool
     models: _containers.RepeatedCompositeFieldContainer[Model]
     running: _containers.RepeatedCompositeFieldContainer[AttemptId]
@@ -101,7 +127,7 @@ class SyncRequest(_message.Message):
     stages: _containers.RepeatedCompositeFieldContainer[StageTime]
     wait_ms: int
     worker: str
-    def __init__(self, worker: _Optional[str] = ..., instance: _Optional[str] = ..., slots: _Optional[int] = ..., running: _Optional[_Iterable[_Union[AttemptId, _Mapping]]] = ..., done: _Optional[_Iterable[_Union[TaskDone, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[TaskFailed, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., device: _Optional[str] = ..., wait_ms: _Optional[int] = ..., leaving: bool = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ...) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., instance: _Optional[str] = ..., slots: _Optional[int] = ..., running: _Optional[_Iterable[_Union[AttemptId, _Mapping]]] = ..., done: _Optional[_Iterable[_Union[TaskDone, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[TaskFailed, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., device: _Optional[str] = ..., wait_ms: _Optional[int] = ..., leaving: bool = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., interpreters: _Optional[_Iterable[_Union[Interpreter, _Mapping]]] = ...) -> None: ...
 
 class SyncResponse(_message.Message):
     __slots__ = ["assign", "lease_ms", "recorded", "stop", "sync_ms"]
