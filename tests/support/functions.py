@@ -63,7 +63,9 @@ def stream(batch: pa.RecordBatch) -> bytes:
 
 def rows(**columns: Any) -> pa.RecordBatch:
     """A task's rows: `_rowid` counts from 0."""
-    arrays = [value if isinstance(value, pa.Array) else pa.array(value) for value in columns.values()]
+    arrays = [
+        value if isinstance(value, pa.Array) else pa.array(value) for value in columns.values()
+    ]
     ids = pa.array(range(len(arrays[0])), pa.uint64())
     return pa.RecordBatch.from_arrays([ids, *arrays], ["_rowid", *columns])
 
