@@ -16,6 +16,7 @@ from lakebed.functions.instance import Limits
 from lakebed.functions.pool import Instances
 
 DIGEST = "sha256:f"
+OWN_VERSION = Interpreter.own().version
 
 
 def described(
@@ -51,6 +52,26 @@ def defined(function: Any, **given: Any) -> Definition:
     """The same, parsed."""
     value = described(function, **given)
     return parse(json.dumps(value).encode(), value["digest"])
+
+
+def needing(*packages: str, kind: str = "pip", python_version: str = OWN_VERSION) -> Definition:
+    """A function with nothing but an environment."""
+    return Definition(
+        name="f",
+        digest=DIGEST,
+        entrypoint="f",
+        files={"user_function.py": "def f(): pass"},
+        inputs=(),
+        output=(),
+        is_struct=False,
+        initialization=None,
+        python_version=python_version,
+        gpu=False,
+        environment_kind=kind,
+        packages=packages,
+        env={},
+        secrets={},
+    )
 
 
 def stream(batch: pa.RecordBatch) -> bytes:

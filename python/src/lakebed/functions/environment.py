@@ -44,6 +44,16 @@ OUTPUT_LINES = 30
 OUTPUT_CHARACTERS = 3_000
 # A change of how environments are built makes others.
 FORMAT = 1
+# Runs a command, and ends it and all that it started when its standard input is closed: then this
+# worker is gone, and nobody looks after the folder any more.
+GUARD = """
+import os, select, signal, subprocess, sys
+command = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+while command.poll() is None:
+    if select.select([0], [], [], 0.02)[0]:
+        os.killpg(0, signal.SIGKILL)
+sys.exit(command.returncode != 0)
+"""
 _CREDENTIALS = re.compile(r"://[^/@\s]+@")
 # Where pip would install to another place than the environment.
 _PIP_ELSEWHERE = {"PIP_TARGET", "PIP_PREFIX", "PIP_ROOT", "PIP_USER", "PIP_PYTHON", "PIP_DRY_RUN"}
@@ -213,8 +223,8 @@ class Environments:
         """
         with tempfile.TemporaryFile() as output:
             process = subprocess.Popen(
-                command,
-                stdin=subprocess.DEVNULL,
+                [sys.executable, "-s", "-c", GUARD, *command],
+                stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
                 env=pip_variables(os.environ),
@@ -234,7 +244,7 @@ class Environments:
             finally:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+                process.communicate()
             if process.returncode != 0:
                 raise EnvironmentFailed(f"{what}:\n{_last_words(output)}")
 

@@ -76,13 +76,15 @@ class Agent:
         self._functions: FunctionRuns | None = None
         if functions is not None:
             # Late, because it needs what not every system has.
-            from lakebed.worker.function_runs import FunctionRuns
+            from lakebed.worker import function_runs
 
             self._interpreters = [
                 pb.Interpreter(python_version=each.version, gpu=functions.cuda is not None)
                 for each in functions.interpreters
             ]
-            self._functions = FunctionRuns(server, self, self._stages, functions, lanes=slots)
+            self._functions = function_runs.FunctionRuns(
+                server, self, self._stages, functions, lanes=slots
+            )
         self._queries = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="query")
         self._something_ended = threading.Event()
         self._stop = threading.Event()
