@@ -11,6 +11,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
 
 from lakebed._retry import pause_s
 from lakebed.errors import LakebedError, Unavailable
@@ -21,6 +22,9 @@ from lakebed.worker.queues import Closed, Stages
 from lakebed.worker.state import Attempt, Holdings
 from lakebed.worker.v1 import worker_pb2 as pb
 
+if TYPE_CHECKING:
+    from lakebed.worker.function_runs import FunctionOptions, FunctionRuns
+
 log = logging.getLogger("lakebed.worker")
 
 POLL_MS = 10_000
@@ -28,6 +32,8 @@ SYNC_MS_DEFAULT = 2_000
 LEAVE_S_MAX = 10.0
 LAST_BEAT_S_MAX = 2.0
 QUERY_THREADS = 2
+# Processes of functions that are idle may close.
+FUNCTIONS_STOP_S_MAX = 6.0
 # Between two polls that were answered at once, so that a confused server is not flooded.
 POLL_PAUSE_S = 0.02
 INPUTS = {Input.TEXT: pb.INPUT_TEXT, Input.PICTURE: pb.INPUT_PICTURE}
@@ -48,17 +54,37 @@ class Agent:
         name: str,
         slots: int,
         decoders: int,
+        device: str = "cpu",
+        functions: "FunctionOptions | None" = None,
     ) -> None:
+        """
+        Args:
+            device: what it says it runs on where it has no model.
+            functions: how it runs functions; None where it runs models only.
+        """
         self._server = server
         self._models = dict(models)
         self._name = name
         self._instance = uuid.uuid4().hex
         self._slots = slots
-        self._device = next(iter(models.values())).device
+        self._device = next((model.device for model in models.values()), device)
         self._stages = Stages()
         self._held = Holdings()
-        lanes = max(model.lanes for model in models.values())
+        lanes = max((model.lanes for model in models.values()), default=1)
         self._pipeline = Pipeline(server, self, self._stages, decoders, lanes)
+        self._interpreters: list[pb.Interpreter] = []
+        self._functions: FunctionRuns | None = None
+        if functions is not None:
+            # Late, because it needs what not every system has.
+            from lakebed.worker import function_runs
+
+            self._interpreters = [
+                pb.Interpreter(python_version=each.version, gpu=functions.cuda is not None)
+                for each in functions.interpreters
+            ]
+            self._functions = function_runs.FunctionRuns(
+                server, self, self._stages, functions, lanes=slots
+            )
         self._queries = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="query")
         self._something_ended = threading.Event()
         self._stop = threading.Event()
@@ -74,6 +100,8 @@ class Agent:
             Refused: the key is wrong, or the server does not speak the protocol.
         """
         self._pipeline.start()
+        if self._functions is not None:
+            self._functions.start()
         beat = threading.Thread(target=self._beat, name="beat", daemon=True)
         poll = threading.Thread(target=self._poll, name="poll", daemon=True)
         beat.start()
@@ -94,6 +122,17 @@ class Agent:
     def _leave(self) -> None:
         self._held.leave()
         self._pipeline.stop()
+        if self._functions is not None:
+            ending = threading.Thread(target=self._functions.stop, name="functions", daemon=True)
+            ending.start()
+            try:
+                self._give_back()
+            finally:
+                ending.join(FUNCTIONS_STOP_S_MAX)
+        else:
+            self._give_back()
+
+    def _give_back(self) -> None:
         given_back = self._held.running
         deadline = time.monotonic() + LEAVE_S_MAX
         failures = 0
@@ -121,6 +160,7 @@ class Agent:
             slots=self._slots,
             device=self._device,
             wait_ms=wait_ms,
+            interpreters=self._interpreters,
         )
         for model in self._models.values():
             request.models.append(
@@ -145,6 +185,8 @@ class Agent:
         for attempt in change.drop:
             log.info("%s: dropped", attempt)
             self._pipeline.drop(attempt)
+            if self._functions is not None:
+                self._functions.drop(attempt)
         for assignment in change.begin:
             self._begin(assignment)
         return bool(change.begin or change.drop or response.recorded)
@@ -195,6 +237,9 @@ class Agent:
 
     def _begin(self, assignment: pb.Assignment) -> None:
         attempt = Attempt.of(assignment.attempt)
+        if assignment.HasField("function"):
+            self._begin_function(attempt, assignment)
+            return
         model = self._models.get(assignment.model)
         if model is None or (assignment.digest and model.digest != assignment.digest):
             has = "does not have" if model is None else f"has {model.digest} of"
@@ -207,6 +252,20 @@ class Agent:
                 "%s: begun, %d rows of %s", attempt, assignment.rows.rows, assignment.rows.table
             )
             self._pipeline.begin(attempt, model, assignment.rows.rows)
+        else:
+            self.failed(attempt, "the assignment's work is of an unknown kind", retryable=False)
+
+    def _begin_function(self, attempt: Attempt, assignment: pb.Assignment) -> None:
+        name, digest = assignment.function.name, assignment.function.digest
+        work = assignment.WhichOneof("work")
+        if self._functions is None:
+            self.failed(attempt, f"worker {self._name} runs no functions", retryable=True)
+        elif work == "rows":
+            log.info("%s: begun, %d rows for %s", attempt, assignment.rows.rows, name)
+            self._functions.begin(attempt, name, digest)
+        elif work == "check":
+            log.info("%s: begun, a check of %s", attempt, name)
+            self._functions.check(attempt, name, digest)
         else:
             self.failed(attempt, "the assignment's work is of an unknown kind", retryable=False)
 

