@@ -4,6 +4,7 @@ import base64
 import hashlib
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import lancedb
@@ -13,8 +14,11 @@ from lancedb import col, udf
 from lancedb.exceptions import JobFailedError
 from lancedb.remote.errors import HttpError
 
+from support.backup import Make, ok, served
 from support.flight import Lake
 from support.server import LakebedServer
+from support.sql import Sql
+from support.waiting import wait_until
 from support.worker import Jobs, Worker
 
 SOON = timedelta(seconds=60)
@@ -71,8 +75,7 @@ def workers(module_server: LakebedServer) -> Iterator[list[Worker]]:
 @pytest.fixture
 def db(server: LakebedServer) -> lancedb.DBConnection:
     """The stock client."""
-    address = f"http://{server.http_address}"
-    return lancedb.connect("db://default", api_key=server.admin_key, host_override=address)
+    return opened(server)
 
 
 TEXTS = ["Hello World", "Foo", "Bar baz qux"]
@@ -217,6 +220,71 @@ def test_a_function_that_was_dropped_is_said_to_be(db: lancedb.DBConnection, doc
     assert again.object_id != doubled.object_id
     with pytest.raises(HttpError, match="another"):
         docs.refresh_column_async("double")
+
+
+def test_columns_of_sql(lake: Lake, docs: Any) -> None:
+    docs.add_columns(computed={"double": "id * 2", "shout": "upper(text)"})
+    assert docs.schema.field("double").metadata[b"computed_column.expression"] == b"id * 2"
+    assert [row["double"] for row in rows_of(lake, docs)] == [None, None, None]
+    done = docs.refresh_column_async("double").wait(SOON)
+    assert (done.rows_assigned, done.rows_failed, done.rows_remaining) == (3, 0, 0)
+    docs.add(pa.table({"id": [4], "text": ["new"], "stars": [1]}))
+    docs.update(where="id = 1", values={"id": 10})
+    assert docs.refresh_column_async("double").wait(SOON).rows_assigned == 2
+    assert docs.refresh_column_async("double").wait(SOON).rows_assigned == 0
+    assert docs.refresh_column_async("shout").wait(SOON).rows_assigned == 4
+    rows = rows_of(lake, docs)
+    assert [row["double"] for row in rows] == [4, 6, 8, 20]
+    assert [row["shout"] for row in rows] == ["FOO", "BAR BAZ QUX", "NEW", "HELLO WORLD"]
+    with pytest.raises(Exception, match="takes no values"):
+        docs.update(values={"double": 1})
+    with pytest.raises(Exception, match="not a computed column"):
+        docs.refresh_column_async("text")
+    with pytest.raises(Exception, match="would read computed column"):
+        docs.add_columns(computed={"more": "double + 1"})
+
+
+def test_a_copy_has_values_and_computes_nothing(sql: Sql, lake: Lake, docs: Any) -> None:
+    docs.add_columns(computed={"double": "id * 2"})
+    docs.refresh_column_async("double").wait(SOON)
+    sql.change(f"CREATE TABLE {docs.name}_copy AS SELECT * FROM {docs.name}")
+    copied = lake.read(f"{docs.name}_copy")
+    assert copied.schema.field("double").metadata is None
+    sql.change(f"UPDATE {docs.name}_copy SET double = 1 WHERE id = 1")
+    assert sorted(lake.read(f"{docs.name}_copy").column("double").to_pylist()) == [1, 4, 6]
+
+
+def opened(server: LakebedServer) -> lancedb.DBConnection:
+    address = f"http://{server.http_address}"
+    return lancedb.connect("db://default", api_key=server.admin_key, host_override=address)
+
+
+def test_functions_wait_for_a_worker_and_are_backed_up(make_server: Make, tmp_path: Path) -> None:
+    server = make_server("first", data=tmp_path / "lake").start()
+    docs = opened(server).create_table("docs", pa.table({"id": [1, 2]}))
+    doubled = opened(server).create_function(twice)
+    docs.add_columns({"double": doubled(value=col("id"))})
+    job = docs.refresh_column_async("double")
+    jobs = Jobs(server)
+    assert jobs.describe(job.id)["job_type"] == "refresh_function_columns"
+    wait_until(lambda: jobs.progress(job.id).get("waits_for"), "what it waits for", 20)
+    assert "Python 3." in jobs.progress(job.id)["waits_for"]
+    worker = Worker(server, "late").start()
+    assert job.wait(SOON).rows_assigned == 2
+    assert worker.stop() == 0
+    assert server.terminate() == 0
+
+    there, back = tmp_path / "there", tmp_path / "back"
+    ok(tmp_path, "backup", "--data", str(tmp_path / "lake"), "--to", str(there))
+    ok(tmp_path, "restore", "--from", str(there), "--data", str(back))
+    second = served(make_server, "second", back, server)
+    assert opened(second).get_function("twice", version="1") == doubled
+    worker = Worker(second, "later").start()
+    docs = opened(second).open_table("docs")
+    docs.add(pa.table({"id": [7]}))
+    assert docs.refresh_column_async("double").wait(SOON).rows_assigned == 1
+    assert sorted(second.lake().read("docs").column("double").to_pylist()) == [2, 4, 14]
+    worker.kill()
 
 
 def registration(**changed: Any) -> dict[str, Any]:

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use lakebed_core::{Clock, Error, RequestContext, Result};
+use lakebed_core::{Clock, Error, ErrorKind, RequestContext, Result};
 use lakebed_storage::SystemStore;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Notify, Semaphore};
@@ -260,7 +260,16 @@ impl Jobs {
                 job.result = Some(result);
             }
             Some(Ok(Err(error))) => {
-                tracing::warn!(job_id = job.job_id, error = %error.report(), "a job failed");
+                let (job_id, report) = (&job.job_id, error.report());
+                match error.kind() {
+                    // Whoever asked for it has to change something.
+                    ErrorKind::InvalidArgument
+                    | ErrorKind::NotFound
+                    | ErrorKind::NotImplemented => {
+                        tracing::info!(job_id, error = %report, "a job failed");
+                    }
+                    _ => tracing::warn!(job_id, error = %report, "a job failed"),
+                }
                 job.state = JobState::Failed;
                 job.failure = Some(error.message().to_owned());
             }

@@ -79,7 +79,11 @@ impl Table {
             let branch = self.branch(branch).await?;
             let _pin = branch.hold().await?;
             // What is wrong with it is said before it waits.
-            ColumnUpdate::new(branch.latest().await?.schema(), updates, limits)?;
+            let latest = branch.latest().await?;
+            for (column, _) in updates {
+                check_updatable(latest.schema(), column)?;
+            }
+            ColumnUpdate::new(latest.schema(), updates, limits)?;
             let predicate = predicate.map(str::to_owned);
             let update = RowUpdate { predicate, assignments: updates.to_vec() };
             branch.update_with_others(self, update).await
@@ -428,6 +432,16 @@ fn apply(
         .map_err(|error| Error::invalid(format!("the new values do not fit: {error}")))
 }
 
+/// Refuses values for a column that is computed.
+fn check_updatable(schema: &Schema, column: &str) -> Result<()> {
+    let field = schema.fields.iter().find(|field| field.name == column);
+    let computed = field.and_then(|field| field.metadata.get("computed_column"));
+    match computed.is_some_and(|value| value == "true") {
+        true => Err(Error::invalid(format!("column `{column}` is computed and takes no values"))),
+        false => Ok(()),
+    }
+}
+
 /// The column of an assignment, if it may be assigned.
 fn assignable<'a>(schema: &'a Schema, column: &str) -> Result<&'a Field> {
     let Some(field) = schema.fields.iter().find(|field| field.name == column) else {
@@ -439,10 +453,6 @@ fn assignable<'a>(schema: &'a Schema, column: &str) -> Result<&'a Field> {
             None => Err(unknown(schema, column)),
         };
     };
-    if field.metadata.get("computed_column").is_some_and(|value| value == "true") {
-        let message = format!("column `{column}` is computed and takes no values");
-        return Err(Error::invalid(message));
-    }
     if holds_blob(field) {
         return Err(Error::invalid(format!(
             "column `{column}` holds blobs, which SQL cannot make; send them by an upsert"

@@ -40,6 +40,8 @@ class Worker:
                     *("--name", self.name, "--slots", str(self.slots)),
                     *("--cache-dir", str(CACHE)),
                 ],
+                # Environments of functions are made of what is here.
+                env={**os.environ, "PIP_NO_INDEX": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

@@ -61,6 +61,10 @@ pub(crate) async fn add_columns(
                 let (ctx, service) = (target.ctx(), &door.service);
                 service.add_function_columns(ctx, &table, branch, &names, function).await
             }
+            None if body.new_columns.iter().any(|column| column.computed.is_some()) => {
+                let columns = computed(&body)?;
+                door.service.add_computed_columns(target.ctx(), &table, branch, &columns).await
+            }
             None => {
                 let columns = expressions(&body)?;
                 door.service.add_sql_columns(target.ctx(), &table, branch, &columns).await
@@ -86,10 +90,7 @@ async fn sent_schema(door: &Door, request: Request) -> Result<SchemaRef, ApiErro
 
 /// The names of columns that a function is to fill.
 fn columns_of_nulls(body: &AddColumns) -> Result<Vec<String>> {
-    // The option of the newer SDKs is on by itself, and no promise of when: a refresh is asked for.
-    if body.auto_refresh_interval_seconds.is_some() {
-        return Err(not_built("columns that refresh themselves (`auto_refresh_interval_seconds`)"));
-    }
+    no_interval(body)?;
     let names = body.new_columns.iter().map(|column| {
         let NewColumn { name, expression, computed, all_null, virtual_column } = column;
         let is_plain = expression.is_none() && computed.is_none() && virtual_column.is_none();
@@ -103,14 +104,40 @@ fn columns_of_nulls(body: &AddColumns) -> Result<Vec<String>> {
     names.collect()
 }
 
+/// Columns that SQL is to keep computed, with their expressions.
+fn computed(body: &AddColumns) -> Result<Vec<(String, String)>> {
+    no_interval(body)?;
+    let columns = body.new_columns.iter().map(|column| {
+        let NewColumn { name, expression, computed, all_null, virtual_column } = column;
+        let is_plain = expression.is_none() && all_null.is_none() && virtual_column.is_none();
+        let sql = computed.clone().filter(|sql| !sql.is_empty() && is_plain).ok_or_else(|| {
+            Error::invalid(format!("new column `{name}` has to have `computed` and nothing else"))
+        })?;
+        Ok((name.clone(), sql))
+    });
+    columns.collect()
+}
+
+/// Refuses to promise when columns are refreshed. The switch alone, which the newer SDKs always send, says
+/// no time.
+fn no_interval(body: &AddColumns) -> Result<()> {
+    match body.auto_refresh_interval_seconds.is_some() {
+        true => Err(not_built("columns that refresh themselves (`auto_refresh_interval_seconds`)")),
+        false => Ok(()),
+    }
+}
+
 fn expressions(body: &AddColumns) -> Result<Vec<(String, String)>> {
     if body.auto_refresh_enabled == Some(true) || body.auto_refresh_interval_seconds.is_some() {
-        return Err(not_built("columns that refresh themselves (field `auto_refresh_enabled`)"));
+        let message = "`auto_refresh_enabled` is for columns with `computed` or `function`";
+        return Err(Error::invalid(message));
     }
     let columns = body.new_columns.iter().map(|column| {
         let NewColumn { name, expression, computed, all_null, virtual_column } = column;
         if computed.is_some() {
-            return Err(not_built("columns that are kept computed (field `computed`)"));
+            let message =
+                "columns with `computed` and with `expression` are added by requests of their own";
+            return Err(Error::invalid(message));
         }
         if virtual_column.is_some() {
             return Err(not_built("virtual columns (field `virtual_column`)"));

@@ -41,10 +41,10 @@ pub(crate) async fn backfill_column(
         recompute: body.recompute.unwrap_or_default(),
         task_rows: body.task_rows,
     };
-    let job = door
+    let job_id = door
         .service
         .refresh_column(target.ctx(), &target.table()?, branch, &column, rule)
         .await
         .map_err(refused)?;
-    Ok(Json(json!({ "job_id": job.job_id })).into_response())
+    Ok(Json(json!({ "job_id": job_id })).into_response())
 }

@@ -180,6 +180,11 @@ impl Binding {
     }
 }
 
+/// Whether SQL keeps a column computed.
+pub(super) fn is_of_sql(field: &Field) -> bool {
+    field.metadata().get("computed_column.kind").is_some_and(|kind| kind == "sql")
+}
+
 /// The binding that fills a column.
 ///
 /// # Errors

@@ -51,7 +51,7 @@ impl Service {
                 "fields `new_columns` and `function.outputs` name other columns",
             ));
         }
-        let subject = shown(outputs.into_iter());
+        let subject = shown(outputs);
         let (registered, declaration) = (&registered, declaration);
         let changed =
             self.change_columns(ctx, "add_columns", table, branch, subject, |handle| async move {

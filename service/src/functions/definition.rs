@@ -173,7 +173,7 @@ impl Registration {
                 return Err(Error::invalid(format!("parameter `{shown}` is no name of Python")));
             }
             types::parse(&parameter.arrow_type)
-                .map_err(|error| error.context(&format!("parameter `{}`", parameter.name)))?;
+                .map_err(|error| error.context(format!("parameter `{}`", parameter.name)))?;
         }
         let names = inputs.iter().chain(initialization).map(|parameter| parameter.name.as_str());
         check_unique(names)?;
@@ -222,7 +222,7 @@ impl Registration {
                 check_unique(fields.iter().map(|field| field.name.as_str()))?;
                 let fields = fields.iter().map(|field| {
                     let data_type = types::parse(&field.arrow_type)
-                        .map_err(|error| error.context(&format!("result `{}`", field.name)))?;
+                        .map_err(|error| error.context(format!("result `{}`", field.name)))?;
                     Ok(Field::new(&field.name, data_type, true))
                 });
                 Ok(Given::Struct(fields.collect::<Result<Vec<Field>>>()?.into()))

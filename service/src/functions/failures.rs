@@ -115,7 +115,7 @@ impl Service {
 
 /// Keeps the newest.
 fn newest(records: &mut Vec<FunctionFailure>, limit: usize) {
-    records.sort_by(|a, b| b.created_at_millis.cmp(&a.created_at_millis));
+    records.sort_by_key(|row| std::cmp::Reverse(row.created_at_millis));
     records.truncate(limit);
 }
 

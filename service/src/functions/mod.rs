@@ -7,10 +7,12 @@
 //! | tell workers what to run | `for_workers.rs` |
 //! | declare columns that a function computes | `declare.rs`; as clients read it: `binding.rs` |
 //! | fill such columns | `refresh.rs` |
+//! | keep columns computed by SQL | `computed_sql.rs` |
 //! | see which rows have no value, and why | `failures.rs` |
 
 mod binding;
 mod catalogue;
+mod computed_sql;
 mod create;
 mod declare;
 mod definition;

@@ -2,11 +2,11 @@
 
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, Subject, TableId};
 use lakebed_jobs::{
-    FunctionKey, FunctionWork, InputColumn, Job, OutputColumn, RefreshRule, ResultSource,
+    FunctionKey, FunctionWork, InputColumn, OutputColumn, RefreshRule, ResultSource,
 };
 use lakebed_storage::At;
 
-use super::binding::{Binding, WHOLE, binding_of};
+use super::binding::{Binding, WHOLE, binding_of, is_of_sql};
 use super::definition::{Given, Registration};
 use crate::Service;
 use crate::audit::AuditLine;
@@ -15,8 +15,8 @@ use crate::audit::AuditLine;
 const VALUE: &str = "value";
 
 impl Service {
-    /// Begins to fill the rows of a column that have no value; returns the job, which may be one that runs
-    /// already. All columns of the same function call are filled together.
+    /// Begins to fill the rows of a column that have no value, or one that is stale; returns the id of the
+    /// job, which may be one that runs already. All columns of the same function call are filled together.
     ///
     /// # Errors
     /// `NotFound` naming table or column, `InvalidArgument` where nothing computes the column or its function
@@ -28,14 +28,10 @@ impl Service {
         branch: Option<&str>,
         column: &str,
         rule: RefreshRule,
-    ) -> Result<Job> {
+    ) -> Result<String> {
         self.permit(ctx, Role::Write, "refresh_column", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
-        if branch.is_some() {
-            let message = "refreshing columns of a branch: this is not built";
-            return Err(Error::new(ErrorKind::NotImplemented, message));
-        }
-        let outcome = self.begin_refresh(ctx, table, column, rule).await;
+        let outcome = self.begin_refresh(ctx, table, branch, column, rule).await;
         let mut line = AuditLine::new(ctx, "refresh_column").outcome(&outcome);
         line.table = Some(table.to_string());
         line.subject = Some(column.to_owned());
@@ -47,14 +43,26 @@ impl Service {
         &self,
         ctx: &RequestContext,
         table: &TableId,
+        branch: Option<&str>,
         column: &str,
         rule: RefreshRule,
-    ) -> Result<Job> {
-        let handle = self.fresh_table(ctx, table, None).await?;
-        let schema = handle.snapshot(None, &At::Latest).await?.schema();
+    ) -> Result<String> {
+        let handle = self.fresh_table(ctx, table, branch).await?;
+        let schema = handle.snapshot(branch, &At::Latest).await?.schema();
         let field = schema.field_with_name(column).map_err(|_| {
             Error::not_found(format!("column `{column}` does not exist")).about(Subject::Column)
         })?;
+        if is_of_sql(field) {
+            if rule != RefreshRule::default() {
+                let message = "a column of SQL is refreshed as a whole, without other fields";
+                return Err(Error::invalid(message));
+            }
+            return self.refresh_sql_column(ctx, table, branch, column).await;
+        }
+        if branch.is_some() {
+            let message = "refreshing columns of functions on a branch: this is not built";
+            return Err(Error::new(ErrorKind::NotImplemented, message));
+        }
         let binding = binding_of(&schema, field)?;
         let function = self.function_of(ctx, &binding.function).await?;
         let registered = function.registration()?;
@@ -71,7 +79,7 @@ impl Service {
             initialization: binding.initialization.clone(),
             interpreter: registered.interpreter(),
         };
-        self.column_jobs.refresh(ctx, &handle, table.text(), work, rule).await
+        Ok(self.column_jobs.refresh(ctx, &handle, table.text(), work, rule).await?.job_id)
     }
 }
 

@@ -4,6 +4,7 @@
 //! | --- | --- | --- |
 //! | add columns of nulls | `add_null.rs`; with a note on them: `add_bound.rs` | metadata only |
 //! | add columns that SQL computes | `add_sql.rs` | the new columns |
+//! | add columns that SQL keeps computed, and refresh them | `computed_sql.rs` | metadata; cells |
 //! | rename, allow or forbid null, change the type | `alter.rs` | metadata; for a type the column again |
 //! | drop columns | `drop.rs` | metadata only |
 //! | change the metadata of fields and schema | `metadata.rs` | metadata only |
@@ -16,6 +17,7 @@ mod add_bound;
 mod add_null;
 mod add_sql;
 mod alter;
+mod computed_sql;
 mod drop;
 mod metadata;
 
