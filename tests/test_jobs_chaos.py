@@ -5,8 +5,6 @@ in the column at the end is what an undisturbed run gives, row by row.
 """
 
 import random
-import time
-from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -14,6 +12,7 @@ import pyarrow as pa
 import pytest
 
 from lakebed.models import load
+from support.killer import Killer, at_fixed_ports
 from support.server import LakebedServer
 from support.waiting import wait_until
 from support.worker import CACHE, TEXT_MODEL, Jobs, Worker
@@ -46,55 +45,13 @@ def make_table(server: LakebedServer, name: str) -> None:
         server.lake().write(name, rows.slice(part * size, size), "append" if part else "create")
 
 
-class Killer:
-    """Kills one of two workers, or the server, while it has work, and starts it again."""
-
-    def __init__(self, server: LakebedServer, workers: list[Worker], seed: int) -> None:
-        self.server = server
-        self.jobs = Jobs(server)
-        self.workers = workers
-        self.dice = random.Random(seed)
-        self.kills: Counter[str] = Counter()
-
-    def kill_one(self, job: str) -> bool:
-        """Waits until somebody has work and kills him; false when the job is over before."""
-        victim = self.dice.choice(["server", *(worker.name for worker in self.workers)])
-        deadline = time.monotonic() + 60
-        while not self.has_work(victim, job):
-            if self.jobs.describe(job)["job_state"] != "IN_PROGRESS":
-                return False
-            assert time.monotonic() < deadline, f"{victim} gets no work"
-            time.sleep(0.01)
-        if victim == "server":
-            self.server.kill()
-            self.server.start()
-        else:
-            worker = next(worker for worker in self.workers if worker.name == victim)
-            worker.kill()
-            worker.start()
-        self.kills[victim] += 1
-        return True
-
-    def has_work(self, victim: str, job: str) -> bool:
-        """Whether it has tasks in its hands, as the server says."""
-        if victim == "server":
-            return self.jobs.progress(job).get("tasks_held", 0) > 0
-        return any(it["worker"] == victim and it["running"] > 0 for it in self.jobs.workers())
-
-
 @pytest.mark.timeout(900)
 def test_kills_lose_and_double_nothing(
     make_server: Callable[..., LakebedServer], soak: bool
 ) -> None:
     kills_wanted = 30 if soak else KILLS_PER_JOB
     expected = vectors_undisturbed()
-    port = make_server().start()
-    ports = (port.http_address, port.flight_address)
-    port.kill()
-    # At fixed ports, so that workers find a server that was started again.
-    arguments = ["--http-addr", ports[0], "--flight-addr", ports[1]]
-    environment = {"LAKEBED_LIMITS_TASK_LEASE_MS": str(LEASE_MS)}
-    server = make_server("chaos", args=arguments, env=environment).start()
+    server = at_fixed_ports(make_server, {"LAKEBED_LIMITS_TASK_LEASE_MS": str(LEASE_MS)})
     workers = [Worker(server, name).start() for name in ("first", "second")]
     jobs = Jobs(server)
     jobs.wait_for_workers(2)
