@@ -186,7 +186,7 @@ class Evaluator:
             return []
         except Died as died:
             self._let_go()
-            if self._is_cancelled():
+            if self._is_cancelled() or instance.was_interrupted:
                 raise Cancelled from None
             return self._after_death(piece, taken, died, is_fresh and taken == 0)
         except Cancelled:
