@@ -93,6 +93,15 @@ def test_a_record_batch_may_have_several_columns(bench: Bench, define: Define) -
     assert bench.run(more, rows(x=[1, 2], name=["a", "b"])).values == {0: 10, 1: 20}
 
 
+@udf
+def of_nothing() -> int:
+    return 7
+
+
+def test_a_function_may_take_nothing(bench: Bench, define: Define) -> None:
+    assert bench.run(define(of_nothing), rows(x=[1, 2]).select([0])).values == {0: 7, 1: 7}
+
+
 def test_the_order_of_columns_does_not_matter(bench: Bench, define: Define) -> None:
     given = rows(name=["a", "b"], x=[1, 2])
     assert bench.run(define(of_rows), given).values == {0: "a1", 1: "b2"}

@@ -236,6 +236,24 @@ def test_what_a_function_starts_counts_and_ends_with_it(start: Start) -> None:
 
 
 @udf
+def lets_escape(x: int) -> int:
+    import subprocess
+
+    # Ends when nobody reads any more.
+    shouts = "while :; do echo free || exit; sleep 0.01; done"
+    subprocess.Popen(["sh", "-c", shouts], start_new_session=True)
+    return x
+
+
+def test_what_escapes_holds_nobody_up(start: Start) -> None:
+    bench = start()
+    assert bench.run(defined(lets_escape), rows(x=[1])).values == {0: 1}
+    begun = time.monotonic()
+    bench.close()
+    assert time.monotonic() - begun < 4
+
+
+@udf
 def large(x: int) -> bytes:
     return b"x" * x
 

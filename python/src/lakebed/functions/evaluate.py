@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakebed.functions.definition import Definition, FunctionFailed
 from lakebed.functions.environment import Environment
 from lakebed.functions.instance import Cancelled, Cause, Died, Instance, Raised
 from lakebed.functions.pool import Instances
-from lakebed.functions.runner_function import ERRORS
 
 ROWS_FIRST = 64
 ROWS_MAX = 8_192
@@ -271,10 +269,6 @@ def split(batch: pa.RecordBatch, definition: Definition) -> tuple[pa.Array, pa.R
     # A null in the column of a parameter that takes none is sorted out later.
     nullable = pa.schema([field.with_nullable(True) for field in schema])
     if not columns:
-        return batch.column(0), pa.RecordBatch.from_pylist([{}] * batch.num_rows, schema=nullable)
+        # Keeps the number of rows, which nothing else would tell.
+        return batch.column(0), batch.select([])
     return batch.column(0), pa.RecordBatch.from_arrays(columns, schema=nullable)
-
-
-def failures(results: pa.RecordBatch) -> pa.Array:
-    """Which rows of results have an error."""
-    return pc.is_valid(results.column(ERRORS.index("error")))

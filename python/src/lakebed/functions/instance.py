@@ -385,7 +385,10 @@ class Instance:
             self.is_spent = True
 
     def _has_ended(self) -> bool:
-        """Also where something that it started holds its pipes open. Its number stays taken."""
+        """Also where something that it started holds its pipes open. Where the system can say so
+        without forgetting the process, its number stays taken."""
+        if not hasattr(os, "waitid"):
+            return self._process.poll() is not None
         how = os.WEXITED | os.WNOHANG | os.WNOWAIT
         try:
             return os.waitid(os.P_PID, self._process.pid, how) is not None
