@@ -7,7 +7,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -336,14 +336,15 @@ def run_worker(stand_in: WorkerServer, cache: Path, tmp_path: Path) -> Iterator[
     )
     made: list[subprocess.Popen[bytes]] = []
 
-    def run(*words: str) -> tuple[subprocess.Popen[bytes], Path]:
+    def run(*words: str, before: Sequence[str] = ()) -> tuple[subprocess.Popen[bytes], Path]:
         path = tmp_path / "worker.log"
-        given = ["--url", stand_in.url, "--api-key", "k", "--cache-dir", str(cache), *words]
+        given = ["--url", stand_in.url, "--cache-dir", str(cache), *words]
+        environment = {"PYTHONPATH": os.pathsep.join(sys.path), "LAKEBED_API_KEY": "k"}
         with path.open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-c", program, *given],
+                [*before, sys.executable, "-c", program, *given],
                 stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                env={**os.environ, **environment},
             )
         made.append(process)
         return process, path
@@ -382,6 +383,29 @@ def test_the_end_of_the_worker_is_the_end_of_its_processes(
         assert slow.holder is None
     with stand_in.lock:
         slow.is_over = True
+
+
+@udf
+def looks_at_the_worker(x: int) -> str:
+    import os
+
+    found = []
+    for name in ("environ", "mem", "fd/0"):
+        try:
+            with open(f"/proc/{os.getppid()}/{name}", "rb"):
+                found.append(name)
+        except OSError:
+            pass
+    return f"{x} {found}"
+
+
+def test_a_function_cannot_look_into_the_worker(stand_in: WorkerServer, run_worker: Any) -> None:
+    """Of the same account, which is not root: the API key is in there."""
+    nobody_special = ["setpriv", "--bounding-set=-all", "--inh-caps=-all"]
+    run_worker(before=nobody_special if os.geteuid() == 0 else [])
+    task = stand_in.add_function(described(looks_at_the_worker), numbers(1))
+    stand_in.wait_recorded()
+    assert results(task)[0]["value"] == "1 []"
 
 
 def test_without_functions_and_models_there_is_nothing_to_do(run_worker: Any) -> None:
