@@ -21,6 +21,7 @@ from lakebed.functions.evaluate import Evaluator
 from lakebed.functions.instance import Cancelled, Limits
 from lakebed.functions.pool import Instances
 from lakebed.functions.prints import Redactor
+from lakebed.functions.results import Results
 from support.functions import Bench, Collected, defined, rows
 from support.waiting import wait_until
 
@@ -276,6 +277,30 @@ def test_a_result_that_is_too_large_is_an_error(start: Start, function: Any) -> 
     assert {row: len(value) for row, value in found.values.items()} == {
         row: size for row, size in enumerate(sizes) if row != 1
     }
+
+
+def test_results_go_to_a_file_and_come_back_as_often_as_asked_for() -> None:
+    """More than stays in memory, in messages that are not too large."""
+    results = Results(defined(large))
+    text = pa.schema([pa.field(name, pa.string()) for name in ("error", "type", "stack")])
+    schema = pa.schema([*text, pa.field("value", pa.binary())])
+    for start in range(0, 60, 20):
+        errors = ["bad" if n == 3 else None for n in range(20)]
+        columns = [pa.array(errors, pa.string())] * 3
+        values = pa.array([bytes([start + n]) * (1 << 20) for n in range(20)], pa.binary())
+        ids = pa.array(range(start, start + 20), pa.uint64())
+        results.take(ids, pa.RecordBatch.from_arrays([*columns, values], schema=schema))
+    results.fail(pa.array([60], pa.uint64()), "late", "Late", None)
+    results.finish()
+    assert (results.rows, results.errors) == (61, 4)
+    for _ in range(2):
+        batches = list(results.batches())
+        assert all(batch.nbytes <= 9 << 20 for batch in batches)
+        found = {row["_rowid"]: row for batch in batches for row in batch.to_pylist()}
+        assert len(found) == 61
+        assert {row for row, each in found.items() if each["error"]} == {3, 23, 43, 60}
+        assert found[59]["value"] == bytes([59]) * (1 << 20)
+        assert found[3]["value"] is None
 
 
 # ---- prints, secrets, surroundings ------------------------------------------------------------

@@ -50,6 +50,11 @@ def with_an_error_field(x):
 
 
 @udf
+def always_raises(x: int) -> int:
+    raise ValueError(f"at {x}")
+
+
+@udf
 class Counts:
     def __init__(self):
         self.rows = 0
@@ -140,6 +145,17 @@ def test_rows_get_their_values_or_errors(stand_in: WorkerServer, start: Start) -
     wait_until(lambda: stand_in.syncs[-1].stages[3].rows > 0, "the stages' times")
     stages = {stage.stage: stage.rows for stage in stand_in.syncs[-1].stages}
     assert (stages["read"], stages["compute"], stages["write"]) == (1_003, 1_003, 1_003)
+
+
+def test_a_function_that_always_raises_sends_few_tracebacks(
+    stand_in: WorkerServer, start: Start
+) -> None:
+    task = stand_in.add_function(described(always_raises), numbers(*range(1_000)))
+    start()
+    stand_in.wait_recorded()
+    found = results(task)
+    assert all(found[n]["error"] == f"at {n}" for n in range(1_000))
+    assert sum(row["traceback"] is not None for row in found.values()) == 256
 
 
 def test_columns_have_their_places(stand_in: WorkerServer, start: Start) -> None:

@@ -36,6 +36,7 @@ CALL_S_HIGH = 1.0
 KILLS_MAX = 20
 ROWS_PER_KILL = 50
 NULL_INPUT = "NullInput"
+OTHER_ROWS = "rows are not as the protocol has them"
 
 
 class Sink(Protocol):
@@ -123,8 +124,8 @@ class Evaluator:
         """Computes all rows of a batch: `_rowid`, and a column for each parameter.
 
         Raises:
-            ValueError: the batch has other columns.
-            FunctionFailed: the function cannot be loaded, or ends its process too often.
+            FunctionFailed: the batch has other columns, or the function cannot be loaded, or ends
+                its process too often.
             Cancelled: nobody wants the result any more.
         """
         row_ids, arguments = split(batch, self._definition)
@@ -243,15 +244,15 @@ def split(batch: pa.RecordBatch, definition: Definition) -> tuple[pa.Array, pa.R
     """Row ids, and the arguments as the signature has them, in its order.
 
     Raises:
-        ValueError: the batch has other columns.
+        FunctionFailed: the batch has other columns.
     """
     names = batch.schema.names
     wanted = [parameter.name for parameter in definition.inputs]
     # By place first: a parameter may have any name.
     if not names or names[0] != "_rowid" or sorted(names[1:]) != sorted(wanted):
-        raise ValueError(f"the columns are {names}, and the parameters {wanted}")
+        raise FunctionFailed(f"{OTHER_ROWS}: the columns are {names}, the parameters {wanted}")
     if batch.column(0).type != pa.uint64() or batch.column(0).null_count:
-        raise ValueError("`_rowid` is not a uint64 in every row")
+        raise FunctionFailed(f"{OTHER_ROWS}: `_rowid` is not a uint64 in every row")
     schema = definition.input_schema()
     columns = []
     for name, kind in zip(wanted, schema.types, strict=True):
@@ -262,8 +263,8 @@ def split(batch: pa.RecordBatch, definition: Definition) -> tuple[pa.Array, pa.R
             try:
                 column = column.cast(kind)
             except pa.ArrowException as error:
-                raise ValueError(
-                    f"column `{name}` is {column.type}, and its parameter {kind}: {error}"
+                raise FunctionFailed(
+                    f"{OTHER_ROWS}: `{name}` is {column.type}, its parameter {kind}: {error}"
                 ) from error
         columns.append(column)
     # A null in the column of a parameter that takes none is sorted out later.

@@ -308,9 +308,6 @@ class FunctionRuns:
                 while (batch := run.input.get()) is not None:
                     with self._stages.busy("compute", batch.num_rows):
                         evaluator.evaluate(batch)
-            except (ValueError, TypeError, pa.ArrowException) as error:
-                text = f"rows are not as the protocol has them: {error}"
-                raise FunctionFailed(text) from error
             finally:
                 evaluator.close()
         run.results.finish()
