@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ from lakebed.functions.instance import Cancelled, Limits
 from lakebed.functions.pool import Instances
 from lakebed.functions.prints import Redactor
 from lakebed.functions.results import Results
+from lakebed.functions.scratch import Scratch
 from support.functions import Bench, Collected, defined, rows
 from support.waiting import wait_until
 
@@ -554,6 +556,40 @@ def test_a_killed_worker_leaves_nothing(cache: Path, busy: bool) -> None:
     worker.wait()
     worker.stdout.close()
     wait_until(lambda: not is_running(child), "the end of the function's process", 10)
+
+
+def test_the_folder_of_a_killed_worker_is_taken_away_by_the_next(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    program = (
+        "import os, sys\n"
+        "from lakebed.functions.scratch import Scratch\n"
+        "scratch = Scratch()\n"
+        "open(scratch.folder() + '/left', 'w').close()\n"
+        "print(flush=True)\n"
+        "sys.stdin.read()\n"
+    )
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}
+    worker = subprocess.Popen(
+        [sys.executable, "-c", program],
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert worker.stdout is not None
+    worker.stdout.readline()
+    [theirs] = tmp_path.iterdir()
+    mine = Scratch()
+    assert theirs.is_dir()
+    worker.kill()
+    worker.communicate()
+    another = Scratch()
+    assert not theirs.exists()
+    assert Path(mine.folder()).is_dir()
+    mine.close()
+    another.close()
+    assert list(tmp_path.iterdir()) == []
 
 
 @udf

@@ -110,8 +110,18 @@ class Instance:
     """One process of one function. Not for several threads at once, except `interrupt`."""
 
     def __init__(
-        self, definition: Definition, environment: Environment, limits: Limits, cuda: str
+        self,
+        definition: Definition,
+        environment: Environment,
+        limits: Limits,
+        cuda: str,
+        scratch: str,
     ) -> None:
+        """
+        Args:
+            cuda: what it sees as CUDA_VISIBLE_DEVICES where it has a GPU.
+            scratch: a folder that is its own, and is removed with it.
+        """
         self.definition = definition
         # `rows`, `arrays` or `batch`, once it is loaded.
         self.form = ""
@@ -133,7 +143,7 @@ class Instance:
         self._is_over = False
         self.was_interrupted = False
         self._ending = threading.Lock()
-        self._scratch = tempfile.mkdtemp(prefix="lakebed-function-")
+        self._scratch = scratch
         try:
             self._start(cuda)
         except BaseException:
