@@ -29,7 +29,6 @@ class Results:
     def __init__(self, definition: Definition) -> None:
         errors = [pa.field(name, pa.string()) for name in ERRORS]
         values = list(definition.output_schema())
-        # By place: a field of a result may be named `error` as well.
         self.schema = pa.schema([pa.field("_rowid", pa.uint64(), False), *errors, *values])
         self.rows = 0
         self.errors = 0
