@@ -111,6 +111,14 @@ def changed(path: str, to: Any) -> dict[str, Any]:
         ("signature.inputs", [{"name": "x", "arrow_type": "int", "nullable": True}], "'int'"),
         ("signature.output", {"kind": "table"}, "table"),
         ("signature.output", {"kind": "named_struct", "fields": []}, "fields"),
+        (
+            "signature.output",
+            {
+                "kind": "named_struct",
+                "fields": [{"name": "error", "arrow_type": "utf8", "nullable": True}],
+            },
+            "cannot be named error",
+        ),
         ("runtime.kind", "wasm", "wasm"),
         ("runtime.environment", {"kind": "pip", "packages": ["--index-url=http://x"]}, "option"),
         ("runtime.environment", {"kind": "pip", "packages": [" -r /etc/passwd"]}, "option"),

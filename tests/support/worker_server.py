@@ -19,6 +19,7 @@ from pyarrow import flight
 from lakebed.worker.v1 import worker_pb2 as pb
 
 SYNC = "lakebed.worker.v1.Sync"
+FUNCTION = "lakebed.worker.v1.Function"
 
 
 @dataclass
@@ -35,6 +36,10 @@ class Task:
     recorded: int | None = None
     failures: list[str] = field(default_factory=list)
     is_over: bool = False
+    # Of a function, what the worker is told of it; `model` is empty then.
+    function: dict[str, Any] | None = None
+    is_check: bool = False
+    retryable: bool | None = None
 
 
 class WorkerServer(flight.FlightServerBase):
@@ -81,6 +86,18 @@ class WorkerServer(flight.FlightServerBase):
             self.lock.notify_all()
             return task
 
+    def add_function(self, function: dict[str, Any], rows: pa.Table | None) -> Task:
+        """A task of rows for a function, or a check of it."""
+        with self.lock:
+            number = len(self.tasks) + 1
+            empty = pa.table({"_rowid": pa.array([], pa.uint64())})
+            is_check = rows is None
+            task = Task(number, "", empty if rows is None else rows, is_check=is_check)
+            task.function = function
+            self.tasks[number] = task
+            self.lock.notify_all()
+            return task
+
     def ask(self, model: str, timeout_s: float = 20.0, **given: Any) -> Any:
         """A query; what came back."""
         with self.lock:
@@ -116,6 +133,8 @@ class WorkerServer(flight.FlightServerBase):
     # ---- the protocol -------------------------------------------------------------------------
 
     def do_action(self, _: Any, action: flight.Action) -> Any:
+        if action.type == FUNCTION:
+            return [self._function(pb.AttemptId.FromString(action.body.to_pybytes()))]
         if action.type != SYNC:
             raise flight.FlightServerError(f"action `{action.type}` is not known")
         if self._fires("sync_unavailable"):
@@ -131,6 +150,13 @@ class WorkerServer(flight.FlightServerBase):
         if self._fires("sync_answer_lost"):
             raise flight.FlightUnavailableError("the answer is lost")
         return [pa.py_buffer(response.SerializeToString())]
+
+    def _function(self, attempt: pb.AttemptId) -> Any:
+        if self._fires("function_unavailable"):
+            raise flight.FlightUnavailableError("not now")
+        task = self._task({"task": attempt.task, "attempt": attempt.attempt})
+        self.fired["function"] += 1
+        return pa.py_buffer(json.dumps(task.function).encode())
 
     def _answer(self, request: pb.SyncRequest) -> pb.SyncResponse:
         response = pb.SyncResponse(lease_ms=self.lease_ms, sync_ms=self.sync_ms)
@@ -162,9 +188,10 @@ class WorkerServer(flight.FlightServerBase):
         models = {model.name: model.digest for model in request.models}
         named = {attempt.task for attempt in request.running}
         mine = [t for t in self.tasks.values() if t.holder == request.instance and t.until_s > now]
-        held = sum(task.recorded is None for task in mine)
+        held = sum(task.recorded is None and not task.is_over for task in mine)
         for task in self.tasks.values():
-            if task.recorded is not None or task.is_over or task.model not in models:
+            can = request.interpreters if task.function is not None else task.model in models
+            if task.recorded is not None or task.is_over or not can:
                 continue
             # One that it should hold and does not name: the answer that gave it away was lost.
             is_lost = task in mine and task.number not in named
@@ -173,7 +200,9 @@ class WorkerServer(flight.FlightServerBase):
                 task.attempt += 1
                 task.holder, task.until_s = request.instance, now + self.lease_ms / 1_000
                 held += 1
-            if is_free or is_lost:
+            if (is_free or is_lost) and task.function is not None:
+                response.assign.append(self._function_assignment(task))
+            elif is_free or is_lost:
                 response.assign.append(
                     pb.Assignment(
                         attempt=self._id(task),
@@ -194,6 +223,18 @@ class WorkerServer(flight.FlightServerBase):
                 )
         return response
 
+    def _function_assignment(self, task: Task) -> pb.Assignment:
+        assert task.function is not None
+        name, digest = task.function["name"], task.function["digest"]
+        given = pb.Assignment(
+            attempt=self._id(task), function=pb.Function(name=name, digest=digest)
+        )
+        if task.is_check:
+            given.check.SetInParent()
+        else:
+            given.rows.CopyFrom(pb.RowsTask(rows=task.rows.num_rows, table="t"))
+        return given
+
     def _id(self, task: Task) -> pb.AttemptId:
         return pb.AttemptId(job_id=self.JOB, task=task.number, attempt=task.attempt)
 
@@ -207,10 +248,12 @@ class WorkerServer(flight.FlightServerBase):
             pass  # said again before it was recorded
         elif isinstance(ended, pb.TaskFailed):
             task.failures.append(ended.error)
+            task.retryable = ended.retryable
             task.holder = None
             task.is_over = not ended.retryable or len(task.failures) >= 3
         else:
-            assert attempt.attempt in task.results, "done was said before the results were put"
+            is_put = task.is_check or attempt.attempt in task.results
+            assert is_put, "done was said before the results were put"
             task.recorded = attempt.attempt
         self.lock.notify_all()
 

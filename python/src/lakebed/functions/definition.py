@@ -20,6 +20,8 @@ from lakebed.functions import arrow_types
 # The file that has the entry point, whatever else is shipped with it.
 ENTRY_FILE = "user_function.py"
 ADAPTER = ("scalar_to_arrow_batch", 1)
+# Columns that stand beside the values when results are handed in.
+RESERVED = {"_rowid", "error", "error_type", "traceback"}
 _PATH = re.compile(r"(?:[A-Za-z_][A-Za-z0-9_]*/)*[A-Za-z_][A-Za-z0-9_]*\.py")
 _VARIABLE = re.compile(r"[^=\0]+")
 
@@ -180,6 +182,8 @@ def _output(value: dict[str, Any]) -> tuple[tuple[Parameter, ...], bool]:
     fields = tuple(_parameter(each) for each in value["fields"])
     if not fields or len({each.name for each in fields}) != len(fields):
         raise FunctionFailed("the fields of a result have names of their own, and there is one")
+    if taken := RESERVED & {each.name for each in fields}:
+        raise FunctionFailed(f"fields of a result cannot be named {', '.join(sorted(taken))}")
     return fields, True
 
 

@@ -19,13 +19,11 @@ from dataclasses import dataclass
 from typing import Protocol
 
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakebed.functions.definition import Definition, FunctionFailed
 from lakebed.functions.environment import Environment
 from lakebed.functions.instance import Cancelled, Cause, Died, Instance, Raised
 from lakebed.functions.pool import Instances
-from lakebed.functions.runner_function import ERRORS
 
 ROWS_FIRST = 64
 ROWS_MAX = 8_192
@@ -38,6 +36,7 @@ CALL_S_HIGH = 1.0
 KILLS_MAX = 20
 ROWS_PER_KILL = 50
 NULL_INPUT = "NullInput"
+OTHER_ROWS = "rows are not as the protocol has them"
 
 
 class Sink(Protocol):
@@ -125,8 +124,8 @@ class Evaluator:
         """Computes all rows of a batch: `_rowid`, and a column for each parameter.
 
         Raises:
-            ValueError: the batch has other columns.
-            FunctionFailed: the function cannot be loaded, or ends its process too often.
+            FunctionFailed: the batch has other columns, or the function cannot be loaded, or ends
+                its process too often.
             Cancelled: nobody wants the result any more.
         """
         row_ids, arguments = split(batch, self._definition)
@@ -186,7 +185,7 @@ class Evaluator:
             return []
         except Died as died:
             self._let_go()
-            if self._is_cancelled():
+            if self._is_cancelled() or instance.was_interrupted:
                 raise Cancelled from None
             return self._after_death(piece, taken, died, is_fresh and taken == 0)
         except Cancelled:
@@ -245,15 +244,15 @@ def split(batch: pa.RecordBatch, definition: Definition) -> tuple[pa.Array, pa.R
     """Row ids, and the arguments as the signature has them, in its order.
 
     Raises:
-        ValueError: the batch has other columns.
+        FunctionFailed: the batch has other columns.
     """
     names = batch.schema.names
     wanted = [parameter.name for parameter in definition.inputs]
     # By place first: a parameter may have any name.
     if not names or names[0] != "_rowid" or sorted(names[1:]) != sorted(wanted):
-        raise ValueError(f"the columns are {names}, and the parameters {wanted}")
+        raise FunctionFailed(f"{OTHER_ROWS}: the columns are {names}, the parameters {wanted}")
     if batch.column(0).type != pa.uint64() or batch.column(0).null_count:
-        raise ValueError("`_rowid` is not a uint64 in every row")
+        raise FunctionFailed(f"{OTHER_ROWS}: `_rowid` is not a uint64 in every row")
     schema = definition.input_schema()
     columns = []
     for name, kind in zip(wanted, schema.types, strict=True):
@@ -264,17 +263,13 @@ def split(batch: pa.RecordBatch, definition: Definition) -> tuple[pa.Array, pa.R
             try:
                 column = column.cast(kind)
             except pa.ArrowException as error:
-                raise ValueError(
-                    f"column `{name}` is {column.type}, and its parameter {kind}: {error}"
+                raise FunctionFailed(
+                    f"{OTHER_ROWS}: `{name}` is {column.type}, its parameter {kind}: {error}"
                 ) from error
         columns.append(column)
     # A null in the column of a parameter that takes none is sorted out later.
     nullable = pa.schema([field.with_nullable(True) for field in schema])
     if not columns:
-        return batch.column(0), pa.RecordBatch.from_pylist([{}] * batch.num_rows, schema=nullable)
+        # Keeps the number of rows, which nothing else would tell.
+        return batch.column(0), batch.select([])
     return batch.column(0), pa.RecordBatch.from_arrays(columns, schema=nullable)
-
-
-def failures(results: pa.RecordBatch) -> pa.Array:
-    """Which rows of results have an error."""
-    return pc.is_valid(results.column(ERRORS.index("error")))

@@ -110,8 +110,18 @@ class Instance:
     """One process of one function. Not for several threads at once, except `interrupt`."""
 
     def __init__(
-        self, definition: Definition, environment: Environment, limits: Limits, cuda: str
+        self,
+        definition: Definition,
+        environment: Environment,
+        limits: Limits,
+        cuda: str,
+        scratch: str,
     ) -> None:
+        """
+        Args:
+            cuda: what it sees as CUDA_VISIBLE_DEVICES where it has a GPU.
+            scratch: a folder that is its own, and is removed with it.
+        """
         self.definition = definition
         # `rows`, `arrays` or `batch`, once it is loaded.
         self.form = ""
@@ -133,7 +143,7 @@ class Instance:
         self._is_over = False
         self.was_interrupted = False
         self._ending = threading.Lock()
-        self._scratch = tempfile.mkdtemp(prefix="lakebed-function-")
+        self._scratch = scratch
         try:
             self._start(cuda)
         except BaseException:
@@ -385,7 +395,10 @@ class Instance:
             self.is_spent = True
 
     def _has_ended(self) -> bool:
-        """Also where something that it started holds its pipes open. Its number stays taken."""
+        """Also where something that it started holds its pipes open. Where the system can say so
+        without forgetting the process, its number stays taken."""
+        if not hasattr(os, "waitid"):
+            return self._process.poll() is not None
         how = os.WEXITED | os.WNOHANG | os.WNOWAIT
         try:
             return os.waitid(os.P_PID, self._process.pid, how) is not None

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from lakebed.functions.definition import Definition, FunctionFailed
 from lakebed.functions.environment import Environment
 from lakebed.functions.instance import Cancelled, Instance, Limits
+from lakebed.functions.scratch import Scratch
 
 log = logging.getLogger("lakebed.functions")
 
@@ -36,6 +37,7 @@ class Instances:
         self._limits = limits
         # What functions with a GPU see as CUDA_VISIBLE_DEVICES.
         self._cuda = cuda
+        self._scratch = Scratch()
         self._idle_seconds = idle_seconds
         self._live_max = live_max
         self._lock = threading.Lock()
@@ -115,6 +117,7 @@ class Instances:
         for thread in closing:
             thread.join(max(0.0, deadline - time.monotonic()))
         self._thread.join(STOP_S)
+        self._scratch.close()
 
     @property
     def live(self) -> list[int]:
@@ -134,7 +137,8 @@ class Instances:
             raise Cancelled
         begun = time.monotonic()
         try:
-            instance = Instance(definition, environment, self._limits, self._cuda)
+            scratch = self._scratch.folder()
+            instance = Instance(definition, environment, self._limits, self._cuda, scratch)
         except OSError as error:
             # No memory for a process, or no place for its files.
             text = f"the function's process did not start: {error}"

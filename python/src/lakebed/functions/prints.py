@@ -21,6 +21,8 @@ LINE_CHARACTERS = 500
 LINE_BYTES = 8_192
 TAIL_LINES = 60
 LOOK_MS = 200
+# For what was printed before the end.
+REST_S = 1.0
 # The parts of a secret of several lines that are hidden on their own.
 PART_CHARACTERS = 8
 _DUMP = re.compile(r"(?:Fatal Python error|Stack \(most recent call first\)|Current thread)")
@@ -56,14 +58,14 @@ class Prints:
         self._left = LINES_A_MINUTE
         self._dropped = 0
         self._minute_s = time.monotonic()
-        self._stop = threading.Event()
+        self._stopped_s: float | None = None
         self._thread = threading.Thread(target=self._read, name="prints", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         """Reads what is there and ends. Processes that went their own ways may hold the pipe open
         for ever; they are not waited for."""
-        self._stop.set()
+        self._stopped_s = time.monotonic()
         self._thread.join()
         os.close(self._fd)
 
@@ -90,9 +92,12 @@ class Prints:
         poll.register(self._fd, select.POLLIN)
         line, is_cut = b"", False
         while True:
-            if not poll.poll(LOOK_MS):
-                if self._stop.is_set():
-                    break
+            is_silent = not poll.poll(LOOK_MS)
+            stopped_s = self._stopped_s
+            # Somebody who escaped may print for ever.
+            if stopped_s is not None and (is_silent or time.monotonic() - stopped_s > REST_S):
+                break
+            if is_silent:
                 continue
             try:
                 data = os.read(self._fd, 1 << 16)

@@ -19,6 +19,8 @@ BYTES_MAX = 4 << 30
 # One message of the stream, unless a single row has more.
 MESSAGE_BYTES = 8 << 20
 MESSAGE_ROWS = 8_192
+# Of the rows of a task that failed: a function that always raises would send nothing else.
+TRACEBACKS_MAX = 256
 
 
 class Results:
@@ -27,7 +29,6 @@ class Results:
     def __init__(self, definition: Definition) -> None:
         errors = [pa.field(name, pa.string()) for name in ERRORS]
         values = list(definition.output_schema())
-        # By place: a field of a result may be named `error` as well.
         self.schema = pa.schema([pa.field("_rowid", pa.uint64(), False), *errors, *values])
         self.rows = 0
         self.errors = 0
@@ -47,15 +48,13 @@ class Results:
             self._write(row_ids.filter(good), found.columns)
         ids = row_ids.filter(failed)
         texts = [column.filter(failed) for column in results.columns[: len(ERRORS)]]
-        self._write(ids, [*texts, *self._nothing(len(ids))])
-        self.errors += len(ids)
+        self._write_errors(ids, texts)
 
     def fail(self, row_ids: pa.Array, error: str, kind: str, stack: str | None) -> None:
         """Rows with one error."""
         rows = len(row_ids)
         texts = [pa.array([text] * rows, pa.string()) for text in (error, kind, stack)]
-        self._write(row_ids, [*texts, *self._nothing(rows)])
-        self.errors += rows
+        self._write_errors(row_ids, texts)
 
     def finish(self) -> None:
         """Nothing comes any more."""
@@ -66,6 +65,15 @@ class Results:
         self._file.seek(0)
         with pa.ipc.open_stream(pa.PythonFile(self._file, mode="r")) as reader:
             yield from reader
+
+    def _write_errors(self, row_ids: pa.Array, texts: list[pa.Array]) -> None:
+        rows = len(row_ids)
+        *others, stacks = texts
+        room = max(0, min(rows, TRACEBACKS_MAX - self.errors))
+        if room < rows:
+            stacks = pa.concat_arrays([stacks.slice(0, room), pa.nulls(rows - room, pa.string())])
+        self._write(row_ids, [*others, stacks, *self._nothing(rows)])
+        self.errors += rows
 
     def _nothing(self, rows: int) -> list[pa.Array]:
         return [pa.nulls(rows, field.type) for field in list(self.schema)[1 + len(ERRORS) :]]

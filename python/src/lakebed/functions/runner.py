@@ -141,12 +141,17 @@ def _traceback(error: BaseException) -> str:
     report = traceback.TracebackException.from_exception(error)
     seen: list[Any] = [report]
     for each in seen:
-        frames = [frame for frame in each.stack if os.path.dirname(frame.filename) != HERE]
+        frames = [frame for frame in each.stack if not _is_ours(frame.filename)]
         for frame in frames:
             frame.filename = _short_path(frame.filename)
         each.stack = traceback.StackSummary.from_list(frames[-TRACEBACK_FRAMES:])
         seen += [more for more in (each.__cause__, each.__context__) if more is not None]
     return "".join(report.format())[-TRACEBACK_CHARACTERS:]
+
+
+def _is_ours(path: str) -> bool:
+    """Also what imports the artifact is no frame of its author's."""
+    return os.path.dirname(path) == HERE or "importlib" in path
 
 
 def _short_path(path: str) -> str:

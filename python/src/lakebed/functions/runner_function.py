@@ -196,6 +196,8 @@ class Function:
         if not callable(target):
             raise TypeError(f"the artifact has no function or class `{load['entrypoint']}`")
         self._is_class = inspect.isclass(target)
+        if inspect.iscoroutinefunction(target.__call__ if self._is_class else target):
+            raise TypeError(f"`{load['entrypoint']}` is asynchronous, and is not awaited here")
         self._initialization = initialization
         self._target: Any = target
         # What the annotations stand on.

@@ -30,6 +30,7 @@ log = logging.getLogger("lakebed.worker")
 POLL_MS = 10_000
 SYNC_MS_DEFAULT = 2_000
 LEAVE_S_MAX = 10.0
+WAKE_S = 0.1
 LAST_BEAT_S_MAX = 2.0
 QUERY_THREADS = 2
 # Processes of functions that are idle may close.
@@ -106,7 +107,10 @@ class Agent:
         poll = threading.Thread(target=self._poll, name="poll", daemon=True)
         beat.start()
         poll.start()
-        self._stop.wait()
+        # A signal that the system gave to another thread is handled here when this one wakes; and
+        # its handler must not find the event's lock held by the thread that it interrupts.
+        while not self._stop.is_set():
+            time.sleep(WAKE_S)
         if self._refusal is not None:
             raise Refused(self._refusal)
         # What a beat says while it is under way must not arrive after the word that all is given

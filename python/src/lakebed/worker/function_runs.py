@@ -46,12 +46,12 @@ log = logging.getLogger("lakebed.worker")
 
 T = TypeVar("T")
 
-PREPARERS = 2
 WRITERS = 2
 # Rows of one run that wait to be computed.
 INPUT_BYTES_MAX = 32 << 20
 ERROR_CHARACTERS_MAX = 4_000
-# Definitions have secrets in them: they are forgotten when nobody used them for so long.
+# Definitions have secrets in them, which may change: one that nobody used for so long is asked for
+# again.
 DEFINITION_SECONDS = 600.0
 DEFINITIONS_MAX = 64
 
@@ -161,7 +161,8 @@ class FunctionRuns:
         # A run that is computed and not read to its end holds a reader: with one more than lanes,
         # somebody always reads ahead.
         loops: list[tuple[str, ByteQueue[_Run], Callable[[_Run], None], int]] = [
-            ("prepare", self._begun, self._prepare, PREPARERS),
+            # Building an environment may take minutes, and must not keep others waiting.
+            ("prepare", self._begun, self._prepare, lanes),
             ("read", self._todo, self._read, lanes + 1),
             ("compute", self._ready, self._compute, lanes),
             ("write", self._computed, self._write, WRITERS),
@@ -307,9 +308,6 @@ class FunctionRuns:
                 while (batch := run.input.get()) is not None:
                     with self._stages.busy("compute", batch.num_rows):
                         evaluator.evaluate(batch)
-            except (ValueError, TypeError, pa.ArrowException) as error:
-                text = f"rows are not as the protocol has them: {error}"
-                raise FunctionFailed(text) from error
             finally:
                 evaluator.close()
         run.results.finish()

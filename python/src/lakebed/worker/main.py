@@ -5,6 +5,7 @@ error.
 """
 
 import argparse
+import ctypes
 import logging
 import os
 import platform
@@ -40,6 +41,7 @@ FUNCTION_LIMITS = (
 FUNCTION_LIMIT_MAX = 1 << 30
 # Process groups, and pipes beside the standard ones.
 CAN_RUN_FUNCTIONS = os.name == "posix"
+PR_SET_DUMPABLE = 4
 CANNOT_WORK = 1
 WRONG_USAGE = 2
 
@@ -209,6 +211,7 @@ def _function_options(given: argparse.Namespace, cache: Path, device: str) -> "F
     from lakebed.worker.devices import visible_to_functions
     from lakebed.worker.function_runs import FunctionOptions
 
+    _keep_to_itself()
     interpreter = Interpreter.own()
     log.info("functions of Python %s on %s", interpreter.version, device)
     return FunctionOptions(
@@ -222,6 +225,13 @@ def _function_options(given: argparse.Namespace, cache: Path, device: str) -> "F
         interpreters=(interpreter,),
         cuda=visible_to_functions(device),
     )
+
+
+def _keep_to_itself() -> None:
+    """Others of the same account, such as the processes of functions, must not read this process's
+    memory or environment: the API key is in there. Where the worker is root nothing keeps them."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0)
 
 
 def _exit(code: int) -> NoReturn:
