@@ -321,6 +321,17 @@ def registration(**changed: Any) -> dict[str, Any]:
         ({"runtime": {"environment": {"kind": "pip", "packages": ["--index-url=x"]}}}, "index-url"),
         ({"runtime": {"environment": {"kind": "docker"}}}, "docker"),
         ({"signature": {"output": {"kind": "scalar", "arrow_type": "wat"}}}, "wat"),
+        (
+            {
+                "signature": {
+                    "output": {
+                        "kind": "named_struct",
+                        "fields": [{"name": "error", "arrow_type": "utf8", "nullable": True}],
+                    }
+                }
+            },
+            "`error`",
+        ),
         ({"surprise": 1}, "surprise"),
     ],
 )

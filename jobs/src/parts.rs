@@ -191,6 +191,12 @@ fn of_type(came: &ArrayRef, name: &str, wanted: &DataType) -> Result<ArrayRef> {
         return Ok(Arc::clone(came));
     }
     if !is_alike(came.data_type(), wanted) {
+        let wanted = match wanted {
+            DataType::FixedSizeList(item, numbers) => {
+                format!("{numbers} numbers of {}", item.data_type())
+            }
+            other => other.to_string(),
+        };
         return Err(Error::invalid(format!(
             "column `{name}` of the results has to be {wanted}, not {}",
             came.data_type()

@@ -18,6 +18,8 @@ use super::types;
 /// The module of a bundle that has the entry point.
 const ENTRY_FILE: &str = "user_function.py";
 const NAME_CHARACTERS_MAX: usize = 128;
+/// What stands beside the results of rows on their way from workers.
+const BESIDE_RESULTS: [&str; 4] = ["_rowid", "error", "error_type", "traceback"];
 
 /// A registration, as the SDKs send it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -220,6 +222,11 @@ impl Registration {
             }
             ("named_struct", None, [_, ..]) => {
                 check_unique(fields.iter().map(|field| field.name.as_str()))?;
+                let is_taken = |field: &&Parameter| BESIDE_RESULTS.contains(&field.name.as_str());
+                if let Some(field) = fields.iter().find(is_taken) {
+                    let message = format!("a field of results cannot be called `{}`", field.name);
+                    return Err(Error::invalid(message));
+                }
                 let fields = fields.iter().map(|field| {
                     let data_type = types::parse(&field.arrow_type)
                         .map_err(|error| error.context(format!("result `{}`", field.name)))?;
