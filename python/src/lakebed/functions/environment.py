@@ -213,9 +213,19 @@ class Environments:
         )
         quiet = ["--disable-pip-version-check", "--no-input", "--progress-bar=off"]
         command = [*pip, "install", *quiet, "--", *packages]
-        self._run(command, deadline, "the packages were not installed")
+        # What pip leaves behind when it is ended goes with the folder.
+        scratch = folder / "tmp"
+        scratch.mkdir()
+        self._run(command, deadline, "the packages were not installed", {"TMPDIR": str(scratch)})
+        shutil.rmtree(scratch, ignore_errors=True)
 
-    def _run(self, command: Sequence[str], deadline: float, what: str) -> None:
+    def _run(
+        self,
+        command: Sequence[str],
+        deadline: float,
+        what: str,
+        more: Mapping[str, str] | None = None,
+    ) -> None:
         """Runs a command to its end.
 
         What packages bring to be built with is code of others as well: it sees pip's settings, and
@@ -227,7 +237,7 @@ class Environments:
                 stdin=subprocess.PIPE,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=pip_variables(os.environ),
+                env={**pip_variables(os.environ), **(more or {})},
                 cwd=self._root,
                 start_new_session=True,
             )
