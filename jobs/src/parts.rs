@@ -29,6 +29,8 @@ use crate::work::{ResultColumn, ResultSource};
 /// Bytes of one error that are kept, and of where it happened.
 const ERROR_BYTES_MAX: usize = 1_000;
 const TRACEBACK_BYTES_MAX: usize = 8_000;
+/// Bytes of the results of one task: they are in memory until they are stored as one object.
+const RESULT_BYTES_MAX: usize = 512 << 20;
 
 /// The rows of a task: physical position in the fragment, and stable row id.
 pub(crate) type TaskRows = Vec<(u32, u64)>;
@@ -73,7 +75,15 @@ pub(crate) async fn collect(
         columns.iter().map(|column| vec![new_null_array(&column.data_type, 1)]).collect();
     let mut found: Vec<Option<(usize, usize)>> = vec![None; rows.len()];
     let mut errors: Vec<Option<RowError>> = vec![None; rows.len()];
+    let mut bytes = 0;
     while let Some(batch) = batches.try_next().await? {
+        // Arrays of one message share its memory, so only what is theirs is counted.
+        let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
+        bytes += batch.columns().iter().map(size).sum::<usize>();
+        if bytes > RESULT_BYTES_MAX {
+            let message = format!("the results of a task have more than {RESULT_BYTES_MAX} bytes");
+            return Err(Error::invalid(message));
+        }
         let came = Came::of(&batch, columns)?;
         let number = values.first().map_or(0, Vec::len);
         for (row, id) in came.ids.values().iter().enumerate() {

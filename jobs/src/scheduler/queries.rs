@@ -32,6 +32,18 @@ impl Scheduler {
         }
     }
 
+    /// Whether an id is a query's. Where the worker that names it has it, it has it for another while: a look
+    /// at a function may take minutes.
+    pub(super) fn renew_query(&mut self, now_ms: i64, instance: &str, query: &JobId) -> bool {
+        let until_new_ms = now_ms.saturating_add(self.limits.lease_ms);
+        let Some(query) = self.queries.get_mut(query) else { return false };
+        match &mut query.held {
+            Some((holder, until_ms)) if holder == instance => *until_ms = until_new_ms,
+            _ => {}
+        }
+        true
+    }
+
     /// Gives waiting queries to a worker, slots or not: they are small and somebody waits.
     pub(super) fn assign_queries(
         &mut self,

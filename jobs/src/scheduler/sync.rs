@@ -54,7 +54,7 @@ impl Scheduler {
                 if self.claim(now_ms, &instance, &attempt) == Claim::Holds {
                     self.give_back(now_ms, &attempt.job, attempt.task);
                 }
-            } else if self.queries.contains_key(&attempt.job) {
+            } else if self.renew_query(now_ms, &instance, &attempt.job) {
                 named.push((attempt.job, attempt.task));
             } else if self.claim(now_ms, &instance, &attempt) == Claim::Holds {
                 self.renew(now_ms, &attempt);
