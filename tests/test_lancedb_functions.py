@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import json
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -130,7 +131,7 @@ def test_a_row_that_fails_stays_empty(db: lancedb.DBConnection, lake: Lake, docs
     scored = db.create_function(score)
     docs.add_columns({"score": scored(text=col("text"), stars=col("stars"))})
     done = docs.refresh_column_async("score").wait(SOON)
-    assert (done.rows_assigned, done.rows_failed) == (4, 1)
+    assert (done.rows_assigned, done.rows_failed, done.rows_remaining) == (4, 1, 1)
     assert [row["score"] for row in rows_of(lake, docs)] == [0.55, 0.0, 0.33, None, 0.04]
     found = docs.function_errors(column="score")
     [record] = found.records
@@ -156,6 +157,70 @@ def test_what_changed_is_computed_again_and_nothing_else(
     )
     assert docs.refresh_column_async("score").wait(SOON).rows_assigned == 1
     assert [row["score"] for row in rows_of(lake, docs)] == [0.04, 0.27, 0.33]
+
+
+@pytest.mark.usefixtures("workers")
+def test_a_refresh_of_some_rows_hides_no_stale_ones(
+    db: lancedb.DBConnection, server: LakebedServer, lake: Lake, docs: Any
+) -> None:
+    scored = db.create_function(score)
+    docs.add_columns({"score": scored(text=col("text"), stars=col("stars"))})
+    path = f"/v1/table/{docs.name}/backfill_column"
+
+    def refresh(**fields: Any) -> dict[str, int]:
+        asked = server.http().ok("POST", path, {"column": "score", **fields}).json()
+        return Jobs(server).wait(asked["job_id"])["result"]
+
+    assert refresh(where="id = 1")["rows_assigned"] == 1
+    docs.update(values={"stars": 2})
+    assert refresh(where="id > 1")["rows_assigned"] == 2
+    assert refresh()["rows_assigned"] >= 1
+    assert [row["score"] for row in rows_of(lake, docs)] == [0.22, 0.06, 0.22]
+    assert refresh()["rows_assigned"] == 0
+    assert refresh(recompute=True)["rows_assigned"] == 3
+
+
+def test_a_declaration_says_what_was_registered(
+    db: lancedb.DBConnection, server: LakebedServer, docs: Any
+) -> None:
+    featured = db.create_function(features)
+    text = {"parameter": "text", "kind": "column", "value": {"path": "text"}}
+    function = {
+        name: getattr(featured, name) for name in ("name", "object_id", "location", "version")
+    }
+    names = ("normalized", "tokens")
+    declared = {
+        "application": {
+            "function": {**function, "manifest_digest": featured.image.manifest_digest},
+            "inputs": [text],
+            "output": json.loads(featured.signature.output.to_canonical_json()),
+        },
+        "binding_metadata_version": 1,
+        "input_bindings": [
+            {"parameter": "text", "field_path": "text", "arrow_type": "utf8", "nullable": True}
+        ],
+        "input_schema": {"fields": []},
+        "output_schema": {"fields": []},
+        "outputs": [
+            {"result_field": name, "output_name": name, "output_ordinal": at}
+            for at, name in enumerate(names)
+        ],
+    }
+
+    def says(words: str, **changed: Any) -> None:
+        application = {**declared["application"], **changed}
+        body = {
+            "new_columns": [{"name": name, "all_null": True} for name in names],
+            "function": {**declared, "application": application},
+        }
+        answer = server.http().post(f"/v1/table/{docs.name}/add_columns/", body)
+        assert (answer.status, words in answer.text) == (400, True), answer.text
+
+    says("output", output={"kind": "scalar", "arrow_type": "utf8", "nullable": False})
+    says("disagree", columns={"tokens": "count"})
+    says("another", function={**function, "manifest_digest": "sha256:00"})
+    says("given a column", inputs=[{**text, "kind": "literal", "value": "x"}])
+    assert docs.schema.names == ["id", "text", "stars"]
 
 
 @pytest.mark.usefixtures("workers")

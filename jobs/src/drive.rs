@@ -55,6 +55,7 @@ struct Replayed {
     rows_filled: u64,
     errors: u64,
     version: Option<u64>,
+    has_given_up: bool,
 }
 
 impl Replayed {
@@ -75,6 +76,7 @@ impl Replayed {
                     replayed.ended.insert(task, Ended::Part { attempt, errors });
                 }
                 Record::GaveUp { task, error } => {
+                    replayed.has_given_up = true;
                     replayed.ended.insert(task, Ended::GivenUp(error));
                 }
                 Record::Filled { groups, version, rows, errors } => {
@@ -214,6 +216,7 @@ impl ColumnJobs {
             let mut state = run.state();
             (state.rows_done, state.errors) = (replayed.rows_filled, replayed.errors);
             state.version = replayed.version;
+            state.has_given_up |= replayed.has_given_up;
         }
         let mut pass = match replayed.planned.take() {
             Some(record) => self.open_pass(&table, &record).await?,
@@ -310,8 +313,8 @@ impl ColumnJobs {
         Ok(Arc::new(Pass::open(&record, snapshot)?))
     }
 
-    /// Where the rows lie whose inputs changed since a version. Where that is gone, all that were changed
-    /// at all.
+    /// Where the rows lie whose inputs changed since a version. Where that is gone or too far away to be
+    /// compared with, all that were changed at all.
     async fn stale_rows(
         &self,
         table: &Arc<Table>,
@@ -319,9 +322,20 @@ impl ColumnJobs {
         spec: &ColumnSpec,
         since: u64,
     ) -> Result<RowPlaces> {
-        let begin = match table.snapshot(None, &At::Version(since)).await {
-            Ok(begin) => begin,
-            Err(error) if error.kind() == ErrorKind::NotFound => {
+        let changes = ChangesSpec {
+            columns: Some(spec.work.input_names()),
+            kinds: Some(vec![ChangeKind::Update]),
+            ..ChangesSpec::default()
+        };
+        let found = async {
+            let begin = table.snapshot(None, &At::Version(since)).await?;
+            snapshot.changes(Some(&begin), &changes).await
+        };
+        let mut batches = match found.await {
+            Ok((_, batches)) => batches,
+            Err(error)
+                if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidArgument) =>
+            {
                 let changed = format!("_row_last_updated_at_version > {since}");
                 let filter = match &spec.filter {
                     Some(filter) => format!("({filter}) AND {changed}"),
@@ -331,12 +345,6 @@ impl ColumnJobs {
             }
             Err(error) => return Err(error),
         };
-        let changes = ChangesSpec {
-            columns: Some(spec.work.input_names()),
-            kinds: Some(vec![ChangeKind::Update]),
-            ..ChangesSpec::default()
-        };
-        let (_, mut batches) = snapshot.changes(Some(&begin), &changes).await?;
         let mut ids = RoaringTreemap::new();
         while let Some(batch) = batches.try_next().await? {
             let rows = batch.column_by_name("_rowid");
@@ -601,16 +609,23 @@ impl ColumnJobs {
     /// Notes on the columns where their values come from.
     async fn finish(&self, run: &Running, table: &Arc<Table>) -> Result<serde_json::Value> {
         let spec = &run.spec;
-        let (model, rows, errors, version) = {
+        let (model, rows, errors, version, has_given_up) = {
             let state = run.state();
-            (state.model.clone(), state.rows_done, state.errors, state.version)
+            let model = state.model.clone();
+            (model, state.rows_done, state.errors, state.version, state.has_given_up)
         };
         let digest = model.and_then(|model| model.digest);
         let mut entries: BTreeMap<String, Option<String>> = origin(&spec.work, digest.as_deref())
             .into_iter()
             .map(|(key, value)| (key, Some(value)))
             .collect();
-        entries.insert(SOURCE_VERSION.to_owned(), Some(spec.source_version.to_string()));
+        // Rows that this job passed over, or gave up with the value that they had, may be stale since before
+        // it: the next one has to look as far back as this one did.
+        let is_whole =
+            matches!(spec.work, Work::Model(_)) || (spec.filter.is_none() && !has_given_up);
+        if is_whole {
+            entries.insert(SOURCE_VERSION.to_owned(), Some(spec.source_version.to_string()));
+        }
         entries.insert("lakebed:job_id".to_owned(), Some(run.id.to_string()));
         let changes: Vec<FieldMetadata> = spec
             .work
@@ -645,9 +660,10 @@ impl ColumnJobs {
             }),
             // As the clients of functions read it.
             Work::Function(_) => json!({
-                "rows_assigned": rows - errors,
+                "rows_assigned": rows.saturating_sub(errors),
                 "rows_failed": errors,
-                "rows_remaining": 0,
+                // Those that failed have no value, and are tried again by the next refresh.
+                "rows_remaining": errors,
                 "source_version": spec.source_version,
                 "published_version": version,
             }),

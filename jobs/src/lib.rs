@@ -40,6 +40,6 @@ pub use submit::{RefreshRule, SubmitJob};
 pub use sync::{FunctionOf, WorkerView};
 pub use work::{
     FunctionKey, FunctionWork, InputColumn, Interpreter, ModelWork, OutputColumn, ResultSource,
-    Work,
+    SOURCE_VERSION, Work,
 };
 pub use worker_server::{TakeReport, WorkerServer};

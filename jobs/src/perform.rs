@@ -93,6 +93,7 @@ impl ColumnJobs {
             };
             {
                 let mut state = run.state();
+                state.has_given_up |= matches!(ended, Ended::GivenUp(_));
                 state.ended.insert(attempt.task, ended);
                 state.staged.retain(|(task, _), _| *task != attempt.task);
                 state.rows_done += rows;

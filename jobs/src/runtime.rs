@@ -117,6 +117,8 @@ pub(crate) struct RunState {
     pub(crate) rows_done: u64,
     pub(crate) errors: u64,
     pub(crate) version: Option<u64>,
+    /// Whether a task was given up: its rows keep what they have.
+    pub(crate) has_given_up: bool,
     /// When this process took the job up, and how far it was.
     pub(crate) since: Option<(i64, u64)>,
     pub(crate) waits_for: Option<String>,

@@ -230,7 +230,7 @@ pub(crate) struct ResultColumn {
 }
 
 /// Where a column says which version's rows were computed last.
-pub(crate) const SOURCE_VERSION: &str = "lakebed:source_version";
+pub const SOURCE_VERSION: &str = "lakebed:source_version";
 
 /// What is noted on the columns that a work fills.
 pub(crate) fn origin(work: &Work, digest: Option<&str>) -> HashMap<String, String> {

@@ -13,6 +13,8 @@ use lakebed_storage::{FUNCTION_BINDINGS, NoteSource};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
+use super::definition::Output;
+
 /// What the whole result of a function is called.
 pub(super) const WHOLE: &str = "$value";
 /// The ordinal of the column that says which rows have a result.
@@ -37,12 +39,10 @@ pub struct Declaration {
 pub(super) struct Application {
     pub(super) function: FunctionReference,
     pub(super) inputs: Vec<Argument>,
-    /// The function's own, which is known.
-    #[serde(rename = "output")]
-    _output: Value,
-    /// Other names for the columns of results; those of `outputs` count.
-    #[serde(default, rename = "columns")]
-    _columns: BTreeMap<String, String>,
+    pub(super) output: Output,
+    /// Other names for the columns of results.
+    #[serde(default)]
+    pub(super) columns: BTreeMap<String, String>,
     #[serde(default)]
     pub(super) initialization: Option<Value>,
 }

@@ -11,12 +11,13 @@ use base64::engine::general_purpose::STANDARD;
 use lakebed_core::{
     Error, ErrorKind, NamespacePath, RequestContext, Result, Subject, TableId, TableName,
 };
+use lakebed_jobs::SOURCE_VERSION;
 use lakebed_storage::{FUNCTION_BINDINGS, MakeNote, NoteSource};
 use serde_json::{Map, Value, json};
 
 use super::binding::{
-    ASSIGNED_ORDINAL, Assignment, Binding, BoundInput, BoundOutput, Declaration, FunctionReference,
-    WHOLE,
+    ASSIGNED_ORDINAL, Application, Assignment, Binding, BoundInput, BoundOutput, Declaration,
+    FunctionReference, WHOLE,
 };
 use super::definition::{Given, Parameter, Registration};
 use super::{FunctionVersion, types};
@@ -56,7 +57,11 @@ impl Service {
         let changed =
             self.change_columns(ctx, "add_columns", table, branch, subject, |handle| async move {
                 let snapshot = handle.snapshot(branch, &lakebed_storage::At::Latest).await?;
-                let (added, binding) = bind(registered, declaration, &snapshot.written_schema())?;
+                let (mut added, binding) =
+                    bind(registered, declaration, &snapshot.written_schema())?;
+                // From when on inputs that change make values stale, also those of a job that is called off.
+                let version = snapshot.version().to_string();
+                added = with_note(&added, SOURCE_VERSION, &version);
                 let note: MakeNote = Box::new(move |source: &NoteSource<'_>| binding.noted(source));
                 let added = Arc::new(added);
                 Ok(((), handle.add_bound_columns(branch, added, FUNCTION_BINDINGS, note).await?))
@@ -132,6 +137,16 @@ fn bind(
     Ok((Schema::new(fields.collect::<Vec<Field>>()), binding))
 }
 
+/// The columns, each with one more note.
+fn with_note(columns: &Schema, key: &str, value: &str) -> Schema {
+    let fields = columns.fields().iter().map(|field| {
+        let mut metadata = field.metadata().clone();
+        metadata.insert(key.to_owned(), value.to_owned());
+        Field::clone(field).with_metadata(metadata)
+    });
+    Schema::new(fields.collect::<Vec<Field>>())
+}
+
 /// The columns that the function reads: one for each parameter, of a type that fits.
 fn bound_inputs(
     registered: &Registration,
@@ -200,6 +215,18 @@ fn bound_outputs(
     declaration: &Declaration,
 ) -> Result<(Columns, Vec<BoundOutput>, bool)> {
     let outputs = &declaration.outputs;
+    let Application { output, columns: names, .. } = &declaration.application;
+    if *output != registered.signature.output {
+        return Err(Error::invalid("`application.output` is another one than the function's"));
+    }
+    if let Some(odd) = outputs.iter().find(|output| {
+        let name = names.get(&output.result_field).unwrap_or(&output.result_field);
+        output.result_field != WHOLE && *name != output.output_name
+    }) {
+        let message =
+            format!("`application.columns` and `outputs` disagree on `{}`", odd.result_field);
+        return Err(Error::invalid(message));
+    }
     let ordinals = outputs.iter().map(|output| output.output_ordinal as usize);
     if !ordinals.eq(0..outputs.len()) {
         return Err(Error::invalid("the ordinals of `outputs` are not 0, 1, 2 and so on"));
