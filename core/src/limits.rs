@@ -74,6 +74,8 @@ pub struct Limits {
     pub ticket_ttl_ms: i64,
     /// Milliseconds for which the answer to who builds an index waits for the build.
     pub index_wait_ms: u64,
+    /// Milliseconds between two looks at the tables whose columns refresh themselves.
+    pub refresh_interval_ms: u64,
     /// Milliseconds between two passes of maintenance.
     pub maintenance_interval_ms: u64,
     /// The share of its time, in percent, that maintenance works while requests run; the rest it rests.
@@ -141,6 +143,7 @@ impl Default for Limits {
             write_id_bytes_max: 256,
             ticket_ttl_ms: 3_600_000,
             index_wait_ms: 5_000,
+            refresh_interval_ms: 2_000,
             maintenance_interval_ms: 60_000,
             maintenance_share_percent: 20,
             compaction_bytes_max: 1 << 30,

@@ -35,7 +35,7 @@ use crate::pass::{Pass, PassFragment, places_of_ids};
 use crate::registry::{Job, JobState};
 use crate::runtime::{ColumnJobs, ColumnSpec, Ended, Running};
 use crate::scheduler::{Event, ModelKey};
-use crate::work::{SOURCE_VERSION, Work, origin};
+use crate::work::{JOB_ID, SOURCE_VERSION, Work, origin};
 
 /// Fragments that are filled in one version.
 const FILLED_AT_ONCE: usize = 16;
@@ -134,7 +134,8 @@ impl ColumnJobs {
         let mut wait = WAIT_FIRST;
         loop {
             let work = async {
-                let (run, mut groups, replayed) = self.open_job(job).await?;
+                let job = self.in_turn(job).await?;
+                let (run, mut groups, replayed) = self.open_job(&job).await?;
                 self.drive(&run, &mut groups, replayed).await
             };
             let outcome = tokio::select! {
@@ -154,6 +155,22 @@ impl ColumnJobs {
                 outcome => return Some(outcome),
             }
         }
+    }
+
+    /// Waits until no job that was asked for before writes the same columns. A job that had to wait computes
+    /// what there is then.
+    async fn in_turn(&self, job: &Job) -> Result<Job> {
+        if self.before(&job.job_id).is_none() {
+            // As the record has it: it may have waited before the server was started again.
+            return Ok(self.records.find(&job.job_id)?.0);
+        }
+        self.records.until(|| self.before(&job.job_id).is_none()).await;
+        let spec: ColumnSpec = spec_of(job)?;
+        let database = DatabaseName::parse(&job.database)?;
+        let table = self.lake.table_by_uid(&database, &spec.table_uid).await?;
+        let spec = serde_json::to_value(self.renewed(&table, spec).await?)
+            .map_err(|error| Error::internal("write a job's spec").with_source(error))?;
+        self.records.change(&job.job_id, |job| job.spec = spec).await
     }
 
     /// What a job that was cancelled ends with; nothing when the server stops, which cancels all.
@@ -182,9 +199,7 @@ impl ColumnJobs {
         self: &Arc<Self>,
         job: &Job,
     ) -> Result<(Arc<Running>, mpsc::UnboundedReceiver<u32>, Replayed)> {
-        let spec: ColumnSpec = serde_json::from_value(job.spec.clone()).map_err(|error| {
-            Error::new(ErrorKind::Corrupt, "the job's record cannot be read").with_source(error)
-        })?;
+        let spec = spec_of(job)?;
         let (ledger, records) = Ledger::open(self.system.clone(), &job.job_id).await?;
         let replayed = Replayed::of(records);
         let (run, groups) = Running::new(
@@ -300,7 +315,11 @@ impl ColumnJobs {
             (None, false) => Some(output),
             (Some(filter), false) => Some(format!("({filter}) AND {output}")),
         };
-        let mut places = snapshot.row_places(filter.as_deref(), None).await?;
+        let mut places = match spec.is_automatic {
+            // Rows without a value that are not new failed before.
+            true => RowPlaces::new(),
+            false => snapshot.row_places(filter.as_deref(), None).await?,
+        };
         if let Some(since) = spec.stale_since.filter(|_| !spec.recompute) {
             let stale = self.stale_rows(table, &snapshot, spec, since).await?;
             for (fragment, stale) in stale {
@@ -324,7 +343,10 @@ impl ColumnJobs {
     ) -> Result<RowPlaces> {
         let changes = ChangesSpec {
             columns: Some(spec.work.input_names()),
-            kinds: Some(vec![ChangeKind::Update]),
+            kinds: Some(match spec.is_automatic {
+                true => vec![ChangeKind::Insert, ChangeKind::Update],
+                false => vec![ChangeKind::Update],
+            }),
             ..ChangesSpec::default()
         };
         let found = async {
@@ -626,7 +648,7 @@ impl ColumnJobs {
         if is_whole {
             entries.insert(SOURCE_VERSION.to_owned(), Some(spec.source_version.to_string()));
         }
-        entries.insert("lakebed:job_id".to_owned(), Some(run.id.to_string()));
+        entries.insert(JOB_ID.to_owned(), Some(run.id.to_string()));
         let changes: Vec<FieldMetadata> = spec
             .work
             .output_names()
@@ -708,6 +730,12 @@ impl ColumnJobs {
             tracing::info!(job_id, error = %error.report(), "a job's ledger stays behind");
         }
     }
+}
+
+fn spec_of(job: &Job) -> Result<ColumnSpec> {
+    serde_json::from_value(job.spec.clone()).map_err(|error| {
+        Error::new(ErrorKind::Corrupt, "the job's record cannot be read").with_source(error)
+    })
 }
 
 /// Rows of a task that have an error.

@@ -36,10 +36,10 @@ pub use models::{ModelInfo, ModelInput};
 pub use query::{Candidate, QueryInput};
 pub use registry::{COMPUTE_COLUMN, Job, JobState, Jobs, REFRESH_COLUMNS};
 pub use runtime::{ColumnJobs, ColumnSpec, Progress};
-pub use submit::{RefreshRule, SubmitJob};
+pub use submit::{RefreshRule, SubmitJob, has_new_inputs, last_refreshed};
 pub use sync::{FunctionOf, WorkerView};
 pub use work::{
-    FunctionKey, FunctionWork, InputColumn, Interpreter, ModelWork, OutputColumn, ResultSource,
-    SOURCE_VERSION, Work,
+    AUTO_REFRESH_SECONDS, FunctionKey, FunctionWork, InputColumn, Interpreter, ModelWork,
+    OutputColumn, ResultSource, SOURCE_VERSION, Work,
 };
 pub use worker_server::{TakeReport, WorkerServer};

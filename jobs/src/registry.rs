@@ -304,6 +304,18 @@ impl Jobs {
         tokio::time::timeout(within, wait).await.ok().flatten()
     }
 
+    /// Returns once something is so that only the end of a job brings about.
+    pub(crate) async fn until(&self, is_so: impl Fn() -> bool) {
+        loop {
+            let mut next = pin!(self.ended.notified());
+            next.as_mut().enable();
+            if is_so() {
+                return;
+            }
+            next.await;
+        }
+    }
+
     fn remember(&self, job: Job, cancel: CancellationToken) {
         self.lock().insert(job.job_id.clone(), (job, cancel));
     }
@@ -323,7 +335,8 @@ impl Jobs {
             let known = self.lock();
             let mut ended: Vec<&Job> =
                 known.values().map(|(job, _)| job).filter(|job| job.state.is_ended()).collect();
-            ended.sort_by_key(|job| job.created_at_ms);
+            // Those that nobody asked for come often, and nobody asks after them.
+            ended.sort_by_key(|job| (!is_automatic(job), job.created_at_ms));
             let excess = known.len().saturating_sub(JOBS_MAX - 1);
             ended.iter().take(excess).map(|job| job.job_id.clone()).collect()
         };
@@ -356,6 +369,9 @@ impl Jobs {
         change(&mut job);
         self.store(&job).await?;
         self.remember(job.clone(), cancel);
+        if job.state.is_ended() {
+            self.ended.notify_waiters();
+        }
         Ok(job)
     }
 
@@ -389,7 +405,7 @@ impl Jobs {
         self.stop.is_cancelled()
     }
 
-    fn find(&self, job_id: &str) -> Result<(Job, CancellationToken)> {
+    pub(crate) fn find(&self, job_id: &str) -> Result<(Job, CancellationToken)> {
         self.lock().get(job_id).cloned().ok_or_else(|| not_found(job_id))
     }
 
@@ -402,6 +418,11 @@ impl Jobs {
         let found = found.filter(|(job, _)| job.database == ctx.database.as_str());
         found.ok_or_else(|| not_found(job_id))
     }
+}
+
+/// Whether the server began the job by itself, because inputs of a column changed.
+fn is_automatic(job: &Job) -> bool {
+    job.spec.get("automatic").is_some_and(|value| value == &serde_json::Value::Bool(true))
 }
 
 /// The error of a job that is not there, with its id made safe to show.

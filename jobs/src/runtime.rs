@@ -54,9 +54,28 @@ pub struct ColumnSpec {
     /// The version of the last such job: rows whose input changed since are computed again.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub stale_since: Option<u64>,
+    /// Whether only rows are computed that came, or whose inputs changed, since the last such job.
+    #[serde(rename = "automatic", default, skip_serializing_if = "std::ops::Not::not")]
+    pub is_automatic: bool,
 }
 
 impl ColumnSpec {
+    /// Whether another job writes one of the columns that this one does.
+    pub(crate) fn writes_what(&self, other: &ColumnSpec) -> bool {
+        let columns = self.work.output_names();
+        self.table_uid == other.table_uid
+            && other.work.output_names().iter().any(|column| columns.contains(column))
+    }
+
+    /// Whether another job would choose its rows by the same rule, and do the same with them.
+    pub(crate) fn does_what(&self, other: &ColumnSpec) -> bool {
+        self.table_uid == other.table_uid
+            && self.work == other.work
+            && self.filter == other.filter
+            && self.recompute == other.recompute
+            && self.is_automatic == other.is_automatic
+    }
+
     /// Whether rows that have a value may get a new one.
     pub(crate) fn replaces(&self) -> bool {
         self.recompute || self.stale_since.is_some()
@@ -318,7 +337,11 @@ impl ColumnJobs {
     /// How far a job is; nothing for one that is not under way.
     pub fn progress(&self, job: &str) -> Option<Progress> {
         let id = JobId::new(job);
-        let run = self.find(&id)?;
+        let Some(run) = self.find(&id) else {
+            let before = self.before(job)?;
+            let waits_for = Some(format!("job {before}, which writes the same column"));
+            return Some(Progress { waits_for, ..Progress::default() });
+        };
         let counts = self.scheduler().counts(&id);
         let state = run.state();
         let rows = state.rows;

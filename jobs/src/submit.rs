@@ -4,15 +4,16 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema};
+use futures::TryStreamExt as _;
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Subject, nearest_names};
-use lakebed_storage::{At, ScanSpec, Table};
+use lakebed_storage::{At, ChangeKind, ChangesSpec, ScanSpec, Snapshot, Table};
 
 use crate::models::{ModelInfo, ModelInput, named};
 use crate::parts::vector_type;
 use crate::registry::{COMPUTE_COLUMN, Job, JobState, REFRESH_COLUMNS, is_column_job};
 use crate::runtime::{ColumnJobs, ColumnSpec};
 use crate::scheduler::Event;
-use crate::work::{FunctionWork, ModelWork, SOURCE_VERSION, Work};
+use crate::work::{FunctionWork, JOB_ID, ModelWork, SOURCE_VERSION, Work};
 
 /// Rows of a task unless the job says otherwise: a few seconds of a small model on a processor.
 const TASK_ROWS: u32 = 256;
@@ -46,6 +47,8 @@ pub struct RefreshRule {
     pub recompute: bool,
     /// Rows of a task.
     pub task_rows: Option<u32>,
+    /// Whether the server asks by itself: rows that failed before are left alone.
+    pub is_automatic: bool,
 }
 
 impl ColumnJobs {
@@ -95,15 +98,16 @@ impl ColumnJobs {
             task_rows,
             source_version: snapshot.version(),
             stale_since: None,
+            is_automatic: false,
         };
         self.start(ctx, COMPUTE_COLUMN, name, &spec).await
     }
 
-    /// Begins a job that runs a function over rows of a table; returns it, or the one that does that
-    /// already.
+    /// Begins a job that runs a function over rows of a table; returns it, or one under way that does all
+    /// that this one would. It waits for a job that writes the same columns, and covers what came meanwhile.
     ///
     /// # Errors
-    /// `NotFound` naming a column that is gone, `AlreadyExists` when another job writes one of the columns.
+    /// `NotFound` naming a column that is gone, `AlreadyExists` when a model writes one of the columns.
     pub async fn refresh(
         self: &Arc<Self>,
         ctx: &RequestContext,
@@ -119,18 +123,11 @@ impl ColumnJobs {
             schema.field_with_name(&column).map_err(|_| unknown(&schema, &column))?;
         }
         work.results(&schema)?;
-        let stale_since = last_refreshed(&schema, &work);
         if rule.filter.is_some() {
             let spec = ScanSpec { filter: rule.filter.clone(), ..ScanSpec::default() };
             snapshot.scan_schema(&spec).await?;
         }
-        let _submitting = self.submitting.lock().await;
-        if let Some(running) = self.running_for(table.uid(), &work) {
-            return Ok(running);
-        }
-        for column in work.output_names() {
-            self.check_alone(table.uid(), &column)?;
-        }
+        let (stale_since, is_automatic) = since(&schema, &work, rule.is_automatic);
         let spec = ColumnSpec {
             table_uid: table.uid().to_owned(),
             work,
@@ -139,8 +136,51 @@ impl ColumnJobs {
             task_rows: task_rows(rule.task_rows, 1)?,
             source_version: snapshot.version(),
             stale_since,
+            is_automatic,
         };
+        let _submitting = self.submitting.lock().await;
+        if let Some(running) = self.job_that_covers(table, &snapshot, &spec).await? {
+            return Ok(running);
+        }
+        for (job, other) in self.unfinished() {
+            if matches!(other.work, Work::Model(_)) && other.writes_what(&spec) {
+                return Err(is_written(&job, &spec));
+            }
+        }
         self.start(ctx, REFRESH_COLUMNS, name, &spec).await
+    }
+
+    /// What a job that waited for another one is to compute: all that is there by now.
+    pub(crate) async fn renewed(&self, table: &Arc<Table>, spec: ColumnSpec) -> Result<ColumnSpec> {
+        let snapshot = table.snapshot(None, &At::Latest).await?;
+        let (stale_since, is_automatic) =
+            since(&snapshot.written_schema(), &spec.work, spec.is_automatic);
+        Ok(ColumnSpec { source_version: snapshot.version(), stale_since, is_automatic, ..spec })
+    }
+
+    /// The job that writes a column of the given one and was asked for before it.
+    pub(crate) fn before(&self, job_id: &str) -> Option<String> {
+        let unfinished = self.unfinished();
+        let (_, spec) = unfinished.iter().find(|(job, _)| job.job_id == job_id)?;
+        // Ids are ordered by time.
+        let earlier = unfinished.iter().filter(|(job, _)| job.job_id.as_str() < job_id);
+        let found =
+            earlier.map(|(job, other)| (job, other)).find(|(_, other)| other.writes_what(spec));
+        found.map(|(job, _)| job.job_id.clone())
+    }
+
+    /// Whether a job that is not over writes a column of a table.
+    pub fn is_filled(&self, table_uid: &str, column: &str) -> bool {
+        self.unfinished().iter().any(|(_, spec)| {
+            spec.table_uid == table_uid && spec.work.output_names().iter().any(|it| it == column)
+        })
+    }
+
+    /// The jobs that are not over, with what they do.
+    fn unfinished(&self) -> Vec<(Job, ColumnSpec)> {
+        let spec = |job: Job| Some((serde_json::from_value(job.spec.clone()).ok()?, job));
+        let found = self.records.unfinished().into_iter().filter_map(|(job, _)| spec(job));
+        found.map(|(spec, job)| (job, spec)).collect()
     }
 
     async fn start(
@@ -170,18 +210,30 @@ impl ColumnJobs {
         Ok(job)
     }
 
-    /// A job that does the same work: who asks again, such as a client whose answer was lost, gets that.
-    fn running_for(&self, table_uid: &str, work: &Work) -> Option<Job> {
-        let is_same = |job: &Job| {
-            let spec = serde_json::from_value::<ColumnSpec>(job.spec.clone());
-            spec.is_ok_and(|spec| spec.table_uid == table_uid && spec.work == *work)
-        };
-        self.records.unfinished().into_iter().map(|(job, _)| job).find(is_same)
+    /// A job that computes all that another one would: who asks again, such as a client whose answer was
+    /// lost, gets that.
+    async fn job_that_covers(
+        &self,
+        table: &Arc<Table>,
+        snapshot: &Snapshot,
+        spec: &ColumnSpec,
+    ) -> Result<Option<Job>> {
+        for (job, other) in self.unfinished() {
+            if !other.does_what(spec) {
+                continue;
+            }
+            // One that waits sees what there is when it begins.
+            let is_ahead = self.before(&job.job_id).is_some();
+            let (inputs, source) = (spec.work.input_names(), other.source_version);
+            if is_ahead || !has_new_inputs(table, snapshot, &inputs, source).await? {
+                return Ok(Some(job));
+            }
+        }
+        Ok(None)
     }
 
     fn check_alone(&self, table_uid: &str, output: &str) -> Result<()> {
-        for (job, _) in self.records.unfinished() {
-            let Ok(spec) = serde_json::from_value::<ColumnSpec>(job.spec.clone()) else { continue };
+        for (job, spec) in self.unfinished() {
             if spec.table_uid == table_uid && spec.work.output_names().iter().any(|it| it == output)
             {
                 return Err(Error::new(
@@ -233,13 +285,62 @@ impl ColumnJobs {
     }
 }
 
-/// The version whose rows the last refresh of some columns computed.
-fn last_refreshed(schema: &Schema, work: &Work) -> Option<u64> {
+/// The version that the values of a column are of; nothing for one that was never filled.
+pub fn last_refreshed(field: &Field) -> Option<u64> {
+    field.metadata().get(JOB_ID)?;
+    field.metadata().get(SOURCE_VERSION)?.parse().ok()
+}
+
+/// From when on changed inputs make the values of columns stale, and whether a job that nobody asked for may
+/// leave it at these: the first has to fill what there is.
+fn since(schema: &Schema, work: &Work, is_automatic: bool) -> (Option<u64>, bool) {
     let columns = work.output_names();
-    let fields = columns.iter().map(|column| schema.field_with_name(column).ok());
-    let versions = fields.map(|field| field?.metadata().get(SOURCE_VERSION)?.parse::<u64>().ok());
-    // One that was never refreshed has no values that could be stale.
-    versions.collect::<Option<Vec<u64>>>()?.into_iter().min()
+    let fields: Vec<&Field> =
+        columns.iter().filter_map(|column| schema.field_with_name(column).ok()).collect();
+    let version = |field: &&Field| field.metadata().get(SOURCE_VERSION)?.parse::<u64>().ok();
+    let versions: Option<Vec<u64>> = fields.iter().map(version).collect();
+    let is_filled = fields.iter().all(|field| last_refreshed(field).is_some());
+    (versions.and_then(|versions| versions.into_iter().min()), is_automatic && is_filled)
+}
+
+/// Whether rows came, or values of columns changed, between a version and a snapshot.
+///
+/// # Errors
+/// Those of reading; where the version is gone the answer is yes.
+pub async fn has_new_inputs(
+    table: &Arc<Table>,
+    snapshot: &Snapshot,
+    inputs: &[String],
+    since: u64,
+) -> Result<bool> {
+    let changes = ChangesSpec {
+        columns: Some(inputs.to_vec()),
+        kinds: Some(vec![ChangeKind::Insert, ChangeKind::Update]),
+        ..ChangesSpec::default()
+    };
+    let found: Result<bool> = async {
+        let begin = table.snapshot(None, &At::Version(since)).await?;
+        let (_, mut batches) = snapshot.changes(Some(&begin), &changes).await?;
+        while let Some(batch) = batches.try_next().await? {
+            if batch.num_rows() > 0 {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+    .await;
+    match found {
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::InvalidArgument) => {
+            Ok(true)
+        }
+        found => found,
+    }
+}
+
+fn is_written(job: &Job, spec: &ColumnSpec) -> Error {
+    let columns = spec.work.output_names().join(", ");
+    let message = format!("job {} writes one of the columns {columns}", job.job_id);
+    Error::new(ErrorKind::AlreadyExists, message)
 }
 
 fn task_rows(asked: Option<u32>, dimensions: u32) -> Result<u32> {

@@ -231,6 +231,10 @@ pub(crate) struct ResultColumn {
 
 /// Where a column says which version's rows were computed last.
 pub const SOURCE_VERSION: &str = "lakebed:source_version";
+/// Where a column says that it refreshes itself, and how many seconds lie between two jobs at least.
+pub const AUTO_REFRESH_SECONDS: &str = "lakebed:auto_refresh_seconds";
+/// Where a column says which job wrote it last.
+pub(crate) const JOB_ID: &str = "lakebed:job_id";
 
 /// What is noted on the columns that a work fills.
 pub(crate) fn origin(work: &Work, digest: Option<&str>) -> HashMap<String, String> {

@@ -22,6 +22,7 @@ use datafusion::sql::sqlparser::ast::{
 use lakebed_core::{Error, ErrorKind, Result, Subject, TableId, nearest_names};
 use lakebed_storage::{At, MergeRule};
 
+use crate::computed::{KeptColumn, kept_column};
 use crate::engine::Sql;
 use crate::error::from_datafusion;
 use crate::expression::{self, Bound};
@@ -136,6 +137,20 @@ pub enum Change {
         views: Vec<TableId>,
         /// Whether one that does not exist is no error.
         if_exists: bool,
+    },
+    /// Add a column that is kept computed.
+    KeepComputed {
+        /// The table.
+        table: TableId,
+        /// The column.
+        column: KeptColumn,
+    },
+    /// Begin to fill a computed column.
+    Refresh {
+        /// The table.
+        table: TableId,
+        /// The column.
+        column: String,
     },
     /// Change the tags of a table, or restore a version of it.
     History {
@@ -530,6 +545,9 @@ impl Sql {
         table: TableId,
         column: &ast::ColumnDef,
     ) -> Result<Change> {
+        if let Some(column) = kept_column(scope, column)? {
+            return Ok(Change::KeepComputed { table, column });
+        }
         let computed = column.options.iter().find_map(|option| match &option.option {
             ast::ColumnOption::Generated { generation_expr: Some(expr), .. } => Some(expr),
             _ => None,

@@ -1,12 +1,14 @@
-//! The versions and the tags of a table in SQL: `versions` and `tags` as tables, and calls that change tags.
+//! The versions, tags and computed columns of a table in SQL: lists of them as tables, and calls.
 //!
 //! ```text
 //!   FROM versions('frames')                        version, committed_at; the newest first
 //!   FROM tags('frames')                            name, version, branch
+//!   FROM lineage('frames')                         what computes which columns, from what
 //!   CALL create_tag('frames', 'gold', 7)           without a version the newest one
 //!   CALL move_tag('frames', 'gold', 9)
 //!   CALL delete_tag('frames', 'gold')
 //!   CALL restore('frames', 7)
+//!   CALL refresh('frames', 'vector')               begins to fill a computed column
 //! ```
 //!
 //! Like a search, a table of them is taken out of the statement before it is planned, and its rows stand in
@@ -15,6 +17,7 @@
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
+use arrow_array::builder::{ListBuilder, StringBuilder};
 use arrow_array::{ArrayRef, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
@@ -23,7 +26,7 @@ use datafusion::sql::sqlparser::ast::{
     Statement as Ast, TableFactor, TableFunctionArgs, Value, VisitMut, VisitorMut,
 };
 use lakebed_core::{Error, ErrorKind, Result, TableId, TagName};
-use lakebed_storage::{At, Table};
+use lakebed_storage::{At, Lineage, Table};
 
 use crate::change::Change;
 use crate::engine::Sql;
@@ -42,6 +45,7 @@ const VERSIONS_MAX: usize = 10_000;
 pub(crate) enum Listed {
     Versions,
     Tags,
+    Lineage,
 }
 
 /// A list that a statement reads.
@@ -94,6 +98,7 @@ impl VisitorMut for Calls {
         let listed = match function.as_str() {
             "versions" => Listed::Versions,
             "tags" => Listed::Tags,
+            "lineage" => Listed::Lineage,
             _ => return ControlFlow::Continue(()),
         };
         let Some(given) = args.take() else { return ControlFlow::Continue(()) };
@@ -121,7 +126,10 @@ fn named_table(given: &TableFunctionArgs) -> Result<String> {
 ///
 /// # Errors
 /// `Unavailable` when the store does not answer.
-pub(crate) async fn history_table(table: &Table, listed: Listed) -> Result<Arc<dyn TableProvider>> {
+pub(crate) async fn history_table(
+    table: &Arc<Table>,
+    listed: Listed,
+) -> Result<Arc<dyn TableProvider>> {
     let columns: Vec<(&str, ArrayRef, bool)> = match listed {
         Listed::Versions => {
             let versions = table.list_versions(None, VERSIONS_MAX, None).await?;
@@ -144,11 +152,37 @@ pub(crate) async fn history_table(table: &Table, listed: Listed) -> Result<Arc<d
                 ("branch", Arc::new(branches) as ArrayRef, true),
             ]
         }
+        Listed::Lineage => lineage(table.snapshot(None, &At::Latest).await?.lineage()),
     };
     let batch = RecordBatch::try_from_iter_with_nullable(columns)
         .map_err(|error| Error::internal("a list cannot be built").with_source(error))?;
     let table = MemTable::try_new(batch.schema(), vec![vec![batch]]).map_err(from_datafusion)?;
     Ok(Arc::new(table))
+}
+
+fn lineage(columns: Vec<Lineage>) -> Vec<(&'static str, ArrayRef, bool)> {
+    let text = |value: fn(&Lineage) -> Option<&str>| -> ArrayRef {
+        Arc::new(columns.iter().map(value).collect::<StringArray>())
+    };
+    let number = |value: fn(&Lineage) -> Option<u64>| -> ArrayRef {
+        let numbers = columns.iter().map(|of| value(of).and_then(|it| i64::try_from(it).ok()));
+        Arc::new(numbers.collect::<Int64Array>())
+    };
+    let mut inputs = ListBuilder::new(StringBuilder::new());
+    for column in &columns {
+        inputs.append_value(column.inputs.iter().map(Some));
+    }
+    vec![
+        ("column", text(|of| Some(&of.column)), false),
+        ("kind", text(|of| Some(&of.kind)), false),
+        ("name", text(|of| of.name.as_deref()), true),
+        ("version", number(|of| of.version), true),
+        ("digest", text(|of| of.digest.as_deref()), true),
+        ("inputs", Arc::new(inputs.finish()), false),
+        ("source_version", number(|of| of.source_version), true),
+        ("job_id", text(|of| of.job_id.as_deref()), true),
+        ("refresh_seconds", number(|of| of.refresh_seconds), true),
+    ]
 }
 
 /// The table that a CALL is about, as the statement names it; nothing where the call is not known.
@@ -167,10 +201,10 @@ pub(crate) fn check_call(call: &Function) -> Result<()> {
 
 fn known_call(call: &Function) -> Result<(String, Vec<&Expr>)> {
     let name = simple_name(&call.name).map(str::to_ascii_lowercase).unwrap_or_default();
-    if !matches!(name.as_str(), "create_tag" | "move_tag" | "delete_tag" | "restore") {
+    if !matches!(name.as_str(), "create_tag" | "move_tag" | "delete_tag" | "restore" | "refresh") {
         return Err(Error::new(
             ErrorKind::NotImplemented,
-            "CALL takes create_tag, move_tag, delete_tag or restore; nothing else is built",
+            "CALL takes create_tag, move_tag, delete_tag, restore or refresh; nothing else is built",
         ));
     }
     let FunctionArguments::List(list) = &call.args else { return Ok((name, Vec::new())) };
@@ -188,6 +222,13 @@ impl Sql {
     /// Understands a CALL.
     pub(crate) async fn call(&self, scope: &Scope, call: &Function) -> Result<Change> {
         let (name, arguments) = known_call(call)?;
+        if name == "refresh" {
+            let [table, column] = arguments.as_slice() else {
+                return Err(Error::invalid("refresh: it takes a table and a column"));
+            };
+            let table = scope.searched(&text(table, "the table")?)?;
+            return Ok(Change::Refresh { table, column: text(column, "the column")? });
+        }
         let understood = self.understand_call(scope, &name, &arguments).await;
         let (table, change) = understood.map_err(|error| error.context(name))?;
         Ok(Change::History { table, change })

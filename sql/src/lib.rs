@@ -19,6 +19,7 @@
 mod catalog;
 mod change;
 mod changes;
+mod computed;
 mod engine;
 mod error;
 mod expression;
@@ -48,6 +49,7 @@ use arrow_array::RecordBatch;
 use futures::Stream;
 
 pub use change::{Change, IfExists};
+pub use computed::{CallArgument, CalledFunction, KeptColumn};
 pub use engine::{Sql, SqlOptions};
 pub use expression::Bound;
 pub use history::HistoryChange;

@@ -15,6 +15,7 @@ use datafusion::sql::sqlparser::tokenizer::{Token, TokenWithSpan, Tokenizer};
 use lakebed_core::{Error, ErrorKind, Limits, Result, TableId};
 use lakebed_storage::{check_statement, is_multiplying};
 
+use crate::computed::fold_kept;
 use crate::error::from_datafusion;
 use crate::history::{called_table, check_call};
 use crate::merge;
@@ -56,7 +57,7 @@ impl Statement {
             .tokenize_with_location()
             .map_err(|error| Error::invalid(format!("the statement is no SQL: {error}")))?;
         check_statement(tokens.iter().map(|token| &token.token), limits)?;
-        let tokens = number_parameters(fold_versions(tokens))?;
+        let tokens = number_parameters(fold_kept(fold_versions(tokens))?)?;
         let mut statements = DFParserBuilder::new(tokens)
             .build()
             .and_then(|mut parser| parser.parse_statements())

@@ -173,6 +173,18 @@ impl Catalog {
         Ok(entries.find(|entry| entry.uid == uid).cloned())
     }
 
+    /// The name that the table of a uid has now; nothing for one that was dropped.
+    pub(crate) async fn name_of(
+        &self,
+        database: &DatabaseName,
+        uid: &str,
+    ) -> Result<Option<TableId>> {
+        let mut loaded = self.loaded.lock().await;
+        let state = self.load(&mut loaded, database, false).await?.state;
+        let found = state.tables.iter().find(|(_, entry)| entry.uid == uid);
+        found.map(|(name, _)| TableId::parse(database, name)).transpose()
+    }
+
     /// The table that lies at a location, in whatever database; dropped ones are none.
     pub(crate) async fn by_location(&self, location: &str) -> Result<Option<Entry>> {
         for database in self.databases().await? {

@@ -18,6 +18,10 @@ use serde_json::Value;
 /// Where the bindings of functions are, in the metadata of a schema.
 pub const FUNCTION_BINDINGS: &str = "lancedb::function_bindings";
 const COMPUTED: &str = "computed_column";
+/// What computes the column: `function` or `sql`.
+pub(crate) const KIND: &str = "computed_column.kind";
+/// The columns that it is computed from, as a JSON array.
+pub(crate) const INPUTS: &str = "computed_column.inputs";
 const PREFIXES: [&str; 2] = [COMPUTED, "computed_refresh"];
 
 /// Whether a key of a field's metadata says how the column is computed.
@@ -53,6 +57,7 @@ struct Bound {
     assignment: Option<String>,
 }
 
+/// The bindings of functions, in their order.
 fn bound(schema: &Schema) -> Vec<Bound> {
     let text = schema.metadata.get(FUNCTION_BINDINGS);
     let Some(Ok(Value::Object(all))) = text.map(|text| serde_json::from_str(text)) else {
@@ -60,6 +65,20 @@ fn bound(schema: &Schema) -> Vec<Bound> {
     };
     let bindings = all.get("bindings").and_then(Value::as_array);
     bindings.into_iter().flatten().map(of_json).collect()
+}
+
+/// The columns that SQL keeps computed, each as a binding of its own.
+fn bound_by_sql(schema: &Schema) -> Vec<Bound> {
+    let of_sql = schema
+        .fields
+        .iter()
+        .filter(|field| field.metadata.get(KIND).is_some_and(|kind| kind == "sql"));
+    let bound = of_sql.map(|field| {
+        let inputs = field.metadata.get(INPUTS).map(String::as_str).unwrap_or_default();
+        let reads = serde_json::from_str(inputs).unwrap_or_default();
+        Bound { reads, fills: vec![field.name.clone()], assignment: None }
+    });
+    bound.collect()
 }
 
 fn of_json(binding: &Value) -> Bound {
@@ -74,9 +93,9 @@ fn of_json(binding: &Value) -> Bound {
     }
 }
 
-/// Refuses a new name or type for a column that a function reads or fills.
+/// Refuses a new name or type for a column that a computed one reads, and for a computed one.
 pub(crate) fn check_alterable(schema: &Schema, path: &str) -> Result<()> {
-    for binding in bound(schema) {
+    for binding in bound(schema).into_iter().chain(bound_by_sql(schema)) {
         let fills = binding.fills.iter().chain(&binding.assignment);
         if let Some(by) =
             binding.fills.first().filter(|_| binding.reads.iter().any(|it| it == path))
@@ -128,6 +147,13 @@ pub(crate) fn dropped_with(
             )));
         }
         kept.push(at);
+    }
+    for column in
+        bound_by_sql(schema).iter().filter(|column| !gone.contains(column.fills[0].as_str()))
+    {
+        if let Some(read) = column.reads.iter().find(|read| gone.contains(read.as_str())) {
+            return Err(read_by(read, &column.fills[0]));
+        }
     }
     Ok((also, without(schema, &kept)?))
 }

@@ -355,6 +355,15 @@ impl Lake {
         }
     }
 
+    /// The name that the table of a uid has now; nothing for one that was dropped.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    #[boxed]
+    pub async fn name_of(&self, database: &DatabaseName, uid: &str) -> Result<Option<TableId>> {
+        self.catalog.name_of(database, uid).await
+    }
+
     /// Enters a dataset at `location` under a name.
     pub(crate) async fn register(&self, id: &TableId, location: &str) -> Result<Arc<Table>> {
         let entry =

@@ -60,6 +60,7 @@ mod keys;
 mod lake;
 mod lance_commit;
 mod lance_error;
+mod lineage;
 mod local_parts;
 mod manifest_file;
 mod multipart;
@@ -139,6 +140,7 @@ pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, Vec
 pub use json_column::{is_json_field, json_as_text};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use lance_error::without_folders;
+pub use lineage::Lineage;
 pub use namespaces::{CreateMode, Properties};
 pub use overlay::{FoldRule, Folded, OverlaidFragment};
 pub use pace::{Pace, Turn};

@@ -17,6 +17,8 @@ use crate::body::{StrictBody, read, refuse_encoding};
 use crate::error::ApiError;
 use crate::target::Target;
 
+/// Thirty days.
+const REFRESH_SECONDS_MAX: u64 = 30 * 86_400;
 const ARROW_STREAM: &str = "application/vnd.apache.arrow.stream";
 
 #[derive(Debug, Default, Deserialize)]
@@ -27,7 +29,7 @@ struct AddColumns {
     new_columns: Vec<NewColumn>,
     function: Option<Declaration>,
     auto_refresh_enabled: Option<bool>,
-    auto_refresh_interval_seconds: Option<Value>,
+    auto_refresh_interval_seconds: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,12 +60,13 @@ pub(crate) async fn add_columns(
         match &body.function {
             Some(function) => {
                 let names = columns_of_nulls(&body)?;
-                let (ctx, service) = (target.ctx(), &door.service);
-                service.add_function_columns(ctx, &table, branch, &names, function).await
+                let (ctx, service, every) = (target.ctx(), &door.service, refresh_every(&body)?);
+                service.add_function_columns(ctx, &table, branch, &names, function, every).await
             }
             None if body.new_columns.iter().any(|column| column.computed.is_some()) => {
-                let columns = computed(&body)?;
-                door.service.add_computed_columns(target.ctx(), &table, branch, &columns).await
+                let (columns, every) = (computed(&body)?, refresh_every(&body)?);
+                let service = &door.service;
+                service.add_computed_columns(target.ctx(), &table, branch, &columns, every).await
             }
             None => {
                 let columns = expressions(&body)?;
@@ -90,7 +93,6 @@ async fn sent_schema(door: &Door, request: Request) -> Result<SchemaRef, ApiErro
 
 /// The names of columns that a function is to fill.
 fn columns_of_nulls(body: &AddColumns) -> Result<Vec<String>> {
-    no_interval(body)?;
     let names = body.new_columns.iter().map(|column| {
         let NewColumn { name, expression, computed, all_null, virtual_column } = column;
         let is_plain = expression.is_none() && computed.is_none() && virtual_column.is_none();
@@ -106,7 +108,6 @@ fn columns_of_nulls(body: &AddColumns) -> Result<Vec<String>> {
 
 /// Columns that SQL is to keep computed, with their expressions.
 fn computed(body: &AddColumns) -> Result<Vec<(String, String)>> {
-    no_interval(body)?;
     let columns = body.new_columns.iter().map(|column| {
         let NewColumn { name, expression, computed, all_null, virtual_column } = column;
         let is_plain = expression.is_none() && all_null.is_none() && virtual_column.is_none();
@@ -118,12 +119,18 @@ fn computed(body: &AddColumns) -> Result<Vec<(String, String)>> {
     columns.collect()
 }
 
-/// Refuses to promise when columns are refreshed. The switch alone, which the newer SDKs always send, says
-/// no time.
-fn no_interval(body: &AddColumns) -> Result<()> {
-    match body.auto_refresh_interval_seconds.is_some() {
-        true => Err(not_built("columns that refresh themselves (`auto_refresh_interval_seconds`)")),
-        false => Ok(()),
+/// The seconds between two refreshes of columns that refresh themselves.
+fn refresh_every(body: &AddColumns) -> Result<Option<u64>> {
+    match (body.auto_refresh_enabled, body.auto_refresh_interval_seconds) {
+        (Some(true), every @ Some(1..=REFRESH_SECONDS_MAX)) => Ok(every),
+        (Some(true), None) => Ok(Some(0)),
+        (Some(true), Some(_)) => Err(Error::invalid(format!(
+            "`auto_refresh_interval_seconds` is a number from 1 to {REFRESH_SECONDS_MAX}"
+        ))),
+        (_, Some(_)) => Err(Error::invalid(
+            "`auto_refresh_interval_seconds` is for columns with `auto_refresh_enabled`",
+        )),
+        (_, None) => Ok(None),
     }
 }
 

@@ -40,6 +40,7 @@ pub(crate) async fn backfill_column(
         filter: body.filter.filter(|filter| !filter.is_empty()),
         recompute: body.recompute.unwrap_or_default(),
         task_rows: body.task_rows,
+        is_automatic: false,
     };
     let job_id = door
         .service

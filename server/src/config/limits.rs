@@ -131,6 +131,8 @@ limits! {
         "How long a ticket keeps its version, renewed by use.";
     index_wait_ms: u64, 0, 600_000,
         "How long the answer to who builds an index waits for the build, which goes on without it.";
+    refresh_interval_ms: u64, 50, DAY_MS,
+        "Time between two looks at the tables whose columns refresh themselves.";
     maintenance_interval_ms: u64, 100, 30 * DAY_MS,
         "Time between two passes of maintenance.";
     maintenance_share_percent: u64, 1, 100,

@@ -23,6 +23,7 @@ impl Service {
         let subject = shown(changes.iter().map(|change| change.path.as_str()));
         let verb = "update_field_metadata";
         let changed = self.change_columns(ctx, verb, table, branch, subject, |handle| async move {
+            self.note_if_automatic(&handle, &ctx.database, branch, changes).await?;
             Ok(((), handle.update_field_metadata(branch, changes).await?))
         });
         Ok(changed.await?.1)

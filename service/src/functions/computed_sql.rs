@@ -1,6 +1,9 @@
 //! Columns that SQL keeps computed: declared like those of functions, refreshed by the server itself.
 
+use std::collections::HashMap;
+
 use lakebed_core::{RequestContext, Result, TableId};
+use lakebed_jobs::AUTO_REFRESH_SECONDS;
 use lakebed_storage::At;
 use serde_json::json;
 
@@ -12,7 +15,8 @@ const REFRESH_COLUMN: &str = "refresh_computed_column";
 
 impl Service {
     /// Adds a column for each `(name, SQL expression)`, null in every row until it is refreshed; returns the
-    /// version with them.
+    /// version with them. With `refresh_every` they refresh themselves, with so many seconds between two jobs
+    /// at least.
     ///
     /// # Errors
     /// `InvalidArgument` naming a column that exists or an expression that does not parse; `NotFound` naming
@@ -23,11 +27,17 @@ impl Service {
         table: &TableId,
         branch: Option<&str>,
         columns: &[(String, String)],
+        refresh_every: Option<u64>,
     ) -> Result<u64> {
         let subject = shown(columns.iter().map(|(name, _)| name.as_str()));
         let changed =
             self.change_columns(ctx, "add_columns", table, branch, subject, |handle| async move {
-                Ok(((), handle.add_computed_columns(branch, columns).await?))
+                let mut notes = HashMap::new();
+                if let Some(every) = refresh_every {
+                    self.note_refreshing(&handle, &ctx.database, branch).await?;
+                    notes.insert(AUTO_REFRESH_SECONDS.to_owned(), every.to_string());
+                }
+                Ok(((), handle.add_computed_columns(branch, columns, &notes).await?))
             });
         Ok(changed.await?.1)
     }

@@ -11,7 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use lakebed_core::{
     Error, ErrorKind, NamespacePath, RequestContext, Result, Subject, TableId, TableName,
 };
-use lakebed_jobs::SOURCE_VERSION;
+use lakebed_jobs::{AUTO_REFRESH_SECONDS, SOURCE_VERSION};
 use lakebed_storage::{FUNCTION_BINDINGS, MakeNote, NoteSource};
 use serde_json::{Map, Value, json};
 
@@ -26,7 +26,8 @@ use crate::columns::shown;
 
 impl Service {
     /// Adds the columns that a declaration names, null in every row, bound to its function; returns the
-    /// version with them.
+    /// version with them. With `refresh_every` they refresh themselves, with so many seconds between two jobs
+    /// at least.
     ///
     /// # Errors
     /// `InvalidArgument` naming what does not fit: the function is another one or gone, a column or a type;
@@ -38,6 +39,7 @@ impl Service {
         branch: Option<&str>,
         names: &[String],
         declaration: &Declaration,
+        refresh_every: Option<u64>,
     ) -> Result<u64> {
         if declaration.binding_metadata_version != 1 {
             let message = "bindings of another version than 1 (field `binding_metadata_version`)";
@@ -62,6 +64,10 @@ impl Service {
                 // From when on inputs that change make values stale, also those of a job that is called off.
                 let version = snapshot.version().to_string();
                 added = with_note(&added, SOURCE_VERSION, &version);
+                if let Some(every) = refresh_every {
+                    self.note_refreshing(&handle, &ctx.database, branch).await?;
+                    added = with_note(&added, AUTO_REFRESH_SECONDS, &every.to_string());
+                }
                 let note: MakeNote = Box::new(move |source: &NoteSource<'_>| binding.noted(source));
                 let added = Arc::new(added);
                 Ok(((), handle.add_bound_columns(branch, added, FUNCTION_BINDINGS, note).await?))

@@ -6,15 +6,19 @@
 //! | describe, list and drop functions | `catalogue.rs` |
 //! | tell workers what to run | `for_workers.rs` |
 //! | declare columns that a function computes | `declare.rs`; as clients read it: `binding.rs` |
+//! | the same by a call in SQL | `declare_call.rs` |
 //! | fill such columns | `refresh.rs` |
+//! | have them refresh themselves | `automatic.rs` |
 //! | keep columns computed by SQL | `computed_sql.rs` |
 //! | see which rows have no value, and why | `failures.rs` |
 
+mod automatic;
 mod binding;
 mod catalogue;
 mod computed_sql;
 mod create;
 mod declare;
+mod declare_call;
 mod definition;
 mod failures;
 mod for_workers;

@@ -39,7 +39,7 @@ impl Service {
         outcome
     }
 
-    async fn begin_refresh(
+    pub(super) async fn begin_refresh(
         &self,
         ctx: &RequestContext,
         table: &TableId,

@@ -9,6 +9,7 @@ use arrow_array::RecordBatch;
 use arrow_schema::SchemaRef;
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, TableId};
+use lakebed_jobs::RefreshRule;
 use lakebed_proto::command::{CommitRule, WriteCommand, WriteMode};
 use lakebed_sql::{Change, HistoryChange, IfExists, PlannedQuery, Scope, Statement, StatementKind};
 use lakebed_storage::ColumnAlteration;
@@ -166,6 +167,15 @@ impl Service {
             }
             Change::AddComputedColumns { table, columns } => {
                 self.add_sql_columns(&at(ctx, &table), &table, None, &columns).await?;
+                Ok(0)
+            }
+            Change::KeepComputed { table, column } => {
+                self.add_kept_column(&at(ctx, &table), &table, column).await?;
+                Ok(0)
+            }
+            Change::Refresh { table, column } => {
+                let rule = RefreshRule::default();
+                self.refresh_column(&at(ctx, &table), &table, None, &column, rule).await?;
                 Ok(0)
             }
             Change::AlterColumn { table, column, rename, data_type, nullable } => {

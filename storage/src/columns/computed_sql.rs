@@ -14,15 +14,16 @@ use lakebed_core::{Error, ErrorKind, Result};
 use lance_core::datatypes::Schema;
 
 use super::field_at;
+use crate::computed::{INPUTS, KIND};
 use crate::expressions::Expressions;
 use crate::table::Table;
 use crate::update::RowUpdate;
 
-const KIND: &str = "computed_column.kind";
 const EXPRESSION: &str = "computed_column.expression";
 
 impl Table {
-    /// Adds a column for each `(name, SQL expression)`, null in every row; returns the version with them.
+    /// Adds a column for each `(name, SQL expression)`, null in every row and with `notes` in its metadata;
+    /// returns the version with them.
     ///
     /// # Errors
     /// `InvalidArgument` naming a column that exists or cannot be stored, an expression that does not parse
@@ -32,6 +33,7 @@ impl Table {
         &self,
         branch: Option<&str>,
         columns: &[(String, String)],
+        notes: &HashMap<String, String>,
     ) -> Result<u64> {
         if columns.is_empty() {
             return Err(Error::invalid("no column is given"));
@@ -52,15 +54,16 @@ impl Table {
             }
             let data_type = parsed.types()?.into_iter().next().map(|(_, data_type)| data_type);
             let data_type = data_type.ok_or_else(|| Error::internal("an expression of no type"))?;
-            let metadata: HashMap<String, String> = [
+            let mut metadata: HashMap<String, String> = [
                 ("computed_column", "true".to_owned()),
                 (KIND, "sql".to_owned()),
                 (EXPRESSION, expression.clone()),
-                ("computed_column.inputs", serde_json::json!(inputs).to_string()),
+                (INPUTS, serde_json::json!(inputs).to_string()),
                 ("computed_refresh.source_signature", "{}".to_owned()),
             ]
             .map(|(key, value)| (key.to_owned(), value))
             .into();
+            metadata.extend(notes.clone());
             fields.push(Field::new(name, data_type, true).with_metadata(metadata));
         }
         self.add_null_columns(branch, Arc::new(ArrowSchema::new(fields))).await
