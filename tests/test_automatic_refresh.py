@@ -178,7 +178,8 @@ def test_sql_calls_a_registered_function(
     ]
     assert (told[0]["version"], told[0]["refresh_seconds"]) == (1, None)
     assert told[0]["digest"].startswith("sha256:")
-    assert told[0]["source_version"] > 1 and told[0]["job_id"]
+    assert told[0]["source_version"] > 1
+    assert told[0]["job_id"]
     assert (told[1]["refresh_seconds"], told[1]["digest"]) == (9, None)
 
     def refused(statement: str, words: str) -> None:

@@ -215,7 +215,7 @@ def test_computed_columns_that_are_refused(
                 "new_columns": [{"name": "x", "computed": "id * 2"}],
                 "auto_refresh_interval_seconds": 5,
             },
-            501,
+            400,
         ),
         (
             {"new_columns": [{"name": "x", "all_null": True}], "function": {"application": "f"}},
