@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import lancedb
@@ -9,6 +10,8 @@ import pyarrow as pa
 import pytest
 from lancedb import udf
 
+import lakebed
+from support.cli import Cli
 from support.flight import Lake
 from support.server import LakebedServer
 from support.sql import Sql
@@ -228,3 +231,16 @@ def test_a_refresh_covers_what_came_while_it_waited(
     assert jobs.wait(first)["result"]["rows_failed"] == 0
     jobs.wait(second)
     assert column_of(lake, numbers, "twice") == [20, 40, 60, 8, 10]
+
+
+def test_a_column_is_refreshed_from_the_shell_and_from_python(
+    server: LakebedServer, lake: Lake, sql: Sql, numbers: Any, tmp_path: Path
+) -> None:
+    sql.change(f'ALTER TABLE "{numbers.name}" ADD COLUMN more AS value + 1')
+    told = Cli(server, tmp_path).ok("jobs", "refresh", "--table", numbers.name, "--column", "more")
+    Jobs(server).wait(told.strip())
+    assert column_of(lake, numbers, "more") == [11, 21, 31]
+    numbers.update(where="id = 1", values={"value": 0})
+    with lakebed.connect(f"http://{server.http_address}", api_key=server.admin_key) as mine:
+        assert mine.jobs.refresh(numbers.name, "more").wait(60).state == "DONE"
+    assert column_of(lake, numbers, "more") == [1, 21, 31]

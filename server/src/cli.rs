@@ -141,6 +141,8 @@ enum IndexVerb {
 enum JobsVerb {
     /// Begin to compute a column, and print the job's id.
     Submit(command::jobs_submit::JobsSubmit),
+    /// Begin to fill a computed column, and print the job's id.
+    Refresh(command::jobs_refresh::JobsRefresh),
     /// List jobs, newest first.
     List(command::jobs_list::JobsList),
     /// Show one job and how far it is.
@@ -332,6 +334,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Index(IndexVerb::List(verb)) => run_client(verb, &environment),
         Verb::Jobs(verb) => match verb {
             JobsVerb::Submit(verb) => run_client(verb, &environment),
+            JobsVerb::Refresh(verb) => run_client(verb, &environment),
             JobsVerb::List(verb) => run_client(verb, &environment),
             JobsVerb::Describe(verb) => run_client(verb, &environment),
             JobsVerb::Errors(verb) => run_client(verb, &environment),

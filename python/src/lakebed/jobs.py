@@ -9,7 +9,7 @@ from typing import Any
 
 from lakebed._commands import encode
 from lakebed._flight import FlightDoor
-from lakebed._http import HttpDoor
+from lakebed._http import HttpDoor, quoted
 from lakebed._retry import pause_s, retried
 from lakebed._rows import Rows
 from lakebed.errors import Busy, DeadlineExceeded, LakebedError, NotFound, Unavailable
@@ -145,6 +145,29 @@ class Jobs:
         answer = self._post("submit", body, changes=True)
         return Job(self, str(answer["job_id"]))
 
+    def refresh(
+        self, table: str, column: str, *, where: str | None = None, recompute: bool = False
+    ) -> Job:
+        """Fills a column that a function or SQL computes: rows without a value, and those whose
+        inputs changed. The columns of one call of a function are filled together.
+
+        Args:
+            where: rows to compute, as a condition in SQL; all without one.
+            recompute: whether rows that have a value get another.
+
+        Raises:
+            LakebedError: by kind; `NotFound` where table or column is missing, `InvalidArgument`
+                where nothing computes the column.
+        """
+        body: dict[str, Any] = {"column": column}
+        if where is not None:
+            body["where"] = where
+        if recompute:
+            body["recompute"] = True
+        path = f"/v1/table/{quoted(table)}/backfill_column"
+        answer = self._http.request("POST", path, body, changes=True)
+        return Job(self, str(answer.json()["job_id"]))
+
     def get(self, job_id: str) -> Job:
         """A handle of a job whose id is known; asks nothing."""
         return Job(self, job_id)
@@ -186,8 +209,8 @@ class Jobs:
     def errors(self, job_id: str, limit: int = 100) -> Records:
         """Rows of a job that got an error instead of a value, from the table `job_errors`:
         `job_id`, `table_name`, `column_name`, `row_id`, `error`. Errors show once their rows do."""
-        quoted = job_id.replace("'", "''")
-        read = {"table": ERRORS_TABLE, "filter": f"job_id = '{quoted}'", "limit": limit}
+        escaped = job_id.replace("'", "''")
+        read = {"table": ERRORS_TABLE, "filter": f"job_id = '{escaped}'", "limit": limit}
         try:
             found: Records = Rows(self._flight, encode({"read": read})).to_list()
         except NotFound:
