@@ -7,13 +7,16 @@ import json
 import struct
 import zlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import onnxruntime
 import pytest
 from PIL import Image
 
 from lakebed.models import RowError, load
-from lakebed.models.model import Model, Prepared
+from lakebed.models.model import Model, Precision, Prepared
+from lakebed.models.onnx_session import DeviceMissing, Session, open_session
 from lakebed.models.pictures import PICTURE_PIXELS_MAX, SIDE, decode_picture
 from lakebed.worker.main import default_cache
 from support.model_inputs import TEXTS, pixels
@@ -63,6 +66,107 @@ def test_pictures_as_torch_has_them(picture_model: Model) -> None:
     found = picture_model.compute(rows)
     assert found.shape == (4, picture_model.dimensions)
     assert np.abs(found - golden(PICTURE)).max() < 1e-5
+
+
+@pytest.mark.parametrize(("name", "off"), [(TEXT, 1e-3), (PICTURE, 2e-2)])
+def test_half_precision_is_near(name: str, off: float) -> None:
+    """On a CPU, which computes it by way of float32 in part: what is rounded is the weights and
+    what passes between the layers."""
+    half = load(name, default_cache(), "cpu", 1, Precision.FP16)
+    rows = prepared(half, TEXTS) if name == TEXT else [Prepared(p, p.nbytes, 1) for p in pixels()]
+    found = half.compute(rows)
+    assert found.dtype == np.float32
+    assert np.abs(np.linalg.norm(found, axis=1) - 1).max() < 1e-5
+    expected = golden(name)
+    assert 1e-6 < np.abs(found - expected).max() < off
+    assert (found * expected).sum(axis=1).min() > 0.999
+
+
+def test_another_precision_is_the_same_model_and_another_file(tmp_path: Path) -> None:
+    whole = load(PICTURE, tmp_path, "cpu", 1)
+    half = load(PICTURE, tmp_path, "cpu", 1, Precision.FP16)
+    assert (whole.precision, half.precision) == (Precision.FP32, Precision.FP16)
+    assert (whole.name, whole.digest) == (half.name, half.digest)
+    sizes = {file.stem[-5:]: file.stat().st_size for file in (tmp_path / "models").iterdir()}
+    assert sizes["-fp16"] < 0.55 * sizes[f"{whole.digest[-2:]}-r1"]
+
+
+@pytest.mark.parametrize(
+    ("asked", "device", "found"),
+    [
+        ("auto", "cpu", "fp32"),
+        ("auto", "cuda:1", "fp16"),
+        ("fp32", "cuda:0", "fp32"),
+        ("fp16", "cpu", "fp16"),
+    ],
+)
+def test_precision_by_device(asked: str, device: str, found: str) -> None:
+    assert Precision(asked).on(device) is Precision(found)
+
+
+class Sessions:
+    """onnxruntime's sessions on a machine that says it has CUDA, and where it fails or does not."""
+
+    def __init__(self, fails: bool, is_silent: bool) -> None:
+        self.fails = fails
+        self.is_silent = is_silent
+        self.opened: list[tuple[str, list[Any]]] = []
+
+    def __call__(self, graph: str, _: object, providers: list[Any]) -> "Sessions":
+        self.opened.append((graph, providers))
+        if self.fails and len(providers) > 1:
+            raise RuntimeError("no driver")
+        return self
+
+    def get_providers(self) -> list[str]:
+        """Where the session runs."""
+        names = [it if isinstance(it, str) else it[0] for it in self.opened[-1][1]]
+        return ["CPUExecutionProvider"] if self.is_silent else names
+
+
+def opened(
+    monkeypatch: pytest.MonkeyPatch, sessions: Sessions, device: str, precision: str
+) -> Session:
+    known = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: known)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", sessions)
+    return open_session(lambda on: Path(on.value), device, 3, Precision(precision))
+
+
+@pytest.mark.parametrize(
+    ("device", "asked", "precision", "tf32"),
+    [
+        ("auto", "auto", "fp16", "1"),
+        ("cuda:1", "auto", "fp16", "1"),
+        ("cuda:1", "fp32", "fp32", "0"),
+    ],
+)
+def test_a_session_on_cuda(
+    monkeypatch: pytest.MonkeyPatch, device: str, asked: str, precision: str, tf32: str
+) -> None:
+    """What is asked of onnxruntime; whether a GPU does it is not seen here."""
+    sessions = Sessions(fails=False, is_silent=False)
+    session = opened(monkeypatch, sessions, device, asked)
+    index = "1" if device == "cuda:1" else "0"
+    assert (session.device, session.lanes) == (f"cuda:{index}", 2)
+    assert session.precision is Precision(precision)
+    [(graph, [(provider, options), _])] = sessions.opened
+    assert (graph, provider) == (precision, "CUDAExecutionProvider")
+    assert (options["device_id"], options["use_tf32"]) == (index, tf32)
+
+
+@pytest.mark.parametrize(("fails", "is_silent"), [(True, False), (False, True)])
+def test_where_cuda_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, fails: bool, is_silent: bool
+) -> None:
+    sessions = Sessions(fails, is_silent)
+    session = opened(monkeypatch, sessions, "auto", "auto")
+    assert (session.device, session.lanes) == ("cpu", 3)
+    # And computes as a CPU does, not as CUDA would have.
+    assert session.precision is Precision.FP32
+    assert sessions.opened[-1] == ("fp32", ["CPUExecutionProvider"])
+    with pytest.raises(DeviceMissing, match="cuda:0"):
+        opened(monkeypatch, Sessions(fails, is_silent), "cuda:0", "auto")
 
 
 def test_texts_may_be_bytes_and_huge(text_model: Model) -> None:

@@ -4,17 +4,19 @@ Most tests run an agent in this process with a small model, against a stand-in f
 can break by name. The real models and the real server have their own files.
 """
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pytest
 
 from lakebed._retry import pause_s
 from lakebed._target import target
-from lakebed.models.model import Input, Prepared, RowError, Vectors
+from lakebed.models.model import Input, OutOfMemory, Precision, Prepared, RowError, Vectors
 from lakebed.worker.agent import Agent, Refused
 from lakebed.worker.pipeline import DECODED_BYTES_MAX
 from lakebed.worker.protocol import Server
@@ -152,13 +154,17 @@ class Lengths:
     dimensions = 2
     input = Input.TEXT
     batch_rows = 16
+    batch_cost = 16 * 64
     device = "cpu"
+    precision = Precision.FP32
     lanes = 2
 
     def __init__(self) -> None:
         self.pause_s = 0.0
         self.breaks = 0
         self.nbytes: int | None = None
+        # Memory, in letters after padding.
+        self.room: int | None = None
 
     def prepare(self, cells: Sequence[str | bytes]) -> list[Prepared | RowError]:
         if "poison" in cells:
@@ -175,6 +181,8 @@ class Lengths:
         if self.breaks > 0:
             self.breaks -= 1
             raise RuntimeError("out of something")
+        if self.room is not None and len(rows) * max(row.cost for row in rows) > self.room:
+            raise OutOfMemory("too much")
         return np.array([[row.value, -row.value] for row in rows], np.float32)
 
 
@@ -296,6 +304,47 @@ def test_a_model_that_fails_fails_the_task_and_may_be_tried_again(
     stand_in.wait_recorded()
     assert "out of something" in task.failures[0]
     check(task.rows, task.results[task.recorded])
+
+
+def test_a_job_ends_with_the_name_of_its_bottleneck(
+    stand_in: WorkerServer,
+    start: Callable[..., Agent],
+    model: Lengths,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "lakebed.worker")
+    model.pause_s = 0.05
+    for number in range(2):
+        stand_in.add("lengths", rows(400, number * 1_000))
+    start()
+    stand_in.wait_recorded()
+    [line] = wait_until(
+        lambda: [it for it in caplog.messages if "bottleneck" in it], "the end of the job"
+    )
+    assert line.startswith("job job-1: 800 rows here in ")
+    assert "bottleneck: compute, which is the device" in line
+
+
+def test_rows_that_do_not_fit_into_memory_are_halved_to_the_row(
+    stand_in: WorkerServer, start: Callable[..., Agent], model: Lengths
+) -> None:
+    """The longest texts alone are too much; all others have their vectors."""
+    model.room = 30
+    given = rows(250)
+    task = stand_in.add("lengths", given)
+    start()
+    stand_in.wait_recorded()
+    assert task.failures == []
+    result = task.results[task.recorded]
+    by_id = {row["_rowid"]: row for row in result.to_pylist()}
+    assert len(by_id) == result.num_rows == 250
+    too_long = [row for row in given.to_pylist() if len(row["input"] or "") > 30]
+    assert too_long
+    for row in too_long:
+        assert by_id[row["_rowid"]]["value"] is None
+        assert "does not fit into the memory" in by_id[row["_rowid"]]["error"]
+    others = given.filter(pc.less_equal(pc.fill_null(pc.utf8_length(given["input"]), 0), 30))
+    check(others, result.filter(pc.is_in(result["_rowid"], others["_rowid"].combine_chunks())))
 
 
 def test_a_model_that_it_does_not_have_is_refused(

@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +21,16 @@ class Worker:
     """One worker process attached to a server."""
 
     def __init__(
-        self, server: LakebedServer, name: str, *, key: str | None = None, slots: int = 2
+        self,
+        server: LakebedServer,
+        name: str,
+        *,
+        key: str | None = None,
+        slots: int = 2,
+        flags: Sequence[str] = (),
     ) -> None:
         self.server = server
+        self.flags = flags
         self.name = name
         self.key = key or server.admin_key
         self.slots = slots
@@ -39,6 +47,7 @@ class Worker:
                     *("--url", f"http://{self.server.http_address}", "--api-key", self.key),
                     *("--name", self.name, "--slots", str(self.slots)),
                     *("--cache-dir", str(CACHE)),
+                    *self.flags,
                 ],
                 # Environments of functions are made of what is here.
                 env={**os.environ, "PIP_NO_INDEX": "1"},

@@ -7,9 +7,9 @@
     print(table.scan(filter="id = 1").to_pandas())
 
 The parts: `connection.py` and `table.py` are the client, `aio.py` the same with awaitables,
-`loader.py` and `torch.py` read for training, `worker/` and `models/` compute columns. Importing
-this package imports neither torch nor onnxruntime. What the LanceDB SDK does well (indexes, schema
-changes, tags) is left to it: it speaks to the same server.
+`loader.py` and `torch.py` read for training, `worker/` and `models/` compute columns, `ray/` runs
+workers on a cluster. Importing this package imports neither torch nor onnxruntime nor ray. What the
+LanceDB SDK does well (indexes, schema changes, tags) is left to it: it speaks to the same server.
 """
 
 from lakebed import errors

@@ -107,8 +107,13 @@ class Connection:
                 return names
 
     def workers(self) -> list[dict[str, Any]]:
-        """The workers that are attached now, as the server describes them."""
+        """The workers that are attached now, as the server describes them. `stages` has for each
+        its name, the milliseconds for which it was busy since the worker's start, and rows;
+        `bottleneck` names the busiest, which the others waited for, and is None before any work."""
         found: list[dict[str, Any]] = self._get("/v1/workers")["workers"]
+        for worker in found:
+            busiest = max(worker["stages"], key=lambda stage: stage[1], default=("", 0))
+            worker["bottleneck"] = busiest[0] if busiest[1] else None
         return found
 
     def _get(self, path: str) -> dict[str, Any]:

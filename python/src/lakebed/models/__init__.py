@@ -3,6 +3,7 @@
 ```text
   weights (an installed package)          cache folder
   ──► digest ──► graph written once ──► models/<name>-<digest>-r1.onnx ──► session ──► vectors
+                 in float32 or half precision (-fp16)
 ```
 
 A model is named, and its identity is the SHA-256 of its weights: two workers that announce the same
@@ -11,7 +12,17 @@ because importing them would want torch. `registry.py` lists the models, `minilm
 `efficientnet_lite0.py` write their graphs, `pictures.py` decodes, `onnx_session.py` runs.
 """
 
-from lakebed.models.model import Input, Model, Prepared, RowError
+from lakebed.models.model import Input, Model, OutOfMemory, Precision, Prepared, RowError
 from lakebed.models.registry import BUILT_IN, available, load
 
-__all__ = ["BUILT_IN", "Input", "Model", "Prepared", "RowError", "available", "load"]
+__all__ = [
+    "BUILT_IN",
+    "Input",
+    "Model",
+    "OutOfMemory",
+    "Precision",
+    "Prepared",
+    "RowError",
+    "available",
+    "load",
+]

@@ -2,7 +2,8 @@
 
 The weights are torch's legacy format: pickles for magic, version and sizes, the state, the list of
 keys, then an int64 count and raw bytes for each storage. They are read by an unpickler that knows
-four names and so can run no code. Batch norm is folded into the convolutions.
+four names and so can run no code. Batch norm is folded into the convolutions. In half precision
+these compute in float16, and the length of the vector is taken in float32.
 """
 
 import io
@@ -16,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lakebed.models.graph import Graph
-from lakebed.models.model import Input, Prepared, RowError, Vectors
+from lakebed.models.model import Input, Precision, Prepared, RowError, Vectors
 from lakebed.models.onnx_session import cached_graph, open_session
 from lakebed.models.pictures import SIDE, decode_picture
 from lakebed.models.registry import BuiltIn
@@ -124,11 +125,11 @@ def read_torch_legacy(path: Path) -> Tensors:
     return {name: tensor.values() for name, tensor in state.items()}
 
 
-def write_graph(tensors: Tensors) -> "onnx.ModelProto":
+def write_graph(tensors: Tensors, precision: Precision = Precision.FP32) -> "onnx.ModelProto":
     """The network as a graph: uint8 RGB pixels in, normalised vectors out."""
-    graph = Graph("efficientnet-lite0")
+    graph = Graph("efficientnet-lite0", precision)
     pixels = graph.input("pixels", np.uint8, ["rows", SIDE, SIDE, 3])
-    value = graph.node("Transpose", graph.node("Cast", pixels, to=1), perm=[0, 3, 1, 2])
+    value = graph.node("Transpose", graph.real(pixels), perm=[0, 3, 1, 2])
     value = graph.node("Div", graph.node("Sub", value, graph.number(127.0)), graph.number(128.0))
     size = SIDE
 
@@ -176,25 +177,42 @@ def write_graph(tensors: Tensors) -> "onnx.ModelProto":
             channels, block = out_channels, block + 1
     value = convolve(value, "_conv_head", "_bn1", 1, True)
     value = graph.node("Flatten", graph.node("GlobalAveragePool", value), axis=1)
+    value = graph.wide(value)
     length = graph.node("ReduceL2", value, graph.numbers(1), keepdims=1)
-    safe = graph.node("Max", length, graph.number(1e-12))
+    safe = graph.node("Max", length, graph.wide_number(1e-12))
     return graph.build(graph.node("Div", value, safe, output="embedding"), ["rows", DIMENSIONS])
 
 
 class EfficientNetLite0:
     """The loaded model; see `lakebed.models.model.Model`."""
 
-    def __init__(self, built_in: BuiltIn, cache: Path, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        built_in: BuiltIn,
+        cache: Path,
+        device: str,
+        threads: int | None,
+        precision: Precision,
+    ) -> None:
         weights = built_in.weights_path()
         self.name = built_in.name
         self.digest = built_in.digest()
         self.dimensions = built_in.dimensions
         self.input = Input.PICTURE
         stem = f"{self.name}-{self.digest.partition(':')[2]}-r{GRAPH_REVISION}"
-        graph = cached_graph(cache, stem, lambda: write_graph(read_torch_legacy(weights)))
-        self._session, self.device, self.lanes = open_session(graph, device, threads)
+
+        def graph(on: Precision) -> Path:
+            return cached_graph(
+                cache, stem, on, lambda: write_graph(read_torch_legacy(weights), on)
+            )
+
+        self.session = open_session(graph, device, threads, precision)
+        self.device, self.lanes = self.session.device, self.session.lanes
+        self.precision = self.session.precision
         # On a CPU larger batches leave its caches: 16 take 15 % longer for each picture.
         self.batch_rows = 128 if self.device.startswith("cuda") else 4
+        # All pictures cost 1.
+        self.batch_cost = self.batch_rows
 
     def prepare(self, cells: Sequence[str | bytes]) -> list[Prepared | RowError]:
         """Decodes pictures one after the other; several threads may do so at once."""
@@ -209,5 +227,8 @@ class EfficientNetLite0:
 
     def compute(self, rows: Sequence[Prepared]) -> Vectors:
         """Vectors of decoded pictures."""
-        [vectors] = self._session.run(["embedding"], {"pixels": np.stack([r.value for r in rows])})
-        return np.asarray(vectors, np.float32)
+        return self.session.run(self.tensors(rows))
+
+    def tensors(self, rows: Sequence[Prepared]) -> dict[str, npt.NDArray[Any]]:
+        """What the graph reads."""
+        return {"pixels": np.stack([row.value for row in rows])}

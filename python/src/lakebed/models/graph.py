@@ -1,10 +1,15 @@
-"""A small builder over `onnx.helper`: nodes are added as they are called, weights as they come."""
+"""A small builder over `onnx.helper`: nodes are added as they are called, weights as they come.
+
+A graph in half precision has its weights and numbers stored as float16. Where sums are long or
+squares are taken, the network goes back to float32 by `wide`; its output always is float32.
+"""
 
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
+from lakebed.models.model import Precision
 from lakebed.models.onnx_session import IR_VERSION, OPSET
 
 if TYPE_CHECKING:
@@ -14,8 +19,9 @@ if TYPE_CHECKING:
 class Graph:
     """A graph in the making. Every method that adds a node returns the name of its output."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, precision: Precision = Precision.FP32) -> None:
         self._name = name
+        self.is_half = precision is Precision.FP16
         self._nodes: list[Any] = []
         self._weights: dict[str, Any] = {}
         self._inputs: list[Any] = []
@@ -29,7 +35,12 @@ class Graph:
         return name
 
     def weight(self, name: str, value: npt.NDArray[Any]) -> str:
-        """Adds a constant; the same name again is the same constant."""
+        """Adds a constant, of real numbers in the graph's own precision; the same name again is
+        the same constant."""
+        half = self.is_half and np.issubdtype(value.dtype, np.floating)
+        return self._constant(name, value.astype(np.float16) if half else value)
+
+    def _constant(self, name: str, value: npt.NDArray[Any]) -> str:
         from onnx import numpy_helper
 
         if name not in self._weights:
@@ -37,8 +48,26 @@ class Graph:
         return name
 
     def number(self, value: float) -> str:
-        """A float32 scalar."""
-        return self.weight(f"f32_{value!r}", np.array(value, np.float32))
+        """A scalar in the graph's own precision."""
+        return self.weight(f"real_{value!r}", np.array(value, np.float32))
+
+    def wide_number(self, value: float) -> str:
+        """A float32 scalar, to be used with what `wide` gives."""
+        return self._constant(f"f32_{value!r}", np.array(value, np.float32))
+
+    def real(self, value: str) -> str:
+        """Something as numbers of the graph's own precision."""
+        from onnx import TensorProto
+
+        return self.node(
+            "Cast", value, to=TensorProto.FLOAT16 if self.is_half else TensorProto.FLOAT
+        )
+
+    def wide(self, value: str) -> str:
+        """Numbers of the graph's own precision as float32."""
+        from onnx import TensorProto
+
+        return self.node("Cast", value, to=TensorProto.FLOAT) if self.is_half else value
 
     def numbers(self, *values: int) -> str:
         """An int64 list, as shapes and axes are given."""

@@ -3,6 +3,9 @@
 The weights are a safetensors file: an 8-byte length, JSON, raw bytes. The graph is a BERT of 6
 layers with mean pooling over the tokens of the text. Texts are cut after 128 tokens, as the model
 was made for.
+
+In half precision the layers compute in float16, with the lowest score of what is padding at -1e4
+in place of the lowest float32, and the mean and the length in float32.
 """
 
 import json
@@ -15,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from lakebed.models.graph import Graph
-from lakebed.models.model import Input, Prepared, RowError, Vectors
+from lakebed.models.model import Input, Precision, Prepared, RowError, Vectors
 from lakebed.models.onnx_session import cached_graph, open_session
 from lakebed.models.registry import BuiltIn
 
@@ -33,6 +36,14 @@ CHARACTERS_MAX = 1 << 16
 # Counts up when the graph changes, because the cache is named by the weights alone otherwise.
 GRAPH_REVISION = 1
 HEADER_BYTES_MAX = 100 << 20
+# Nothing is left of it after the softmax, and float16 ends at 65504.
+HALF_LOWEST = -1e4
+# Tokens of one batch on a GPU, what is padding included: 256 of the longest texts, or thousands of
+# captions, which a GPU needs to be busy with one call.
+CUDA_TOKENS = 256 * TOKENS_MAX
+# Lengths on a GPU are multiples of this, as its matrix units like them, and batches are of fewer
+# shapes.
+CUDA_STEP = 8
 
 
 def read_safetensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -59,9 +70,11 @@ def read_safetensors(path: Path) -> dict[str, npt.NDArray[np.float32]]:
     return tensors
 
 
-def write_graph(tensors: dict[str, npt.NDArray[np.float32]]) -> "onnx.ModelProto":
+def write_graph(
+    tensors: dict[str, npt.NDArray[np.float32]], precision: Precision = Precision.FP32
+) -> "onnx.ModelProto":
     """The network as a graph: token ids and mask in, normalised vectors out."""
-    graph = Graph("all-MiniLM-L6-v2")
+    graph = Graph("all-MiniLM-L6-v2", precision)
     ids = graph.input("input_ids", np.int64, ["rows", "tokens"])
     mask = graph.input("attention_mask", np.int64, ["rows", "tokens"])
 
@@ -80,11 +93,11 @@ def write_graph(tensors: dict[str, npt.NDArray[np.float32]]) -> "onnx.ModelProto
         split = graph.node("Reshape", value, graph.numbers(0, 0, HEADS, HEAD_SIZE))
         return graph.node("Transpose", split, perm=order)
 
-    mask_f32 = graph.node("Cast", mask, to=1)
     # What is padding gets the lowest score there is: (1 - m) x f32::MIN.
-    wide = graph.node("Unsqueeze", mask_f32, graph.numbers(1, 2))
+    lowest = HALF_LOWEST if graph.is_half else float(np.finfo(np.float32).min)
+    wide = graph.node("Unsqueeze", graph.real(mask), graph.numbers(1, 2))
     missing = graph.node("Sub", graph.number(1.0), wide)
-    bias = graph.node("Mul", missing, graph.number(float(np.finfo(np.float32).min)))
+    bias = graph.node("Mul", missing, graph.number(lowest))
 
     words = graph.weight("words", tensors["embeddings.word_embeddings.weight"])
     places = graph.weight("places", tensors["embeddings.position_embeddings.weight"])
@@ -113,21 +126,28 @@ def write_graph(tensors: dict[str, npt.NDArray[np.float32]]) -> "onnx.ModelProto
         inner = linear(inner, f"{at}.output.dense")
         hidden = norm(graph.node("Add", inner, hidden), f"{at}.output.LayerNorm")
 
-    weights = graph.node("Unsqueeze", mask_f32, graph.numbers(2))
+    weights = graph.node("Unsqueeze", graph.node("Cast", mask, to=1), graph.numbers(2))
     total = graph.node(
-        "ReduceSum", graph.node("Mul", hidden, weights), graph.numbers(1), keepdims=0
+        "ReduceSum", graph.node("Mul", graph.wide(hidden), weights), graph.numbers(1), keepdims=0
     )
     count = graph.node("ReduceSum", weights, graph.numbers(1), keepdims=0)
-    mean = graph.node("Div", total, graph.node("Max", count, graph.number(1e-9)))
+    mean = graph.node("Div", total, graph.node("Max", count, graph.wide_number(1e-9)))
     length_l2 = graph.node("ReduceL2", mean, graph.numbers(1), keepdims=1)
-    safe = graph.node("Max", length_l2, graph.number(1e-12))
+    safe = graph.node("Max", length_l2, graph.wide_number(1e-12))
     return graph.build(graph.node("Div", mean, safe, output="embedding"), ["rows", WIDTH])
 
 
 class MiniLm:
     """The loaded model; see `lakebed.models.model.Model`."""
 
-    def __init__(self, built_in: BuiltIn, cache: Path, device: str, threads: int | None) -> None:
+    def __init__(
+        self,
+        built_in: BuiltIn,
+        cache: Path,
+        device: str,
+        threads: int | None,
+        precision: Precision,
+    ) -> None:
         from tokenizers import Tokenizer
 
         weights = built_in.weights_path()
@@ -136,10 +156,18 @@ class MiniLm:
         self.dimensions = built_in.dimensions
         self.input = Input.TEXT
         stem = f"{self.name}-{self.digest.partition(':')[2]}-r{GRAPH_REVISION}"
-        graph = cached_graph(cache, stem, lambda: write_graph(read_safetensors(weights)))
-        self._session, self.device, self.lanes = open_session(graph, device, threads)
+
+        def graph(on: Precision) -> Path:
+            return cached_graph(cache, stem, on, lambda: write_graph(read_safetensors(weights), on))
+
+        self.session = open_session(graph, device, threads, precision)
+        self.device, self.lanes = self.session.device, self.session.lanes
+        self.precision = self.session.precision
         # On a CPU larger batches leave its caches: measured, with sorted captions.
-        self.batch_rows = 256 if self.device.startswith("cuda") else 16
+        self.batch_rows, self.batch_cost, self._step = 16, 16 * TOKENS_MAX, 1
+        if self.device.startswith("cuda"):
+            self.batch_rows, self.batch_cost = CUDA_TOKENS // CUDA_STEP, CUDA_TOKENS
+            self._step = CUDA_STEP
         self._tokenizer: Any = Tokenizer.from_file(str(weights.parent / "tokenizer.json"))
         # The file pads to 128; rows are padded to the longest of their batch in `compute`.
         self._tokenizer.no_padding()
@@ -158,18 +186,21 @@ class MiniLm:
                 continue
             texts.append(text[:CHARACTERS_MAX])
             places.append(place)
-        for place, encoding in zip(places, self._tokenizer.encode_batch(texts), strict=True):
+        for place, encoding in zip(places, self._tokenizer.encode_batch_fast(texts), strict=True):
             tokens = np.array(encoding.ids, np.int32)
             ready[place] = Prepared(tokens, tokens.nbytes, len(tokens))
         return [row for row in ready if row is not None]
 
     def compute(self, rows: Sequence[Prepared]) -> Vectors:
         """Vectors of texts. Costs what the longest of them costs for each."""
+        return self.session.run(self.tensors(rows))
+
+    def tensors(self, rows: Sequence[Prepared]) -> dict[str, npt.NDArray[Any]]:
+        """What the graph reads, padded to the longest of the texts."""
         longest = max(row.cost for row in rows)
+        longest = min(-(-longest // self._step) * self._step, TOKENS_MAX)
+        lengths = np.fromiter((row.cost for row in rows), np.int64, len(rows))
+        mask = np.arange(longest) < lengths[:, None]
         ids = np.zeros((len(rows), longest), np.int64)
-        mask = np.zeros((len(rows), longest), np.int64)
-        for at, row in enumerate(rows):
-            ids[at, : row.cost] = row.value
-            mask[at, : row.cost] = 1
-        [vectors] = self._session.run(["embedding"], {"input_ids": ids, "attention_mask": mask})
-        return np.asarray(vectors, np.float32)
+        ids[mask] = np.concatenate([row.value for row in rows])
+        return {"input_ids": ids, "attention_mask": mask.astype(np.int64)}

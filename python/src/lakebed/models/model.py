@@ -22,6 +22,25 @@ class Input(enum.Enum):
     PICTURE = "picture"
 
 
+class Precision(enum.Enum):
+    """The numbers in which a network computes. What goes in and comes out is the same in all."""
+
+    # Half precision on a GPU, float32 on a CPU, which has no instructions for less.
+    AUTO = "auto"
+    FP32 = "fp32"
+    FP16 = "fp16"
+
+    def on(self, device: str) -> "Precision":
+        """What it is on a device: `FP32` or `FP16`."""
+        if self is not Precision.AUTO:
+            return self
+        return Precision.FP32 if device == "cpu" else Precision.FP16
+
+
+class OutOfMemory(Exception):
+    """A batch does not fit into the memory of the device; a smaller one may."""
+
+
 class RowError(Exception):
     """One row has no vector; the message says why, without the row's contents."""
 
@@ -45,10 +64,14 @@ class Model(Protocol):
     digest: str
     dimensions: int
     input: Input
-    # Rows of one call of `compute` at which it is fastest.
+    # One call of `compute` is fastest with so many rows, or with so many that their number times
+    # the cost of the dearest, to which all are padded, is this cost; whichever is less.
     batch_rows: int
+    batch_cost: int
     # Where it runs: "cpu" or "cuda:0".
     device: str
+    # In which numbers it computes: `FP32` or `FP16`.
+    precision: Precision
     # Calls of `compute` at once with which it is fastest.
     lanes: int
 
@@ -57,5 +80,9 @@ class Model(Protocol):
         ...
 
     def compute(self, rows: Sequence[Prepared]) -> Vectors:
-        """The vectors of prepared rows, in their order."""
+        """The vectors of prepared rows, in their order.
+
+        Raises:
+            OutOfMemory: they are too many for the memory of the device.
+        """
         ...

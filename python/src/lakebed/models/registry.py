@@ -4,7 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from lakebed.models.model import Input, Model
+from lakebed.models.model import Input, Model, Precision
 from lakebed.models.weights import package_folder, sha256
 
 
@@ -60,7 +60,13 @@ def available() -> list[BuiltIn]:
     return [model for model in BUILT_IN.values() if found(model.package) is not None]
 
 
-def load(name: str, cache: Path, device: str = "auto", threads: int | None = None) -> Model:
+def load(
+    name: str,
+    cache: Path,
+    device: str = "auto",
+    threads: int | None = None,
+    precision: Precision = Precision.AUTO,
+) -> Model:
     """Loads a built-in model, writing its graph to `cache` the first time.
 
     Args:
@@ -68,6 +74,8 @@ def load(name: str, cache: Path, device: str = "auto", threads: int | None = Non
         device: `auto`, `cpu`, `cuda` or `cuda:N`. `auto` takes CUDA where it works, and the model's
             `device` says what it became; a named device that does not work is an error.
         threads: of a processor that compute at once; its cores without it.
+        precision: `AUTO` is half precision on CUDA and float32 on a CPU. The digest stays that of
+            the weights, and vectors differ by what half precision rounds.
 
     Raises:
         KeyError: no built-in model has this name.
@@ -86,4 +94,4 @@ def load(name: str, cache: Path, device: str = "auto", threads: int | None = Non
         loaders[name] = EfficientNetLite0
     else:
         raise KeyError(f"model `{name}` is not built in; {', '.join(BUILT_IN)} are")
-    return loaders[name](BUILT_IN[name], cache, device, threads)
+    return loaders[name](BUILT_IN[name], cache, device, threads, precision)

@@ -18,7 +18,8 @@ from lakebed.errors import LakebedError, Unavailable
 from lakebed.models.model import Input, Model, RowError
 from lakebed.worker.pipeline import Pipeline
 from lakebed.worker.protocol import Server, is_fatal
-from lakebed.worker.queues import Closed, Stages
+from lakebed.worker.queues import Closed
+from lakebed.worker.stages import Stages
 from lakebed.worker.state import Attempt, Holdings
 from lakebed.worker.v1 import worker_pb2 as pb
 
@@ -33,6 +34,8 @@ LEAVE_S_MAX = 10.0
 WAKE_S = 0.1
 LAST_BEAT_S_MAX = 2.0
 QUERY_THREADS = 2
+# A job of which nothing is held and nothing came for so long is over for this worker.
+JOB_QUIET_S = 1.0
 # Processes of functions that are idle may close.
 FUNCTIONS_STOP_S_MAX = 6.0
 # Between two polls that were answered at once, so that a confused server is not flooded.
@@ -111,6 +114,7 @@ class Agent:
         # its handler must not find the event's lock held by the thread that it interrupts.
         while not self._stop.is_set():
             time.sleep(WAKE_S)
+            self._report_jobs(JOB_QUIET_S)
         if self._refusal is not None:
             raise Refused(self._refusal)
         # What a beat says while it is under way must not arrive after the word that all is given
@@ -123,9 +127,16 @@ class Agent:
         self._stop.set()
         self._something_ended.set()
 
+    def _report_jobs(self, quiet_s: float) -> None:
+        """Says where the time of jobs went that are over for this worker."""
+        held = {attempt.job_id for attempt in self._held.running} if quiet_s else set()
+        for job in self._stages.over(held, quiet_s):
+            log.info("%s", job.line())
+
     def _leave(self) -> None:
         self._held.leave()
         self._pipeline.stop()
+        self._report_jobs(0)
         if self._functions is not None:
             ending = threading.Thread(target=self._functions.stop, name="functions", daemon=True)
             ending.start()
@@ -283,7 +294,10 @@ class Agent:
             [row] = model.prepare([query.text if kind == "text" else query.picture])
             if isinstance(row, RowError):
                 raise row
-            vector = model.compute([row])[0]
+            found = self._pipeline.batches.compute(model, [row])
+            for error in found.errors.values():
+                raise error
+            vector = found.vectors[0]
         except RowError as error:
             self.failed(attempt, str(error), retryable=False)
         except Exception as error:

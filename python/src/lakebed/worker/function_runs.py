@@ -39,7 +39,8 @@ from lakebed.functions.instance import Cancelled, Limits
 from lakebed.functions.pool import IDLE_SECONDS, LIVE_MAX, Instances
 from lakebed.functions.results import Results
 from lakebed.worker.pipeline import RETRY_KINDS, RETRYABLE_KINDS, Outcome, Source
-from lakebed.worker.queues import ByteQueue, Closed, Stages
+from lakebed.worker.queues import ByteQueue, Closed
+from lakebed.worker.stages import Stages
 from lakebed.worker.state import Attempt
 
 log = logging.getLogger("lakebed.worker")
@@ -140,6 +141,7 @@ class FunctionRuns:
         self._source = source
         self._outcome = outcome
         self._stages = stages
+        self._lanes = lanes
         self._has_gpu = options.cuda is not None
         self._environments = Environments(options.cache, options.interpreters)
         self._instances = Instances(
@@ -205,6 +207,11 @@ class FunctionRuns:
             run = self._runs.pop(attempt, None)
         if run is not None:
             run.cancel()
+
+    def _lanes_now(self, threads: int) -> int:
+        """Threads of a stage that can work now: a task has one of each."""
+        with self._lock:
+            return max(1, min(threads, len(self._runs)))
 
     def _take_on(self, run: _Run) -> None:
         with self._lock:
@@ -278,15 +285,16 @@ class FunctionRuns:
 
     def _read_once(self, run: _Run, tries: int) -> None:
         batches = self._source.read(run.attempt)
+        job = run.attempt.job_id
         while True:
-            with self._stages.busy("read"):
+            with self._stages.busy("read", job=job, lanes=self._lanes_now(self._lanes + 1)):
                 batch = next(batches, None)
             if batch is None:
                 return
             if run.is_cancelled():
                 raise _Over
             batch = run.unseen(batch, again=tries > 0)
-            self._stages.rows("read", batch.num_rows)
+            self._stages.rows("read", batch.num_rows, job=job)
             if batch.num_rows:
                 run.input.put(batch, batch.nbytes)
                 self._begin_to_compute(run)
@@ -305,8 +313,10 @@ class FunctionRuns:
                 self._instances, definition, environment, run.is_cancelled, run.results
             )
             try:
+                job = run.attempt.job_id
                 while (batch := run.input.get()) is not None:
-                    with self._stages.busy("compute", batch.num_rows):
+                    lanes = self._lanes_now(1 if definition.gpu else self._lanes)
+                    with self._stages.busy("compute", batch.num_rows, job=job, lanes=lanes):
                         evaluator.evaluate(batch)
             finally:
                 evaluator.close()
@@ -318,7 +328,8 @@ class FunctionRuns:
         assert results is not None
 
         def put(_: int) -> None:
-            with self._stages.busy("write", results.rows):
+            job, lanes = run.attempt.job_id, self._lanes_now(WRITERS)
+            with self._stages.busy("write", results.rows, job=job, lanes=lanes):
                 self._source.put(run.attempt, results.schema, results.batches)
 
         self._patiently(run, "write", put)

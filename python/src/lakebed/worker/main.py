@@ -1,7 +1,7 @@
 """The command line of `lakebed-worker`.
 
 Exit codes: 0 after SIGTERM or Ctrl-C, 1 when it cannot work, 2 for wrong usage. Logs on standard
-error.
+error. With `--processes` this process only looks after others, see `supervisor.py`.
 """
 
 import argparse
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, NoReturn
 from lakebed._target import target
 from lakebed._version import __version__
 from lakebed.errors import InvalidArgument
+from lakebed.worker.supervisor import leave_at_eof
 
 if TYPE_CHECKING:
     from lakebed.worker.function_runs import FunctionOptions
@@ -27,6 +28,9 @@ log = logging.getLogger("lakebed.worker")
 
 SLOTS_DEFAULT = 3
 SLOTS_MAX = 64
+THREADS_MAX = 1_024
+PROCESSES_MAX = 256
+PRECISIONS = ("auto", "fp32", "fp16")
 FUNCTION_SECONDS_DEFAULT = 120.0
 FUNCTION_START_SECONDS_DEFAULT = 600.0
 FUNCTION_MEMORY_MB_DEFAULT = 4_096
@@ -74,7 +78,32 @@ def parser() -> argparse.ArgumentParser:
         help="tasks that it holds at one time [default: %(default)s]",
     )
     made.add_argument(
-        "--device", default="auto", help="auto, cpu, or cuda:N [default: %(default)s]"
+        "--device",
+        default="auto",
+        help="auto, cpu, or cuda:N; with --processes several, separated by commas, which they "
+        "share out [default: %(default)s]",
+    )
+    made.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="auto",
+        help="of models: auto is fp16 on CUDA and fp32 on a CPU [default: %(default)s]",
+    )
+    made.add_argument(
+        "--threads",
+        type=int,
+        help="of the processor, to decode, and to compute on a CPU [default: its cores]",
+    )
+    made.add_argument(
+        "--processes",
+        type=int,
+        default=1,
+        help="workers on this machine, which start and end as one [default: %(default)s]",
+    )
+    made.add_argument(
+        "--leave-at-eof",
+        action="store_true",
+        help="leave when standard input ends, and so with whoever started this",
     )
     made.add_argument(
         "--cache-dir", type=Path, help="where graphs and environments are kept [LAKEBED_CACHE]"
@@ -117,24 +146,23 @@ def parser() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a worker until it is told to stop; the exit code."""
     given = parser().parse_args(arguments)
+    # One of several says which it is.
+    who = f"{given.name} " if given.leave_at_eof and given.name else ""
     logging.basicConfig(
         level=logging.INFO,
         stream=sys.stderr,
-        format="%(asctime)s %(levelname)s %(message)s",
+        format=f"%(asctime)s {who.replace('%', '%%')}%(levelname)s %(message)s",
     )
     try:
         to = target(given.url, given.api_key, ca_file=given.ca_file)
-        if not 1 <= given.slots <= SLOTS_MAX:
-            raise InvalidArgument(f"--slots is {given.slots}; 1 to {SLOTS_MAX} are possible")
-        for flag in FUNCTION_LIMITS:
-            # Also what is no number at all.
-            if not 0 < vars(given)[flag] < FUNCTION_LIMIT_MAX:
-                text = f"--{flag.replace('_', '-')} is {vars(given)[flag]}; more than 0 is possible"
-                raise InvalidArgument(text)
+        _check_numbers(given)
     except InvalidArgument as error:
         print(f"lakebed-worker: {error}", file=sys.stderr)
         return WRONG_USAGE
+    if given.processes > 1:
+        return _supervise(given, to.api_key)
     try:
+        from lakebed.models.model import Precision
         from lakebed.models.onnx_session import DeviceMissing, cores
         from lakebed.models.registry import BUILT_IN, available, load
         from lakebed.worker.agent import Agent, Refused
@@ -157,9 +185,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     models = {}
     try:
         for built_in in found:
-            model = load(built_in.name, cache, given.device)
+            precision = Precision(given.precision)
+            model = load(built_in.name, cache, given.device, given.threads, precision)
             models[model.name] = model
-            log.info("model %s on %s, %s", model.name, model.device, model.digest)
+            words = "model %s on %s in %s, %s"
+            log.info(words, model.name, model.device, model.precision.value, model.digest)
         device = functions_device(given.device, [each.device for each in models.values()])
     except ValueError as error:
         print(f"lakebed-worker: {error}", file=sys.stderr)
@@ -176,7 +206,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         models,
         name=given.name or platform.node() or "worker",
         slots=given.slots,
-        decoders=max(2, cores()),
+        decoders=max(2, given.threads or cores()),
         device=device,
         functions=_function_options(given, cache, device) if runs_functions else None,
     )
@@ -195,6 +225,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     threading.excepthook = die
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, ask_to_stop)
+    if given.leave_at_eof:
+        leave_at_eof(agent.stop)
     log.info("attach to %s with %d slots", to.url, given.slots)
     try:
         agent.run()
@@ -202,6 +234,72 @@ def main(arguments: Sequence[str] | None = None) -> int:
         log.error("the server at %s refused: %s", to.url, error)
         return _exit(CANNOT_WORK)
     return _exit(0)
+
+
+def _check_numbers(given: argparse.Namespace) -> None:
+    """
+    Raises:
+        InvalidArgument: a flag is out of its range.
+    """
+    ranges = {"slots": SLOTS_MAX, "threads": THREADS_MAX, "processes": PROCESSES_MAX}
+    for flag, most in ranges.items():
+        value = vars(given)[flag]
+        if value is not None and not 1 <= value <= most:
+            raise InvalidArgument(f"--{flag} is {value}; 1 to {most} are possible")
+    for flag in FUNCTION_LIMITS:
+        # Also what is no number at all.
+        if not 0 < vars(given)[flag] < FUNCTION_LIMIT_MAX:
+            text = f"--{flag.replace('_', '-')} is {vars(given)[flag]}; more than 0 is possible"
+            raise InvalidArgument(text)
+    if "," in given.device and given.processes == 1:
+        raise InvalidArgument("--device names several; one process has one, see --processes")
+
+
+# Flags of the supervisor alone, or whose value differs from process to process.
+OF_ONE = ("name", "device", "threads", "processes", "leave_at_eof", "api_key")
+
+
+def arguments_of(given: argparse.Namespace) -> list[str]:
+    """The command line that gives a process the same as this one, but for what is its own."""
+    made: list[str] = []
+    for flag, value in vars(given).items():
+        if flag in OF_ONE or value is None or value is False:
+            continue
+        made.append(f"--{flag.replace('_', '-')}")
+        if value is not True:
+            made.append(str(value))
+    return made
+
+
+def _supervise(given: argparse.Namespace, api_key: str | None) -> int:
+    """Several processes; the exit code."""
+    from lakebed.models.onnx_session import cores
+    from lakebed.worker.supervisor import Supervisor
+
+    # The key is in here as well.
+    _keep_to_itself()
+    same = arguments_of(given)
+    threads = given.threads or max(1, cores() // given.processes)
+    devices = given.device.split(",")
+    name = given.name or platform.node() or "worker"
+    processes = {
+        f"{name}-{n + 1}": [
+            *same,
+            *("--threads", str(threads)),
+            *("--device", devices[n % len(devices)]),
+        ]
+        for n in range(given.processes)
+    }
+    # The key of the command line is seen by all of the machine; it is not shown more often.
+    environment = dict(os.environ)
+    if api_key is not None:
+        environment["LAKEBED_API_KEY"] = api_key
+    supervisor = Supervisor(processes, environment)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda number, _: supervisor.stop(number))
+    if given.leave_at_eof:
+        leave_at_eof(supervisor.stop)
+    return supervisor.run()
 
 
 def _function_options(given: argparse.Namespace, cache: Path, device: str) -> "FunctionOptions":

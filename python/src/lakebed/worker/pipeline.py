@@ -9,7 +9,6 @@ wherever it is.
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -21,7 +20,10 @@ import pyarrow as pa
 from lakebed._retry import pause_s
 from lakebed.errors import Conflict, Denied, LakebedError
 from lakebed.models.model import Model, Prepared, RowError
-from lakebed.worker.queues import ByteQueue, Closed, Stages
+from lakebed.worker.batches import Batches
+from lakebed.worker.pool import Pool
+from lakebed.worker.queues import ByteQueue, Closed
+from lakebed.worker.stages import Stages
 from lakebed.worker.state import Attempt
 
 log = logging.getLogger("lakebed.worker")
@@ -34,8 +36,6 @@ DECODED_BYTES_MAX = 128 << 20
 # Rows and bytes that are decoded as one piece.
 PIECE_ROWS = 64
 PIECE_BYTES = 8 << 20
-# Texts of so many batches are sorted by length together, so that little is padding.
-BATCHES_SORTED = 16
 RESULT_BYTES_MAX = 1 << 30
 RESULT_ROWS = 1_024
 ERROR_CHARACTERS_MAX = 1_000
@@ -194,91 +194,12 @@ class _Piece:
     cells: list[str | bytes]
 
 
-class _Pool:
-    """Decoded rows by run, oldest run first. Gathers enough of them to be sorted, and gives them in
-    batches, so that several threads share the work of one run."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._bytes_max = bytes_max
-        self._bytes = 0
-        self._changed = threading.Condition()
-        self._rows: dict[Run, list[tuple[int, Prepared]]] = {}
-        self._batches: deque[tuple[Run, list[tuple[int, Prepared]]]] = deque()
-        self._complete: set[Run] = set()
-        self._is_closed = False
-
-    def put(self, run: Run, rows: Sequence[tuple[int, Prepared]]) -> None:
-        nbytes = sum(row.nbytes for _, row in rows)
-        with self._changed:
-            while not self._is_closed and self._bytes and self._bytes + nbytes > self._bytes_max:
-                self._changed.wait()
-            if self._is_closed:
-                raise Closed
-            self._rows.setdefault(run, []).extend(rows)
-            self._bytes += nbytes
-            self._changed.notify_all()
-
-    def complete(self, run: Run) -> None:
-        """No more rows of the run will come."""
-        with self._changed:
-            # Otherwise all of it was taken, and nobody would ever ask.
-            if run in self._rows:
-                self._complete.add(run)
-            self._changed.notify_all()
-
-    def take(self) -> tuple[Run, list[tuple[int, Prepared]]]:
-        """A batch of one run to be computed. Waits for a good number of rows to sort, but not where
-        nothing more will come, or where the pool is so full that nothing more can."""
-        with self._changed:
-            while not self._batches:
-                if self._is_closed:
-                    raise Closed
-                if (found := self._ready()) is not None:
-                    self._sort(found)
-                else:
-                    self._changed.wait()
-            run, batch = self._batches.popleft()
-            self._bytes -= sum(row.nbytes for _, row in batch)
-            self._changed.notify_all()
-            return run, batch
-
-    def _sort(self, run: Run) -> None:
-        rows = self._rows.pop(run)
-        enough = run.model.batch_rows * BATCHES_SORTED
-        taken, left = rows[:enough], rows[enough:]
-        if left:
-            self._rows = {run: left, **self._rows}
-        else:
-            self._complete.discard(run)
-        taken.sort(key=lambda row: row[1].cost)
-        step = run.model.batch_rows
-        self._batches.extend(
-            (run, taken[start : start + step]) for start in range(0, len(taken), step)
-        )
-
-    def _ready(self) -> Run | None:
-        for run in [run for run in self._rows if run.is_cancelled()]:
-            self._bytes -= sum(row.nbytes for _, row in self._rows.pop(run))
-            self._complete.discard(run)
-            self._changed.notify_all()
-        is_full = self._bytes * 2 > self._bytes_max
-        for run, rows in self._rows.items():
-            # Pictures all cost the same, so there is nothing to sort and one batch is enough.
-            enough = run.model.batch_rows * (BATCHES_SORTED if rows[0][1].cost > 1 else 1)
-            if is_full or len(rows) >= enough or run in self._complete:
-                return run
-        return None
-
-    def close(self) -> None:
-        with self._changed:
-            self._is_closed = True
-            self._rows.clear()
-            self._batches.clear()
-            self._changed.notify_all()
-
-
 class Pipeline:
-    """The threads of all stages and the queues between them."""
+    """The threads of all stages and the queues between them.
+
+    Attributes:
+        batches: computes what fits into memory at once.
+    """
 
     def __init__(
         self, source: Source, outcome: Outcome, stages: Stages, decoders: int, lanes: int
@@ -288,7 +209,10 @@ class Pipeline:
         self._stages = stages
         self._todo: ByteQueue[Run] = ByteQueue(1)
         self._encoded: ByteQueue[_Piece] = ByteQueue(ENCODED_BYTES_MAX)
-        self._pool = _Pool(DECODED_BYTES_MAX)
+        self._pool: Pool[Run] = Pool(DECODED_BYTES_MAX, lanes)
+        self.batches = Batches()
+        self._decoders = decoders
+        self._computers = lanes
         self._results: ByteQueue[Run] = ByteQueue(1)
         self._runs: dict[Attempt, Run] = {}
         self._lock = threading.Lock()
@@ -335,6 +259,11 @@ class Pipeline:
         if run is not None:
             run.cancel()
 
+    def _lanes(self, threads: int) -> int:
+        """Threads of a stage that can work now: a task is read, and written, by one."""
+        with self._lock:
+            return max(1, min(threads, len(self._runs)))
+
     def _queue(self, run: Run) -> None:
         with self._lock:
             self._runs[run.attempt] = run
@@ -353,16 +282,17 @@ class Pipeline:
         run = self._todo.get()
         if run.is_cancelled():
             return
+        job = run.attempt.job_id
         try:
             batches = self._source.read(run.attempt)
             while True:
-                with self._stages.busy("read"):
+                with self._stages.busy("read", job=job, lanes=self._lanes(READERS)):
                     batch = next(batches, None)
                 if batch is None:
                     break
                 if run.is_cancelled():
                     return
-                self._stages.rows("read", batch.num_rows)
+                self._stages.rows("read", batch.num_rows, job=job)
                 self._split(run, batch)
         except LakebedError as error:
             self._give_up_or_again(run, error, "read")
@@ -409,7 +339,8 @@ class Pipeline:
         run = piece.run
         if run.is_cancelled():
             return
-        with self._stages.busy("decode", len(piece.cells)):
+        job, cells = run.attempt.job_id, len(piece.cells)
+        with self._stages.busy("decode", cells, job=job, lanes=self._decoders):
             prepared = _prepare(run.model, piece.cells)
         rows = zip(piece.row_ids, prepared, strict=True)
         good: list[tuple[int, Prepared]] = []
@@ -430,15 +361,22 @@ class Pipeline:
         run, rows = self._pool.take()
         if run.is_cancelled():
             return
+        job = run.attempt.job_id
         try:
-            with self._stages.busy("compute", len(rows)):
-                vectors = run.model.compute([row for _, row in rows])
+            with self._stages.busy("compute", len(rows), job=job, lanes=self._computers):
+                found = self.batches.compute(run.model, [row for _, row in rows])
         except Exception as error:
             # Whatever the runtime raises concerns the batch, and with it the task.
             log.exception("%s: the model failed", run.attempt)
             self._fail(run, f"model failed: {type(error).__name__}: {error}", retryable=True)
             return
-        if run.add_vectors([row_id for row_id, _ in rows], vectors):
+        is_last = False
+        # Nothing is added where there is nothing: whether it was the last is asked once.
+        if found.errors:
+            is_last = run.add_bare([(rows[at][0], str(it)) for at, it in found.errors.items()])
+        if found.places:
+            is_last = run.add_vectors([rows[at][0] for at in found.places], found.vectors)
+        if is_last:
             self._results.put(run)
 
     def _write(self) -> None:
@@ -446,7 +384,8 @@ class Pipeline:
         tries = 0
         while not run.is_cancelled():
             try:
-                with self._stages.busy("write", run.rows_read):
+                job, lanes = run.attempt.job_id, self._lanes(WRITERS)
+                with self._stages.busy("write", run.rows_read, job=job, lanes=lanes):
                     self._source.put(run.attempt, run.schema(), run.batches)
             except LakebedError as error:
                 if error.kind not in RETRY_KINDS:

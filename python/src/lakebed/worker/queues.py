@@ -1,11 +1,7 @@
-"""Queues that are bounded by bytes, and the clocks of the stages."""
+"""Queues that are bounded by bytes."""
 
 import threading
-import time
 from collections import deque
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -70,45 +66,3 @@ class ByteQueue(Generic[T]):
         """What it holds."""
         with self._changed:
             return self._bytes
-
-
-@dataclass
-class StageTime:
-    """Where time went: busy milliseconds, over all threads of a stage, and rows."""
-
-    busy_ns: int = 0
-    rows: int = 0
-
-
-class Stages:
-    """The clocks of all stages since the start."""
-
-    NAMES = ("read", "decode", "compute", "write")
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._times = {name: StageTime() for name in self.NAMES}
-
-    @contextmanager
-    def busy(self, stage: str, rows: int = 0) -> Iterator[None]:
-        """Counts the time of the block, and `rows` once it has ended well."""
-        begun = time.perf_counter_ns()
-        done = 0
-        try:
-            yield
-            done = rows
-        finally:
-            passed = time.perf_counter_ns() - begun
-            with self._lock:
-                self._times[stage].busy_ns += passed
-                self._times[stage].rows += done
-
-    def rows(self, stage: str, rows: int) -> None:
-        """Counts rows alone."""
-        with self._lock:
-            self._times[stage].rows += rows
-
-    def read(self) -> dict[str, tuple[int, int]]:
-        """Busy milliseconds and rows by stage."""
-        with self._lock:
-            return {name: (t.busy_ns // 1_000_000, t.rows) for name, t in self._times.items()}
