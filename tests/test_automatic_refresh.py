@@ -173,6 +173,10 @@ def test_sql_calls_a_registered_function(
     numbers.add(pa.table({"id": [4], "value": [1], "text": [""]}))
     assert numbers.refresh_column_async("n").wait(SOON).rows_assigned == 4
     assert column_of(lake, numbers, "n") == [6, 7, 8, 5]
+    sql.change(f'ALTER TABLE "{name}" ADD COLUMN o AS longer(text, 7)')
+    assert numbers.refresh_column_async("o").wait(SOON).rows_assigned == 4
+    assert column_of(lake, numbers, "o") == [8, 9, 10, 7]
+    numbers.drop_columns(["o"])
     sql.change(f'ALTER TABLE "{name}" ADD COLUMN more AS value + 1 AUTO REFRESH EVERY 9 SECONDS')
     told = sql.rows(f"SELECT * FROM lineage('{name}') ORDER BY \"column\" DESC")
     assert [(row["column"], row["kind"], row["name"], row["inputs"]) for row in told] == [
@@ -190,7 +194,9 @@ def test_sql_calls_a_registered_function(
             sql.change(statement.replace("TABLE t", f'TABLE "{name}"'))
 
     refused("ALTER TABLE t ADD COLUMN m AS longer(text)", "constant `by` is missing")
-    refused("ALTER TABLE t ADD COLUMN m AS longer(text, 5)", "by name")
+    refused("ALTER TABLE t ADD COLUMN m AS longer(text, 5, 6)", "takes text, by")
+    refused("ALTER TABLE t ADD COLUMN m AS longer('x', 5)", "is not given a column")
+    refused("ALTER TABLE t ADD COLUMN m AS embed('a', text)", "jobs submit")
     refused("ALTER TABLE t ADD COLUMN m AS longer(txet, by => 5)", "txet")
     refused("ALTER TABLE t ADD COLUMN m AS longer(value, by => 5)", "takes utf8")
     refused("ALTER TABLE t ADD COLUMN m AS longer(text, value, by => 5)", "no parameter")

@@ -12,6 +12,7 @@ from test_servers import TTL_S, opened, start_three
 
 from support.s3 import S3Server
 from support.server import LakebedServer
+from support.sql import Sql
 from support.waiting import wait_until
 from support.worker import TEXT_MODEL, Jobs, Worker
 
@@ -69,6 +70,9 @@ def test_a_job_outlives_the_server_that_runs_it(
             query = {"embed": {"text": texts()[7]}, "k": 1, "vector_column": "vector"}
             answer = server.http().ok("POST", "/v1/table/t/query", query)
             assert answer.status == 200
+            call = f"SELECT id, embed('{TEXT_MODEL}', text) AS v FROM t WHERE id < 9 ORDER BY id"
+            called = np.array(Sql(server).query(call)["v"].to_pylist(), dtype=np.float32)
+            assert np.abs(called - expected[:9]).max() < 1e-5
     finally:
         for worker in workers:
             worker.kill()

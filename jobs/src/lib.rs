@@ -11,9 +11,11 @@
 //! | see what happened to a job | `events.rs` |
 //! | know what survives a crash | `ledger.rs`, `parts.rs` |
 //! | embed the text or picture of a search | `query.rs` |
+//! | compute the rows of a statement while it waits | `evaluate.rs` |
 
 mod drive;
 mod error_rows;
+mod evaluate;
 mod events;
 mod ids;
 mod ledger;
@@ -31,6 +33,7 @@ mod work;
 mod worker_server;
 
 pub use error_rows::ERRORS_TABLE;
+pub use evaluate::Evaluation;
 pub use ids::{AttemptId, JobId};
 pub use models::{ModelInfo, ModelInput};
 pub use query::{Candidate, QueryInput};

@@ -30,7 +30,7 @@ use crate::work::{ResultColumn, ResultSource};
 const ERROR_BYTES_MAX: usize = 1_000;
 const TRACEBACK_BYTES_MAX: usize = 8_000;
 /// Bytes of the results of one task: they are in memory until they are stored as one object.
-const RESULT_BYTES_MAX: usize = 512 << 20;
+pub(crate) const RESULT_BYTES_MAX: usize = 512 << 20;
 
 /// The rows of a task: physical position in the fragment, and stable row id.
 pub(crate) type TaskRows = Vec<(u32, u64)>;
@@ -48,6 +48,13 @@ pub(crate) struct Results {
     pub(crate) errors: u64,
 }
 
+impl Results {
+    /// The batch that [`values_in`] and [`errors_in`] read.
+    pub(crate) fn into_batch(self) -> RecordBatch {
+        self.batch
+    }
+}
+
 /// Why a row has no value.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct RowError {
@@ -63,11 +70,12 @@ pub(crate) struct RowError {
 ///
 /// # Errors
 /// `InvalidArgument` for columns that are not those of the protocol, a row that is not the task's, comes
-/// twice or is missing, and the error of the stream itself.
+/// twice or is missing, more than `bytes_max` bytes, and the error of the stream itself.
 pub(crate) async fn collect(
     rows: &TaskRows,
     columns: &[ResultColumn],
     mut batches: BatchStream,
+    bytes_max: usize,
 ) -> Result<Results> {
     let at: HashMap<u64, usize> = rows.iter().enumerate().map(|(n, (_, id))| (*id, n)).collect();
     // The first batch of values is of one null, for rows with an error.
@@ -80,8 +88,8 @@ pub(crate) async fn collect(
         // Arrays of one message share its memory, so only what is theirs is counted.
         let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
         bytes += batch.columns().iter().map(size).sum::<usize>();
-        if bytes > RESULT_BYTES_MAX {
-            let message = format!("the results of a task have more than {RESULT_BYTES_MAX} bytes");
+        if bytes > bytes_max {
+            let message = format!("the results of a task have more than {bytes_max} bytes");
             return Err(Error::invalid(message));
         }
         let came = Came::of(&batch, columns)?;
@@ -425,7 +433,8 @@ mod tests {
             data_type: vector_type(2),
             is_finite: true,
         }];
-        collect(&rows, &columns, futures::stream::iter(batches.into_iter().map(Ok)).boxed()).await
+        let batches = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
+        collect(&rows, &columns, batches, RESULT_BYTES_MAX).await
     }
 
     #[tokio::test]

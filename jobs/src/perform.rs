@@ -23,6 +23,12 @@ impl ColumnJobs {
                     Action::Assign { .. } | Action::Stop { .. } | Action::Forget { .. } => {
                         told.push(action);
                     }
+                    Action::Record(attempt) if self.is_evaluation(&attempt) => {
+                        left.append(&mut self.answer_task(attempt, None));
+                    }
+                    Action::GiveUp(attempt, error) if self.is_evaluation(&attempt) => {
+                        left.append(&mut self.answer_task(attempt, Some(&error)));
+                    }
                     Action::Record(attempt) => {
                         let errors = self.errors_of(&attempt);
                         let AttemptId { task, attempt: number, .. } = attempt;
@@ -54,6 +60,17 @@ impl ColumnJobs {
             }
         }
         told
+    }
+
+    /// Gives whoever waits for a task of an evaluation what became of it.
+    fn answer_task(&self, attempt: AttemptId, error: Option<&str>) -> Vec<Action> {
+        if let Some(evaluating) = self.evaluating(&attempt.job) {
+            match error {
+                None => evaluating.done(&attempt),
+                Some(error) => evaluating.gave_up(&attempt, error),
+            }
+        }
+        self.step(Event::Recorded(attempt))
     }
 
     fn errors_of(&self, attempt: &AttemptId) -> u64 {

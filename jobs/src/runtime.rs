@@ -18,9 +18,10 @@ use bytes::Bytes;
 use lakebed_core::{Clock, DatabaseName, Error, ErrorKind, Result};
 use lakebed_storage::{Lake, SystemStore};
 use serde::{Deserialize, Serialize};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::evaluate::{Evaluating, UNDER_WAY_MAX};
 use crate::ids::JobId;
 use crate::ledger::Ledger;
 use crate::models::{ModelInfo, built_in};
@@ -180,6 +181,9 @@ pub struct ColumnJobs {
     running: Mutex<HashMap<JobId, Arc<Running>>>,
     workers: Mutex<HashMap<String, WorkerView>>,
     pub(crate) queries: Mutex<HashMap<JobId, PendingQuery>>,
+    pub(crate) evaluations: Mutex<HashMap<JobId, Arc<Evaluating>>>,
+    /// Bounds the tasks of evaluations that are under way.
+    pub(crate) evaluating_tasks: Arc<Semaphore>,
     /// Held while a job is submitted, so that two never begin on one column.
     pub(crate) submitting: tokio::sync::Mutex<()>,
     /// Rises when a worker that waits may have something to do.
@@ -213,6 +217,8 @@ impl ColumnJobs {
             running: Mutex::default(),
             workers: Mutex::default(),
             queries: Mutex::default(),
+            evaluations: Mutex::default(),
+            evaluating_tasks: Arc::new(Semaphore::new(UNDER_WAY_MAX)),
             submitting: tokio::sync::Mutex::default(),
             changed: watch::Sender::new(0),
         });
@@ -258,6 +264,9 @@ impl ColumnJobs {
         self.running().clear();
         self.workers().clear();
         self.queries.lock().unwrap_or_else(PoisonError::into_inner).clear();
+        for (_, evaluating) in self.evaluations().drain() {
+            evaluating.abandon();
+        }
         self.wake();
     }
 

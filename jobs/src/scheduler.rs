@@ -56,6 +56,9 @@ impl Default for SchedulerLimits {
     }
 }
 
+/// How the error of a task begins whose workers were all lost.
+pub(crate) const LOST_TOO_OFTEN: &str = "its worker was lost";
+
 /// What workers offer and jobs ask for: a model, or an interpreter that runs functions.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ModelKey {
@@ -369,7 +372,7 @@ impl Scheduler {
             let Some(found) = self.task_mut(&attempt) else { continue };
             found.losses += 1;
             if found.losses >= losses_max {
-                let error = format!("its worker was lost {losses_max} times");
+                let error = format!("{LOST_TOO_OFTEN} {losses_max} times");
                 self.give_up(attempt, error, actions);
             }
         }

@@ -177,12 +177,15 @@ impl ColumnJobs {
                     input: Some(v1::query_task::Input::Picture(bytes)),
                 })
             }
+            None if self.is_evaluation(&attempt) => {
+                let evaluating = self.evaluating(&attempt.job)?;
+                let (task, work) = evaluating.assignment(attempt.task)?;
+                function = function_in(work);
+                v1::assignment::Work::Rows(task)
+            }
             None => {
                 let run = self.find(&attempt.job)?;
-                if let Work::Function(work) = &run.spec.work {
-                    let (name, digest) = (work.function.to_string(), work.digest());
-                    function = Some(v1::Function { name, digest });
-                }
+                function = function_in(&run.spec.work);
                 v1::assignment::Work::Rows(v1::RowsTask {
                     rows: run.pass().ok()?.rows_of(attempt.task).ok()?,
                     database: run.database.to_string(),
@@ -235,9 +238,15 @@ impl ColumnJobs {
             return Ok(FunctionOf::Candidate(candidate));
         }
         self.held(&attempt)?;
-        let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
-        match &run.spec.work {
-            Work::Function(work) => Ok(FunctionOf::Registered(Box::new(work.clone()))),
+        let work = match self.evaluating(&attempt.job) {
+            Some(evaluating) => evaluating.work().clone(),
+            None => {
+                let run = self.find(&attempt.job);
+                run.ok_or_else(|| Error::internal("a task without job"))?.spec.work.clone()
+            }
+        };
+        match work {
+            Work::Function(work) => Ok(FunctionOf::Registered(Box::new(work))),
             Work::Model(_) => Err(Error::invalid(format!("{attempt} runs no function"))),
         }
     }
@@ -248,6 +257,9 @@ impl ColumnJobs {
     /// `Conflict` when the attempt does not hold its task; those of reading.
     pub async fn read_task(&self, attempt: &AttemptId) -> Result<(SchemaRef, BatchStream)> {
         self.held(attempt)?;
+        if let Some(evaluating) = self.evaluating(&attempt.job) {
+            return evaluating.read(attempt);
+        }
         let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
         let pass = run.pass()?;
         let rows = pass.task_rows(attempt.task).await?;
@@ -296,17 +308,31 @@ impl ColumnJobs {
     /// it; nothing is kept then.
     pub async fn put_results(&self, attempt: &AttemptId, batches: BatchStream) -> Result<u64> {
         self.held(attempt)?;
+        if let Some(evaluating) = self.evaluating(&attempt.job) {
+            let rows = evaluating.stage(attempt, batches).await?;
+            self.step(Event::Staged(attempt.clone()));
+            return Ok(rows);
+        }
         let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
         let pass = run.pass()?;
         let rows = pass.task_rows(attempt.task).await?;
         let columns = run.spec.work.results(&pass.snapshot.written_schema())?;
-        let results = parts::collect(&rows, &columns, batches).await?;
+        let results = parts::collect(&rows, &columns, batches, parts::RESULT_BYTES_MAX).await?;
         parts::store(&self.system, attempt, &results).await?;
         // It may have lost its task meanwhile; the part goes with the others then.
         self.held(attempt)?;
         run.state().staged.insert((attempt.task, attempt.attempt), results.errors);
         self.step(Event::Staged(attempt.clone()));
         Ok(rows.len() as u64)
+    }
+}
+
+fn function_in(work: &Work) -> Option<v1::Function> {
+    match work {
+        Work::Function(work) => {
+            Some(v1::Function { name: work.function.to_string(), digest: work.digest() })
+        }
+        Work::Model(_) => None,
     }
 }
 

@@ -85,6 +85,16 @@ impl FunctionWork {
     }
 }
 
+/// What errors call it.
+impl std::fmt::Display for Work {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Work::Model(work) => write!(f, "model {}", work.model),
+            Work::Function(work) => write!(f, "function {}", work.function.id),
+        }
+    }
+}
+
 impl std::fmt::Display for FunctionKey {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}@{}", self.database, self.id, self.version)

@@ -1,14 +1,16 @@
 //! The servers of one lake: who they are, and what they ask of each other, for which nobody else is let in.
 
 use axum::Json;
+use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
-use lakebed_service::{PEER_HEADER, PeerChange, PeerEmbed, PeerGive};
+use http::header::CONTENT_TYPE;
+use lakebed_service::{PEER_CALL_BYTES_MAX, PEER_HEADER, PeerChange, PeerEmbed, PeerGive};
 use serde_json::json;
 
 use crate::Door;
-use crate::body::StrictBody;
+use crate::body::{StrictBody, read};
 use crate::error::ApiError;
 use crate::target::Target;
 
@@ -52,6 +54,18 @@ pub(crate) async fn embed(
     authenticate(&door, &headers).await?;
     let vector = door.service.embed_for_peer(asked).await?;
     Ok(Json(json!({ "vector": vector })).into_response())
+}
+
+/// `POST /v1/peers/call`: the results of a model or function for some rows.
+pub(crate) async fn call(
+    State(door): State<Door>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, ApiError> {
+    authenticate(&door, &headers).await?;
+    let rows = read(body, PEER_CALL_BYTES_MAX).await?;
+    let results = door.service.call_for_peer(&rows).await?;
+    Ok(([(CONTENT_TYPE, "application/vnd.apache.arrow.stream")], results).into_response())
 }
 
 /// `POST /v1/peers/give`: the lead of a table for another server.

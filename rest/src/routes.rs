@@ -9,7 +9,7 @@ use axum::{Extension, Router};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use lakebed_core::{Error, ErrorKind};
-use lakebed_service::{PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_SQL_PATH, Service};
+use lakebed_service::{PEER_CALL_PATH, PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_SQL_PATH, Service};
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -59,6 +59,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/servers", get(peers::list_servers)),
         (PEER_SQL_PATH, to_the_end(post(peers::change))),
         (PEER_EMBED_PATH, post(peers::embed)),
+        (PEER_CALL_PATH, post(peers::call)),
         (PEER_GIVE_PATH, to_the_end(post(peers::give))),
         ("/v1/backup", to_the_end(post(backup::backup))),
         ("/v1/blobs/gc", to_the_end(post(blob_gc::gc_blobs))),

@@ -37,6 +37,7 @@ mod maintenance;
 mod merge;
 mod multipart;
 mod namespaces;
+mod peer_calls;
 mod peer_io;
 mod peers;
 mod prewarm;
@@ -94,6 +95,7 @@ pub use list::{TableDetails, TableStats, TableSummary};
 pub use merge::Merge;
 pub use multipart::Part;
 pub use namespaces::{CreateMode, Properties};
+pub use peer_calls::{PEER_CALL_BYTES_MAX, PEER_CALL_PATH};
 pub use peer_io::PeerTls;
 pub use peers::{
     PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_HEADER, PEER_SQL_PATH, PeerChange, PeerEmbed, PeerGive,

@@ -221,31 +221,51 @@ fn peer_request(
 ) -> Result<Request<ForwardBody>> {
     let body = serde_json::to_vec(body)
         .map_err(|error| Error::internal("encode a request").with_source(error))?;
+    peer_request_of(servers, path, "application/json", Bytes::from(body))
+}
+
+/// A request of one server to another with bytes of some type.
+pub(crate) fn peer_request_of(
+    servers: &Servers,
+    path: &str,
+    content_type: &str,
+    body: Bytes,
+) -> Result<Request<ForwardBody>> {
     Request::builder()
         .method(Method::POST)
         .uri(path)
-        .header(CONTENT_TYPE, "application/json")
+        .header(CONTENT_TYPE, content_type)
         .header(PEER_HEADER, servers.credentials())
-        .body(Full::new(Bytes::from(body)).map_err(|never| match never {}).boxed_unsync())
+        .body(Full::new(body).map_err(|never| match never {}).boxed_unsync())
         .map_err(|error| Error::internal("a request cannot be written").with_source(error))
 }
 
 /// What another server answered.
 async fn answer_of<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T> {
+    let bytes = answer_bytes(answer, ANSWER_BYTES_MAX).await?;
+    serde_json::from_slice(&bytes).map_err(|error| broke_off().with_source(error))
+}
+
+fn broke_off() -> Error {
+    Error::new(ErrorKind::CommitUnknown, "the answer of another server broke off")
+}
+
+/// The bytes that another server answered.
+pub(crate) async fn answer_bytes(answer: Response<Incoming>, bytes_max: usize) -> Result<Bytes> {
     #[derive(Deserialize)]
     struct Failure {
         error: String,
     }
     let (parts, body) = answer.into_parts();
     let header = |name: &str| parts.headers.get(name).and_then(|value| value.to_str().ok());
-    let unknown = || Error::new(ErrorKind::CommitUnknown, "the answer of another server broke off");
-    let bytes = Limited::new(body, ANSWER_BYTES_MAX)
+    let unknown = broke_off;
+    let bytes = Limited::new(body, bytes_max)
         .collect()
         .await
         .map_err(|error| unknown().with_source(error))?
         .to_bytes();
     if parts.status.is_success() {
-        return serde_json::from_slice(&bytes).map_err(|error| unknown().with_source(error));
+        return Ok(bytes);
     }
     let kind = header(KIND_HEADER)
         .and_then(|name| ErrorKind::ALL.into_iter().find(|kind| kind.name() == name));

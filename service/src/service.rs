@@ -11,6 +11,7 @@ use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::backup::RunningBackup;
 use crate::forward::PeerConnections;
+use crate::functions::Calls;
 use crate::gate::Gate;
 use crate::peer_io::PeerTls;
 use crate::servers::Beats;
@@ -71,8 +72,13 @@ impl Service {
             // Several servers of the lake may run on one machine.
             None => std::env::temp_dir().join(format!("lakebed-sql-{}", uuid::Uuid::now_v7())),
         };
-        let sql = SqlOptions { lake: Arc::clone(&lake), limits: limits.clone(), spill_folder };
-        let sql = Sql::open(sql)?;
+        let calls = Arc::new(Calls::default());
+        let sql = Sql::open(SqlOptions {
+            lake: Arc::clone(&lake),
+            limits: limits.clone(),
+            spill_folder,
+            callees: Arc::clone(&calls) as _,
+        })?;
         // A lake in a bucket can have several servers.
         let is_shared = lake.local_folder().is_none();
         let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock));
@@ -85,7 +91,7 @@ impl Service {
             is_shared,
         )
         .await?;
-        Ok(Arc::new(Service {
+        let service = Arc::new(Service {
             lake,
             limits,
             clock,
@@ -107,7 +113,9 @@ impl Service {
             running: Running::default(),
             sql,
             tickets: Tickets::default(),
-        }))
+        });
+        calls.serve(&service);
+        Ok(service)
     }
     /// The limits in force.
     pub fn limits(&self) -> &Limits {

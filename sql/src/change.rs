@@ -22,6 +22,7 @@ use datafusion::sql::sqlparser::ast::{
 use lakebed_core::{Error, ErrorKind, Result, Subject, TableId, nearest_names};
 use lakebed_storage::{At, MergeRule};
 
+use crate::calls::has_calls;
 use crate::computed::{KeptColumn, kept_column};
 use crate::engine::Sql;
 use crate::error::from_datafusion;
@@ -280,11 +281,13 @@ impl Sql {
             Ast::CreateTable(create) => self.create_table(scope, create, bound).await,
             Ast::Update(update) => {
                 // Planned first: the engine knows columns and types better than storage's dialect.
-                self.plan_tree(scope, statement.tree.clone(), None, None).await?;
+                let planned = self.plan_tree(scope, statement.tree.clone(), None, None).await?;
+                refuse_calls(&planned)?;
                 expression::update(scope, update, bound)
             }
             Ast::Delete(delete) => {
-                self.plan_tree(scope, statement.tree.clone(), None, None).await?;
+                let planned = self.plan_tree(scope, statement.tree.clone(), None, None).await?;
+                refuse_calls(&planned)?;
                 expression::delete(scope, delete, bound)
             }
             Ast::Merge(merge) => {
@@ -585,6 +588,17 @@ impl Sql {
             }
             other => Err(not_built(format!("ALTER COLUMN … {other} is not built"))),
         }
+    }
+}
+
+/// UPDATE and DELETE are storage's to carry out, which calls nothing.
+fn refuse_calls(planned: &PlannedQuery) -> Result<()> {
+    match has_calls(&planned.plan) {
+        true => Err(not_built(
+            "a call of a model or function in UPDATE or DELETE is not built; MERGE takes rows of a query \
+             with calls",
+        )),
+        false => Ok(()),
     }
 }
 

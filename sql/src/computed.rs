@@ -17,6 +17,7 @@ use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use lakebed_core::{Error, Result, TableId};
 
+use crate::calls::candidates;
 use crate::expression::{self, Bound};
 use crate::names::Scope;
 use crate::search::value_of;
@@ -34,16 +35,16 @@ pub struct KeptColumn {
     /// What computes it, as text of storage's own dialect.
     pub expression: String,
     /// The same as the call of a function that may be registered.
-    pub call: Option<CalledFunction>,
+    pub call: Option<FunctionCall>,
     /// Seconds between two refreshes at least, of one that refreshes itself.
     pub refresh_every: Option<u64>,
 }
 
 /// A call of a function that may be registered.
 #[derive(Debug, Clone, PartialEq)]
-pub struct CalledFunction {
-    /// Its database, namespace and name.
-    pub function: TableId,
+pub struct FunctionCall {
+    /// What the name may mean, the likeliest first.
+    pub candidates: Vec<TableId>,
     /// The arguments in their order, some with the names of parameters.
     pub arguments: Vec<(Option<String>, CallArgument)>,
 }
@@ -148,10 +149,14 @@ pub(crate) fn kept_column(scope: &Scope, column: &ColumnDef) -> Result<Option<Ke
 }
 
 /// An expression as a call; nothing where it is more than the call of a function on columns and constants.
-fn called(scope: &Scope, expr: &Expr) -> Result<Option<CalledFunction>> {
+fn called(scope: &Scope, expr: &Expr) -> Result<Option<FunctionCall>> {
     let Expr::Function(Function { name, args: FunctionArguments::List(list), .. }) = expr else {
         return Ok(None);
     };
+    let candidates = candidates(name, scope)?;
+    if candidates.is_empty() {
+        return Ok(None);
+    }
     let mut arguments = Vec::with_capacity(list.args.len());
     for argument in &list.args {
         let (name, value) = match argument {
@@ -166,8 +171,7 @@ fn called(scope: &Scope, expr: &Expr) -> Result<Option<CalledFunction>> {
         let Some(value) = argument_of(value) else { return Ok(None) };
         arguments.push((name, value));
     }
-    // A name of more parts than a table has is a function of nobody's.
-    Ok(scope.table_of(name).ok().map(|function| CalledFunction { function, arguments }))
+    Ok(Some(FunctionCall { candidates, arguments }))
 }
 
 fn argument_of(expr: &Expr) -> Option<CallArgument> {
@@ -218,10 +222,11 @@ mod tests {
         let column = kept("ALTER TABLE d ADD COLUMN n AS a + 1 ;").unwrap();
         assert_eq!((column.name.as_str(), column.refresh_every), ("n", None));
         assert_eq!((column.expression.as_str(), column.call), ("`a` + 1", None));
+        assert_eq!(kept("ALTER TABLE d ADD COLUMN n AS length(a)").unwrap().call, None);
         let column = kept("alter table d add n as words(text) auto refresh").unwrap();
         assert_eq!(column.refresh_every, Some(0));
         let call = column.call.unwrap();
-        assert_eq!(call.function.text(), "words");
+        assert_eq!(call.candidates[0].text(), "words");
         assert_eq!(call.arguments, [(None, CallArgument::Column("text".to_owned()))]);
         let sql =
             "ALTER TABLE d ADD COLUMN n AS f(t, word => 'a', n => 2) AUTO REFRESH EVERY 9 SECONDS";

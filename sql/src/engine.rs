@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use datafusion::catalog::TableProvider;
+use datafusion::execution::FunctionRegistry as _;
 use datafusion::execution::session_state::SessionState;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{LogicalPlan, ScalarUDF};
 use datafusion::sql::TableReference;
 use datafusion::sql::parser::{ExplainStatement, Statement as DfStatement};
 use datafusion::sql::resolve::resolve_table_references;
@@ -14,6 +15,7 @@ use datafusion::sql::sqlparser::ast::Statement as Ast;
 use lakebed_core::{DatabaseName, Error, Limits, Result, Subject, TableId};
 use lakebed_storage::{At, Extras, Lake, Snapshot};
 
+use crate::calls::{CallNames, Callees};
 use crate::catalog::CatalogBuilder;
 use crate::change::TARGET;
 use crate::changes::{changes_table, take_changes};
@@ -42,6 +44,8 @@ pub struct SqlOptions {
     pub limits: Limits,
     /// Where statements spill; emptied of what earlier processes left.
     pub spill_folder: PathBuf,
+    /// What runs calls of models and functions.
+    pub callees: Arc<dyn Callees>,
 }
 
 /// SQL over one lake.
@@ -49,6 +53,7 @@ pub struct Sql {
     lake: Arc<Lake>,
     limits: Limits,
     sessions: Sessions,
+    callees: Arc<dyn Callees>,
 }
 
 /// A table that a statement names, at one version.
@@ -73,11 +78,12 @@ impl Sql {
     /// # Errors
     /// `Unavailable` when the folder for spilled rows cannot be made.
     pub fn open(options: SqlOptions) -> Result<Sql> {
-        let SqlOptions { lake, limits, spill_folder } = options;
+        let SqlOptions { lake, limits, spill_folder, callees } = options;
         let spill = Spill::open(&spill_folder, limits.sql_spill_bytes_max)?;
         let all_memory = AllMemory::new(limits.sql_memory_bytes_max);
         let partitions = std::thread::available_parallelism().map_or(1, usize::from);
-        Ok(Sql { lake, limits, sessions: Sessions { all_memory, spill, partitions } })
+        let sessions = Sessions { all_memory, spill, partitions, callees: Arc::clone(&callees) };
+        Ok(Sql { lake, limits, sessions, callees })
     }
 
     /// Plans a query. With `pins` it reads the versions of an earlier plan of the same statement.
@@ -113,7 +119,9 @@ impl Sql {
         let Planned { state, plan, late, .. } =
             self.plan_over(scope, tree, &mut reads, target).await?;
         let (snapshots, pins) = reads.into_parts();
-        Ok(PlannedQuery { state, plan, late, snapshots, pins, limits: self.limits.clone() })
+        let callees = Arc::clone(&self.callees);
+        let limits = self.limits.clone();
+        Ok(PlannedQuery { state, plan, late, snapshots, pins, limits, callees })
     }
 
     /// Plans a statement, or a view in one, over what the statement reads.
@@ -138,6 +146,10 @@ impl Sql {
                 take_extras(statement, &mut extras)?,
             ),
             None => Default::default(),
+        };
+        let called = match syntax(&mut tree) {
+            Some(statement) => self.called(statement, scope, reads).await?,
+            None => Vec::new(),
         };
         let counts = syntax(&mut tree).map(counted).unwrap_or_default();
         let mut weight: usize = counts.values().sum();
@@ -197,7 +209,8 @@ impl Sql {
             let id = scope.searched(&search.table)?;
             let branch = search.request.branch.as_deref();
             let snapshot = self.read(&id, branch, &search.at()?, reads).await?;
-            let table = search_table(&snapshot, &search.request, &self.limits).await?;
+            let table =
+                search_table(&snapshot, &search.request, &self.limits, &self.callees).await?;
             catalog.opened((scope.database(), scope.schema(), &search.name), table);
         }
         for feed in &feeds {
@@ -253,9 +266,46 @@ impl Sql {
             }
         }
         reads.has_blobs |= !extras.blob_bytes.is_empty();
-        let state = self.sessions.session(scope, catalog.build(), &self.limits, reads.has_blobs)?;
+        let mut state =
+            self.sessions.session(scope, catalog.build(), &self.limits, reads.has_blobs)?;
+        for function in called {
+            state.register_udf(function).map_err(from_datafusion)?;
+        }
         let plan = state.statement_to_plan(tree).await.map_err(from_datafusion)?;
         Ok(Planned { state, plan, late, weight })
+    }
+
+    /// The functions that a statement calls and the engine does not have.
+    async fn called(
+        &self,
+        statement: &mut Ast,
+        scope: &Scope,
+        reads: &mut Reads<'_>,
+    ) -> Result<Vec<Arc<ScalarUDF>>> {
+        let pins = reads.pins;
+        let pinned = |id: &TableId| {
+            let named = function_pin(id);
+            pins.map(|pins| pins.iter().find(|pin| pin.named == named))
+        };
+        let version_of = |id: &TableId| match pinned(id) {
+            None => Some(None),
+            Some(pin) => pin.map(|pin| Some(pin.version)),
+        };
+        let names = CallNames::of(statement);
+        let functions =
+            names.resolve(statement, scope, &self.callees, &mut reads.functions, version_of);
+        let functions = functions.await?;
+        for (id, function) in &reads.functions {
+            if let Some(Some(pin)) = pinned(id)
+                && pin.uid != function.uid
+            {
+                return Err(Error::not_found(format!(
+                    "function `{}` was dropped and registered anew; send the statement again",
+                    id.text()
+                )));
+            }
+        }
+        Ok(functions)
     }
 
     /// The version of a table that the statement reads.
@@ -312,6 +362,11 @@ fn pin_of(named: &str, id: &TableId, snapshot: &Snapshot) -> PinnedTable {
         version: snapshot.version(),
         view: None,
     }
+}
+
+/// What a ticket calls the version of a function.
+pub(crate) fn function_pin(id: &TableId) -> String {
+    format!("{id} (function)")
 }
 
 /// The syntax tree inside a statement.

@@ -16,6 +16,7 @@
 //! without a stated bound.
 #![recursion_limit = "256"]
 
+mod calls;
 mod catalog;
 mod change;
 mod changes;
@@ -48,8 +49,9 @@ use std::pin::Pin;
 use arrow_array::RecordBatch;
 use futures::Stream;
 
+pub use calls::{CalledFunction, CalledModel, Callee, Callees, Parameter, RunningCall};
 pub use change::{Change, IfExists};
-pub use computed::{CallArgument, CalledFunction, KeptColumn};
+pub use computed::{CallArgument, FunctionCall, KeptColumn};
 pub use engine::{Sql, SqlOptions};
 pub use expression::Bound;
 pub use history::HistoryChange;

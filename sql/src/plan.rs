@@ -14,6 +14,7 @@ use lakebed_storage::Snapshot;
 use serde::{Deserialize, Serialize};
 
 use crate::BatchStream;
+use crate::calls::{self, Callees};
 use crate::error::from_datafusion;
 use crate::expression::Bound;
 use crate::json_columns;
@@ -45,6 +46,7 @@ pub struct PlannedQuery {
     pub(crate) snapshots: Vec<Snapshot>,
     pub(crate) pins: Vec<PinnedTable>,
     pub(crate) limits: Limits,
+    pub(crate) callees: Arc<dyn Callees>,
 }
 
 impl std::fmt::Debug for PlannedQuery {
@@ -139,7 +141,9 @@ impl PlannedQuery {
             return Err(Error::invalid(format!("parameter {name} has no value")));
         }
         let deadline = run::deadline(&self.limits);
-        let plan = self.state.create_physical_plan(&self.plan);
+        let plan = calls::resolved(self.plan.clone(), &self.state, &self.callees);
+        let plan = run::until(deadline, &self.limits, plan).await??;
+        let plan = self.state.create_physical_plan(&plan);
         let plan = run::until(deadline, &self.limits, plan).await?.map_err(from_datafusion)?;
         let optimized = self.state.optimize(&self.plan).map_err(from_datafusion)?;
         let is_explained = matches!(self.plan, LogicalPlan::Explain(_) | LogicalPlan::Analyze(_));

@@ -6,14 +6,15 @@
 //!   FROM hybrid_search('frames', 'vector', ARRAY[0.1, 0.2], 'a red car', 10)
 //! ```
 //!
-//! The last argument may be left out; it is the rest of the request, in the words of the HTTP door's
+//! A vector may also be a text, which a worker makes a vector of by the model that made the column; it does
+//! so when the search is run, not when it is planned. The last argument may be left out; it is the rest of the request, in the words of the HTTP door's
 //! query. A call is taken out of the statement before it is planned, and a table that runs the search
 //! when it is read is put in its place, so the engine knows nothing of searching.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use arrow_schema::{Schema, SchemaRef};
+use arrow_schema::{DataType, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::error::DataFusionError;
@@ -25,11 +26,12 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, TableFunctionArgs, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use futures::TryStreamExt;
-use lakebed_core::{Error, Limits, QueryVectors, Result};
+use lakebed_core::{Error, Limits, QueryVectors, Result, Subject};
 use lakebed_index::Search;
-use lakebed_proto::search::{FullTextQuery, SearchRequest};
+use lakebed_proto::search::{Embed, FullTextQuery, SearchRequest};
 use lakebed_storage::{At, Snapshot, carry};
 
+use crate::calls::Callees;
 use crate::error::from_datafusion;
 use crate::parse::simple_name;
 
@@ -128,7 +130,7 @@ fn called(function: &str, given: &TableFunctionArgs) -> Result<(String, SearchRe
         (VECTOR_SEARCH, [table, column, vector, k, rest @ ..]) if rest.len() <= 1 => {
             let mut request = options(rest.first().copied())?;
             request.vector_column = Some(text(column, "the column")?);
-            request.vector = Some(vectors(vector)?);
+            (request.vector, request.embed) = vector_or_text(vector)?;
             request.k = Some(number(k, "the number of rows")?);
             Ok((text(table, "the table")?, request))
         }
@@ -141,17 +143,17 @@ fn called(function: &str, given: &TableFunctionArgs) -> Result<(String, SearchRe
         (HYBRID_SEARCH, [table, column, vector, words, k, rest @ ..]) if rest.len() <= 1 => {
             let mut request = options(rest.first().copied())?;
             request.vector_column = Some(text(column, "the column")?);
-            request.vector = Some(vectors(vector)?);
+            (request.vector, request.embed) = vector_or_text(vector)?;
             request.full_text_query = Some(full_text(words)?);
             request.k = Some(number(k, "the number of rows")?);
             Ok((text(table, "the table")?, request))
         }
         (HYBRID_SEARCH, _) => Err(Error::invalid(
-            "it takes a table, a column, a vector, words or a query as JSON, a number of rows and \
-             options as JSON",
+            "it takes a table, a column, a vector or a text, words or a query as JSON, a number of rows \
+             and options as JSON",
         )),
         (VECTOR_SEARCH, _) => Err(Error::invalid(
-            "it takes a table, a column, a vector, a number of rows and options as JSON",
+            "it takes a table, a column, a vector or a text, a number of rows and options as JSON",
         )),
         _ => Err(Error::invalid(
             "it takes a table, words or a query as JSON, a number of rows and options as JSON",
@@ -190,6 +192,7 @@ fn options(expr: Option<&Expr>) -> Result<SearchRequest> {
     let has_own = [
         ("table", !options.table.is_empty()),
         ("vector", options.vector.is_some()),
+        ("embed", options.embed.is_some()),
         ("vector_column", options.vector_column.is_some()),
         ("k", options.k.is_some()),
         ("full_text_query", options.full_text_query.is_some()),
@@ -213,16 +216,22 @@ fn full_text(expr: &Expr) -> Result<FullTextQuery> {
     Ok(FullTextQuery { query, columns: Vec::new() })
 }
 
-/// `ARRAY[…]`, or the same as a text of JSON, which may also hold several vectors.
-fn vectors(expr: &Expr) -> Result<QueryVectors> {
-    if let Some(Value::SingleQuotedString(json)) = value_of(expr) {
-        return serde_json::from_str(json)
-            .map_err(|error| Error::invalid(format!("the vector is not understood: {error}")));
+/// `ARRAY[…]`, or the same as a text of JSON, which may also hold several vectors; any other text is one to
+/// search by.
+fn vector_or_text(expr: &Expr) -> Result<(Option<QueryVectors>, Option<Embed>)> {
+    if let Some(Value::SingleQuotedString(text)) = value_of(expr) {
+        if !text.trim_start().starts_with('[') {
+            return Ok((None, Some(Embed::Text(text.clone()))));
+        }
+        let vectors = serde_json::from_str(text)
+            .map_err(|error| Error::invalid(format!("the vector is not understood: {error}")))?;
+        return Ok((Some(vectors), None));
     }
     let Expr::Array(Array { elem, .. }) = expr else {
-        return Err(Error::invalid("the vector has to be ARRAY[…] or a text of JSON"));
+        return Err(Error::invalid("the vector has to be ARRAY[…], a text of JSON, or a text"));
     };
-    elem.iter().map(float).collect::<Result<Vec<f32>>>().map(QueryVectors::One)
+    let numbers = elem.iter().map(float).collect::<Result<Vec<f32>>>()?;
+    Ok((Some(QueryVectors::One(numbers)), None))
 }
 
 fn float(expr: &Expr) -> Result<f32> {
@@ -243,13 +252,20 @@ fn float(expr: &Expr) -> Result<f32> {
 /// A search as a table that runs it when it is read.
 ///
 /// # Errors
-/// As [`Snapshot::search`].
+/// As [`Snapshot::search`]; `InvalidArgument` for a text where no model made the column.
 pub(crate) async fn search_table(
     snapshot: &Snapshot,
     request: &SearchRequest,
     limits: &Limits,
+    callees: &Arc<dyn Callees>,
 ) -> Result<Arc<dyn TableProvider>> {
-    let search = lakebed_index::search_of(snapshot, request, limits)?;
+    let text = ByText::of(snapshot, request, limits, callees)?;
+    let planned = match &text {
+        // Any vector will do for the plan; the text's is made when the search is run.
+        Some(text) => &text.with(text.stand_in()),
+        None => request,
+    };
+    let search = lakebed_index::search_of(snapshot, planned, limits)?;
     let (search, report) = search.fitted(snapshot).await?;
     let schema = search.schema(snapshot).await?;
     let report = serde_json::to_string(&report)
@@ -257,7 +273,7 @@ pub(crate) async fn search_table(
     let mut metadata = schema.metadata().clone();
     metadata.insert(REPORT_KEY.to_owned(), report);
     let schema: SchemaRef = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-    let search = Found { snapshot: snapshot.clone(), search, schema: Arc::clone(&schema) };
+    let search = Found { snapshot: snapshot.clone(), search, text, schema: Arc::clone(&schema) };
     let table = StreamingTable::try_new(schema, vec![Arc::new(search)]).map_err(from_datafusion)?;
     Ok(Arc::new(table))
 }
@@ -266,7 +282,76 @@ pub(crate) async fn search_table(
 struct Found {
     snapshot: Snapshot,
     search: Search,
+    /// What its vector is made of, if it has none yet.
+    text: Option<ByText>,
     schema: SchemaRef,
+}
+
+/// A search by a text, whose vector is to be made by the model that made the column.
+#[derive(Debug, Clone)]
+struct ByText {
+    text: String,
+    model: String,
+    digest: Option<String>,
+    dimensions: usize,
+    request: SearchRequest,
+    limits: Limits,
+    callees: Arc<dyn Callees>,
+}
+
+impl ByText {
+    fn of(
+        snapshot: &Snapshot,
+        request: &SearchRequest,
+        limits: &Limits,
+        callees: &Arc<dyn Callees>,
+    ) -> Result<Option<ByText>> {
+        let Some(Embed::Text(text)) = &request.embed else { return Ok(None) };
+        let column =
+            lakebed_index::vector_column(snapshot, request.vector_column.as_deref(), None)?;
+        let schema = snapshot.schema();
+        let field = schema.field_with_name(&column).map_err(|_| {
+            Error::not_found(format!("column `{column}` does not exist")).about(Subject::Column)
+        })?;
+        let note = |key: &str| field.metadata().get(key).cloned();
+        let (Some(model), DataType::FixedSizeList(_, dimensions)) =
+            (note("lakebed:model"), field.data_type())
+        else {
+            return Err(Error::invalid(format!(
+                "column `{column}` does not say which model made it: only columns that a job or \
+                 `embed` computed can be searched by text"
+            )));
+        };
+        Ok(Some(ByText {
+            text: text.clone(),
+            model,
+            digest: note("lakebed:model_digest"),
+            dimensions: usize::try_from(*dimensions).unwrap_or_default(),
+            request: SearchRequest { vector_column: Some(column), ..request.clone() },
+            limits: limits.clone(),
+            callees: Arc::clone(callees),
+        }))
+    }
+
+    fn stand_in(&self) -> Vec<f32> {
+        let mut vector = vec![0.0; self.dimensions];
+        if let Some(first) = vector.first_mut() {
+            *first = 1.0;
+        }
+        vector
+    }
+
+    fn with(&self, vector: Vec<f32>) -> SearchRequest {
+        let vector = Some(QueryVectors::One(vector));
+        SearchRequest { vector, embed: None, ..self.request.clone() }
+    }
+
+    async fn search(&self, snapshot: &Snapshot) -> Result<Search> {
+        let digest = self.digest.as_deref();
+        let vector = self.callees.embed_text(&self.model, digest, self.text.clone()).await?;
+        let search = lakebed_index::search_of(snapshot, &self.with(vector), &self.limits)?;
+        Ok(search.fitted(snapshot).await?.0)
+    }
 }
 
 impl PartitionStream for Found {
@@ -275,9 +360,13 @@ impl PartitionStream for Found {
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let (snapshot, search, schema) =
+        let (snapshot, mut search, schema) =
             (self.snapshot.clone(), self.search.clone(), Arc::clone(&self.schema));
+        let text = self.text.clone();
         let rows = async move {
+            if let Some(text) = text {
+                search = text.search(&snapshot).await.map_err(|error| carry(&error))?;
+            }
             let (_, batches) = search.open(&snapshot).await.map_err(|error| carry(&error))?;
             Ok::<_, DataFusionError>(batches.map_err(|error| carry(&error)))
         };
@@ -323,6 +412,9 @@ mod tests {
         let (_, found) =
             take("SELECT * FROM hybrid_search('t', 'v', ARRAY[1], 'a car', 5)").unwrap();
         assert!(found[0].request.vector.is_some() && found[0].request.full_text_query.is_some());
+        let (_, found) = take("SELECT * FROM vector_search('t', 'v', 'a car', 5)").unwrap();
+        assert_eq!(found[0].request.embed, Some(Embed::Text("a car".to_owned())));
+        assert!(found[0].request.vector.is_none());
         assert!(take("SELECT * FROM t, generate_series(1, 2)").unwrap().1.is_empty());
     }
 

@@ -11,6 +11,7 @@ use datafusion::prelude::SessionConfig;
 use lakebed_core::{Limits, Result};
 use lakebed_storage::{count_rule, scalar_functions};
 
+use crate::calls::{CallPlanner, Callees, LiftCalls};
 use crate::error::from_datafusion;
 use crate::functions::functions_of;
 use crate::memory::{AllMemory, StatementMemory};
@@ -29,6 +30,7 @@ pub(crate) struct Sessions {
     pub(crate) all_memory: Arc<AllMemory>,
     pub(crate) spill: Spill,
     pub(crate) partitions: usize,
+    pub(crate) callees: Arc<dyn Callees>,
 }
 
 impl Sessions {
@@ -72,6 +74,9 @@ impl Sessions {
             .with_type_planner(Arc::new(Types))
             .with_scalar_functions(scalar_functions())
             .with_physical_optimizer_rule(count_rule())
+            .with_query_planner(Arc::new(CallPlanner::new(Arc::clone(&self.callees))))
+            // After the types of arguments are known.
+            .with_analyzer_rule(Arc::new(LiftCalls::default()))
             .build();
         for function in functions_of(scope) {
             state.register_udf(function).map_err(from_datafusion)?;

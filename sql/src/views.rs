@@ -34,8 +34,9 @@ use lakebed_core::{DatabaseName, Error, ErrorKind, Result, TableId};
 use lakebed_storage::{Snapshot, View};
 use serde::{Deserialize, Serialize};
 
+use crate::calls::CalledFunction;
 use crate::change::{Change, IfExists};
-use crate::engine::Sql;
+use crate::engine::{Sql, function_pin};
 use crate::error::from_datafusion;
 use crate::named::offset;
 use crate::names::{Scope, parts_of};
@@ -60,6 +61,8 @@ pub(crate) struct Reads<'a> {
     pub(crate) pins: Option<&'a [PinnedTable]>,
     pub(crate) by_name: HashMap<String, (Snapshot, PinnedTable)>,
     pub(crate) has_blobs: bool,
+    /// The functions that it calls.
+    pub(crate) functions: BTreeMap<TableId, Arc<CalledFunction>>,
     views: BTreeMap<TableId, OpenedView>,
     /// The views that are being planned, outermost first; and one that is about to be made.
     within: Vec<TableId>,
@@ -80,6 +83,7 @@ impl<'a> Reads<'a> {
             pins,
             by_name: HashMap::new(),
             has_blobs: false,
+            functions: BTreeMap::new(),
             views: BTreeMap::new(),
             within: Vec::new(),
         }
@@ -100,6 +104,14 @@ impl<'a> Reads<'a> {
             branch: None,
             version: 0,
             view: Some(view.text),
+        }));
+        pins.extend(self.functions.into_iter().map(|(id, function)| PinnedTable {
+            named: function_pin(&id),
+            database: id.database.to_string(),
+            uid: function.uid.clone(),
+            branch: None,
+            version: function.number,
+            view: None,
         }));
         (snapshots, pins)
     }

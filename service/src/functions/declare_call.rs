@@ -3,7 +3,7 @@
 use arrow_schema::{Field, Schema};
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Subject, TableId};
 use lakebed_proto::schema_json::{Dialect, schema_to_json};
-use lakebed_sql::{CallArgument, CalledFunction, KeptColumn};
+use lakebed_sql::{CallArgument, FunctionCall, KeptColumn};
 use lakebed_storage::At;
 use serde_json::{Map, Value, json};
 
@@ -11,7 +11,7 @@ use super::FunctionVersion;
 use super::binding::{
     Application, Argument, Declaration, DeclaredOutput, FunctionReference, InputColumn, WHOLE,
 };
-use super::definition::{Given, Registration};
+use super::definition::{Given, Registration, Signature};
 use crate::Service;
 
 impl Service {
@@ -26,9 +26,8 @@ impl Service {
         column: KeptColumn,
     ) -> Result<u64> {
         let KeptColumn { name, expression, call, refresh_every } = column;
-        if let Some(call) = call
-            && let Some(function) = self.newest_function(&call.function).await?
-        {
+        if let Some(call) = call {
+            let function = self.newest_function(&call.candidates).await?;
             let schema = self.fresh_table(ctx, table, None).await?;
             let schema = schema.snapshot(None, &At::Latest).await?.written_schema();
             let declaration = declaration(&function, &call, &schema, &name)?;
@@ -41,26 +40,32 @@ impl Service {
         self.add_computed_columns(ctx, table, None, &columns, refresh_every).await
     }
 
-    /// The newest version of a function; nothing where none of the name is registered.
-    async fn newest_function(&self, id: &TableId) -> Result<Option<FunctionVersion>> {
-        let function = match self.lake.function(id).await {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            function => function?,
-        };
-        let newest = function.versions.iter().next_back();
-        Ok(newest.map(|(number, version)| FunctionVersion {
-            id: id.clone(),
-            uid: function.uid.clone(),
-            number: *number,
-            version: version.clone(),
-        }))
+    /// The newest version of the first function that there is.
+    async fn newest_function(&self, candidates: &[TableId]) -> Result<FunctionVersion> {
+        let mut missing = None;
+        for id in candidates {
+            let function = match self.lake.function(id).await {
+                Err(error) if error.kind() == ErrorKind::NotFound => {
+                    missing.get_or_insert(error);
+                    continue;
+                }
+                function => function?,
+            };
+            if let Some((number, version)) = function.newest() {
+                let (uid, version) = (function.uid.clone(), version.clone());
+                return Ok(FunctionVersion { id: id.clone(), uid, number, version });
+            }
+        }
+        // A missing function is no missing table, which is how clients would read 404 here.
+        let missing = missing.unwrap_or_else(|| Error::not_found("the function does not exist"));
+        Err(Error::invalid(missing.message().to_owned()))
     }
 }
 
 /// What a client would send for a call.
 fn declaration(
     function: &FunctionVersion,
-    call: &CalledFunction,
+    call: &FunctionCall,
     schema: &Schema,
     output: &str,
 ) -> Result<Declaration> {
@@ -121,7 +126,7 @@ fn declaration(
 /// The column of each parameter, in their order, and the constants by name.
 fn arguments(
     registered: &Registration,
-    call: &CalledFunction,
+    call: &FunctionCall,
 ) -> Result<(Vec<String>, Map<String, Value>)> {
     let parameters = &registered.signature.inputs;
     let mut columns: Vec<Option<String>> = vec![None; parameters.len()];
@@ -143,28 +148,32 @@ fn arguments(
             (CallArgument::Constant(value), None, Some(name)) => {
                 constants.insert(name.clone(), value.clone());
             }
-            (CallArgument::Constant(_), _, _) => {
-                return Err(Error::invalid(
-                    "a function reads columns; constants of its `__init__` are given by name, as in \
-                     f(text, word => 'car')",
-                ));
+            // Those of a class follow the columns.
+            (CallArgument::Constant(value), None, None) => {
+                let constant = registered.signature.initialization.get(at - parameters.len());
+                let constant = constant.ok_or_else(|| too_many(registered))?;
+                constants.insert(constant.name.clone(), value.clone());
+            }
+            (CallArgument::Constant(_), Some(place), _) => {
+                let name = &parameters[place].name;
+                return Err(Error::invalid(format!("parameter `{name}` is not given a column")));
             }
             (CallArgument::Column(column), None, _) => {
                 return Err(Error::invalid(format!(
-                    "the function has no parameter for column `{column}`; it takes {}",
-                    names(registered)
+                    "there is no parameter for column `{column}`; {}",
+                    too_many(registered).message()
                 )));
             }
         }
     }
     let columns: Option<Vec<String>> = columns.into_iter().collect();
-    let columns = columns
-        .ok_or_else(|| Error::invalid(format!("the function takes {}", names(registered))))?;
+    let columns = columns.ok_or_else(|| too_many(registered))?;
     Ok((columns, constants))
 }
 
-fn names(registered: &Registration) -> String {
-    let names: Vec<&str> =
-        registered.signature.inputs.iter().map(|parameter| parameter.name.as_str()).collect();
-    names.join(", ")
+fn too_many(registered: &Registration) -> Error {
+    let Signature { inputs, initialization, .. } = &registered.signature;
+    let all = inputs.iter().chain(initialization);
+    let names: Vec<&str> = all.map(|parameter| parameter.name.as_str()).collect();
+    Error::invalid(format!("the function takes {}", names.join(", ")))
 }

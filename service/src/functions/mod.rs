@@ -9,11 +9,13 @@
 //! | the same by a call in SQL | `declare_call.rs` |
 //! | fill such columns | `refresh.rs` |
 //! | have them refresh themselves | `automatic.rs` |
+//! | call a function or a model in SQL | `calls.rs` |
 //! | keep columns computed by SQL | `computed_sql.rs` |
 //! | see which rows have no value, and why | `failures.rs` |
 
 mod automatic;
 mod binding;
+mod calls;
 mod catalogue;
 mod computed_sql;
 mod create;
@@ -26,6 +28,7 @@ mod refresh;
 mod types;
 
 pub use binding::Declaration;
+pub(crate) use calls::Calls;
 pub use catalogue::FunctionVersion;
 pub use definition::Registration;
 pub use failures::FunctionFailures;

@@ -12,7 +12,7 @@ use crate::Service;
 use crate::audit::AuditLine;
 
 /// What a worker calls the only value of a function.
-const VALUE: &str = "value";
+pub(super) const VALUE: &str = "value";
 
 impl Service {
     /// Begins to fill the rows of a column that have no value, or one that is stale; returns the id of the

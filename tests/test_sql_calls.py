@@ -1,0 +1,494 @@
+"""Models and functions in SQL: real workers compute rows while a statement waits for them."""
+
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import lancedb
+import numpy as np
+import pyarrow as pa
+import pytest
+from lancedb import udf
+from test_jobs import Hand, captions, check_vectors, results, vectors
+
+from lakebed.models import load
+from lakebed.worker.v1 import worker_pb2 as pb
+from support.cli import Cli
+from support.lancedb import connect
+from support.server import LakebedServer
+from support.sql import Sql
+from support.waiting import wait_until
+from support.worker import CACHE, PICTURE_MODEL, TEXT_MODEL, Jobs, Worker
+
+ROWS = 600
+EMBED = f"embed('{TEXT_MODEL}', caption)"
+
+
+@udf
+def words(text: str) -> int:
+    return len(text.split())
+
+
+@udf
+def known(text: str | None) -> str:
+    return "nothing" if text is None else text.upper()
+
+
+@udf(input_schema=pa.schema([pa.field("x", pa.float32(), nullable=False)]), output_schema=pa.float32())
+def halved(x: pa.Array) -> pa.Array:
+    import pyarrow.compute as pc
+
+    return pc.divide(x, 2)
+
+
+@udf(
+    input_schema=pa.schema([pa.field("text", pa.string())]),
+    output_schema=pa.schema([("normalized", pa.string()), ("tokens", pa.int64())]),
+)
+def features(text: str) -> dict[str, Any]:
+    return {"normalized": text.lower(), "tokens": len(text.split())}
+
+
+@udf
+class Tagged:
+    def __init__(self, word: str, strict: bool = False):
+        self.word, self.strict = word, strict
+
+    def __call__(self, text: str) -> bool:
+        return self.word in text
+
+
+@udf
+def picky(number: int) -> int:
+    if number == 423:
+        raise ValueError("423 will not do")
+    return number
+
+
+@udf
+def slow(number: int) -> int:
+    import time
+
+    time.sleep(0.02)
+    return number * 2
+
+
+FUNCTIONS = (words, known, halved, features, Tagged, picky, slow)
+
+
+@pytest.fixture(scope="module")
+def texts_model() -> Any:
+    """The text model, in this process."""
+    return load(TEXT_MODEL, CACHE, device="cpu")
+
+
+@pytest.fixture(scope="module")
+def worker(module_server: LakebedServer) -> Iterator[Worker]:
+    """A worker that is attached to the module's server, which has the functions."""
+    made = Worker(module_server, "w").start()
+    Jobs(module_server).wait_for_workers(1)
+    db = connect(module_server)
+    for function in FUNCTIONS:
+        db.create_function(function)
+    yield made
+    made.kill()
+
+
+@pytest.fixture(scope="module")
+def photos(module_server: LakebedServer, stamps: Path, worker: Worker) -> list[str | None]:
+    """The captions of the table `photos`, one of them null; column `vector` is a job's."""
+    texts: list[str | None] = list(captions(stamps, ROWS))
+    texts[7] = None
+    lake = module_server.lake()
+    lake.create("photos", pa.table({"id": range(ROWS), "caption": texts}))
+    jobs = Jobs(module_server)
+    ended = jobs.wait(jobs.submit("photos", "caption", "vector", TEXT_MODEL))
+    assert ended["job_state"] == "DONE", ended
+    lake.close()
+    return texts
+
+
+def nothing_waits(server: LakebedServer) -> None:
+    """No rows of a statement are left with the workers."""
+
+    def is_idle() -> bool:
+        page = server.http().get("/metrics").text
+        gauge = [line for line in page.splitlines() if line.startswith("lakebed_evaluations_waiting ")]
+        waiting = [float(line.split()[1]) for line in gauge]
+        running = [each["running"] for each in Jobs(server).workers()]
+        return waiting == [0.0] and not any(running)
+
+    wait_until(is_idle, "nothing to wait for", 20)
+
+
+# ---- models ---------------------------------------------------------------------------------
+
+
+def test_the_vectors_are_those_of_a_job(
+    sql: Sql, photos: list[str | None], texts_model: Any, server: LakebedServer
+) -> None:
+    found = sql.query(f"SELECT id, vector, {EMBED} AS made FROM photos ORDER BY id")
+    assert found["id"].to_pylist() == list(range(ROWS))
+    assert found.schema.field("made").type == pa.list_(pa.float32(), 384)
+    some = [n for n in range(ROWS) if photos[n] is not None]
+    # Null gives null, and nothing else does.
+    assert [n for n in range(ROWS) if not found["made"][n].is_valid] == [7]
+    job = np.array(found["vector"].take(some).to_pylist(), np.float32)
+    made = np.array(found["made"].take(some).to_pylist(), np.float32)
+    assert np.abs(job - made).max() < 1e-5
+    check_vectors(found["made"].take([0, 70]), vectors(texts_model, [photos[0], photos[70]]))
+    nothing_waits(server)
+
+
+@pytest.mark.usefixtures("photos")
+def test_rows_are_filtered_and_ordered_by_calls(sql: Sql, photos: list[str | None]) -> None:
+    text = (photos[70] or "").replace("'", "''")
+    near = f"array_distance({EMBED}, embed('{TEXT_MODEL}', '{text}'))"
+    searched = sql.query(f"SELECT id FROM vector_search('photos', 'vector', '{text}', 5)")
+    ordered = sql.query(f"SELECT id FROM photos ORDER BY {near}, id LIMIT 5")
+    # Rows with the same caption come in any order.
+    caption = {n: photos[n] for n in range(ROWS)}
+    assert [caption[n] for n in ordered["id"].to_pylist()] == [
+        caption[n] for n in searched["id"].to_pylist()
+    ]
+    close = sql.query(f"SELECT id, {near} AS d FROM photos WHERE id < 100 AND {near} < 0.01")
+    assert 70 in close["id"].to_pylist()
+    assert all(caption[n] == photos[70] for n in close["id"].to_pylist())
+    # The constant was made once and the other call is made once, for the filter and for the answer.
+    plan = sql.plan(f"SELECT id, {near} AS d FROM photos WHERE id < 100 AND {near} < 0.01")
+    assert plan.count("EvaluateExec") == 2, plan
+
+
+@pytest.mark.usefixtures("photos")
+def test_only_what_is_shown_is_computed(sql: Sql, server: LakebedServer) -> None:
+    def computed() -> float:
+        page = server.http().get("/metrics").text
+        lines = [line for line in page.splitlines() if line.startswith("lakebed_evaluated_rows_total ")]
+        return sum(float(line.split()[1]) for line in lines)
+
+    for query, rows in [
+        (f"SELECT id, {EMBED} FROM photos ORDER BY id DESC LIMIT 3", 3),
+        (f"SELECT id, {EMBED} FROM photos LIMIT 4", 4),
+        (f"SELECT id, {EMBED} AS v FROM photos WHERE id IN (1, 2)", 2),
+        (f"SELECT id FROM photos WHERE id < 5 AND {EMBED} IS NOT NULL", 5),
+        (f"SELECT id FROM (SELECT id, {EMBED} AS v FROM photos)", 0),
+        (f"SELECT count(*) FROM (SELECT id, {EMBED} AS v FROM photos)", 0),
+        (f"SELECT v FROM (SELECT id, {EMBED} AS v FROM photos) WHERE id = 9", 1),
+        (f"SELECT id, embed('{TEXT_MODEL}', 'one text') FROM photos", 1),
+        (f"EXPLAIN SELECT id, {EMBED}, embed('{TEXT_MODEL}', 'x') FROM photos", 0),
+    ]:
+        before = computed()
+        sql.query(query)
+        assert computed() - before == rows, query
+
+
+def test_a_table_of_a_query_can_be_searched_by_text(
+    sql: Sql, photos: list[str | None], table: str
+) -> None:
+    sql.change(f"CREATE TABLE {table} AS SELECT id, caption, {EMBED} AS v FROM photos WHERE id < 50")
+    text = (photos[20] or "").replace("'", "''")
+    found = sql.rows(f"SELECT caption, _distance FROM vector_search('{table}', 'v', '{text}', 1)")
+    assert found[0]["caption"] == photos[20]
+    assert found[0]["_distance"] < 1e-6
+    # Rows that are written down, and rows of a query.
+    changed = sql.change(
+        f"INSERT INTO {table} (id, caption, v) VALUES (100, 'x', embed('{TEXT_MODEL}', '{text}'))"
+    )
+    assert changed == 1
+    assert sql.change(f"INSERT INTO {table} SELECT id, caption, {EMBED} FROM photos WHERE id = 60") == 1
+    query = f"SELECT id FROM vector_search('{table}', 'v', '{text}', 2) ORDER BY id"
+    assert sql.query(query)["id"].to_pylist() == [20, 100]
+    sql.change(
+        f"MERGE INTO {table} AS t USING (SELECT id, {EMBED} AS v FROM photos WHERE id = 60) AS s "
+        "ON t.id = s.id WHEN MATCHED THEN UPDATE SET v = s.v"
+    )
+    with sql.connection.cursor() as cursor:
+        cursor.executemany(
+            f"INSERT INTO {table} (id, v) VALUES (?, embed('{TEXT_MODEL}', ?))",
+            [(200, "a red car"), (201, "a cat")],
+        )
+    assert sql.value(f"SELECT count(v) FROM {table} WHERE id >= 200") == 2
+    with sql.refuses("not_implemented", "MERGE"):
+        sql.change(f"UPDATE {table} SET v = embed('{TEXT_MODEL}', caption)")
+
+
+@pytest.mark.usefixtures("worker")
+def test_pictures_are_embedded(sql: Sql, server: LakebedServer, stamps: Path, table: str) -> None:
+    cells = [path.read_bytes() for path in sorted(stamps.rglob("*.png"))[:6]]
+    blob = pa.field("data", pa.large_binary(), metadata={"lance-encoding:blob": "true"})
+    schema = pa.schema([pa.field("id", pa.int64()), blob, pa.field("plain", pa.binary())])
+    server.lake().create(table, pa.table([range(6), cells, cells], schema=schema))
+    found = sql.query(
+        f"SELECT id, embed('{PICTURE_MODEL}', blob_bytes(data)) AS a, "
+        f"embed('{PICTURE_MODEL}', plain) AS b FROM {table} ORDER BY id"
+    )
+    model = load(PICTURE_MODEL, CACHE, device="cpu")
+    check_vectors(found["a"], vectors(model, cells))
+    assert found["b"].to_pylist() == found["a"].to_pylist()
+    server.lake().write(table, pa.table([[9], [b"none"], [b"none"]], schema=schema))
+    with sql.refuses("invalid_argument", PICTURE_MODEL):
+        sql.query(f"SELECT embed('{PICTURE_MODEL}', plain) FROM {table}")
+
+
+# ---- functions ------------------------------------------------------------------------------
+
+
+def test_functions_of_all_forms(sql: Sql, photos: list[str | None]) -> None:
+    found = sql.rows(
+        "SELECT id, caption, words(caption) AS w, KNOWN(caption) AS k, halved(id + 0.5) AS h, "
+        "features(caption) AS f, tagged(caption, 'a') AS t, \"words\"(lower(caption)) + 1 AS more, "
+        "words(known(caption)) AS inner "
+        "FROM photos WHERE words(caption) > 2 OR caption IS NULL ORDER BY words(caption) DESC, id"
+        .replace("halved(id + 0.5)", "halved(CAST(id AS FLOAT))").replace("tagged", "Tagged")
+    )
+    expected = [
+        n for n in range(ROWS) if photos[n] is None or len((photos[n] or "").split()) > 2
+    ]
+    assert sorted(row["id"] for row in found) == expected
+    for row in found:
+        text = photos[row["id"]]
+        assert row["h"] == row["id"] / 2
+        if text is None:
+            # The parameter of `known` may be null, those of the others may not.
+            assert (row["w"], row["k"], row["f"], row["t"]) == (None, "nothing", None, None)
+            assert row["inner"] == 1
+            continue
+        assert row["w"] == len(text.split()) == row["inner"] == row["more"] - 1
+        assert row["k"] == text.upper()
+        assert row["f"] == {"normalized": text.lower(), "tokens": len(text.split())}
+        assert row["t"] == ("a" in text)
+    counts = [row["w"] for row in found if row["w"] is not None]
+    assert counts == sorted(counts, reverse=True)
+
+
+@pytest.mark.usefixtures("photos")
+def test_calls_stand_wherever_expressions_do(sql: Sql) -> None:
+    by_words = sql.rows(
+        "SELECT words(caption) AS w, count(*) AS n, max(words(caption)) AS m FROM photos "
+        "WHERE caption IS NOT NULL GROUP BY words(caption) HAVING count(*) > 1 ORDER BY 1"
+    )
+    assert by_words
+    assert all(row["w"] == row["m"] for row in by_words)
+    joined = sql.value(
+        "SELECT count(*) FROM photos AS a JOIN photos AS b "
+        "ON a.id = b.id AND words(a.caption) = words(b.caption) AND words(b.caption) > 0"
+    )
+    assert joined == ROWS - 1
+    assert sql.value(
+        "SELECT count(*) FROM photos WHERE words(caption) IN (SELECT max(words(caption)) FROM photos)"
+    ) > 0
+    assert sql.value("SELECT sum(words(column1)) FROM (VALUES ('a b'), ('c'))") == 3
+    assert sql.value("SELECT words('a b c')") == 3
+    assert sql.value("SELECT words(?)", ["a b"]) == 2
+    sql.change("CREATE VIEW counted AS SELECT id, words(caption) AS w FROM photos")
+    assert sql.value("SELECT count(w) FROM counted") == ROWS - 1
+    windows = sql.query("SELECT id, rank() OVER (ORDER BY words(caption)) FROM photos")
+    assert windows.num_rows == ROWS
+    with sql.refuses("not_implemented", "both of its sides"):
+        sql.query("SELECT 1 FROM photos AS a JOIN photos AS b ON words(a.caption || b.caption) = 3")
+    unions = sql.query("SELECT words(caption) AS w FROM photos UNION ALL SELECT words('a')")
+    assert unions.num_rows == ROWS + 1
+
+
+@pytest.mark.parametrize(
+    ("query", "code", "fragments"),
+    [
+        ("SELECT wrds(caption) FROM photos", "not_found", ["`wrds`", "words"]),
+        ("SELECT nowhere.words(caption) FROM photos", "not_found", ["nowhere.words"]),
+        ("SELECT words(id) FROM photos", "invalid_argument", ["`text`", "`words`", "Int64"]),
+        ("SELECT words(caption, 2) FROM photos", "invalid_argument", ["`words`", "2 arguments"]),
+        ("SELECT Tagged(caption) FROM photos", "invalid_argument", ["constant `word`"]),
+        ("SELECT Tagged(caption, caption) FROM photos", "invalid_argument", ["`word`", "constant"]),
+        ("SELECT picky(id * 1.5) FROM photos", "invalid_argument", ["`number`"]),
+        ("SELECT embed('all-MiniLM', caption) FROM photos", "not_found", [TEXT_MODEL]),
+        (f"SELECT embed('{TEXT_MODEL}', id) FROM photos", "invalid_argument", ["reads text"]),
+        (f"SELECT embed('{PICTURE_MODEL}', caption) FROM photos", "invalid_argument", ["pictures"]),
+        ("SELECT embed(caption, caption) FROM photos", "invalid_argument", ["single quotes"]),
+        ("SELECT embed('x') FROM photos", "invalid_argument", ["embed takes"]),
+        (
+            "SELECT * FROM vector_search('photos', 'id', 'a car', 1)",
+            "invalid_argument",
+            ["which model"],
+        ),
+    ],
+)
+@pytest.mark.usefixtures("photos")
+def test_what_cannot_be_called(sql: Sql, query: str, code: str, fragments: list[str]) -> None:
+    with sql.refuses(code, *fragments):
+        sql.query(query)
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_row_that_fails_fails_the_statement(sql: Sql, server: LakebedServer) -> None:
+    assert sql.query("SELECT picky(id) FROM photos WHERE id <> 423").num_rows == ROWS - 1
+    with sql.refuses("invalid_argument", "picky", "ValueError: 423 will not do"):
+        sql.query("SELECT picky(id) FROM photos")
+    nothing_waits(server)
+
+
+@pytest.mark.usefixtures("worker")
+def test_the_newest_version_of_the_namespace_is_called(
+    sql: Sql, server: LakebedServer, table: str
+) -> None:
+    db = connect(server)
+
+    @udf
+    def version_of(text: str) -> int:
+        return 1
+
+    server.lake().create(table, pa.table({"text": ["x"]}))
+    db.create_function(version_of)
+    with sql.connection.cursor() as cursor:
+        schema = cursor.adbc_prepare(f"SELECT version_of(text) AS v FROM {table}")
+        assert schema is not None or schema is None
+    assert sql.value(f"SELECT version_of(text) FROM {table}") == 1
+
+    @udf
+    def version_of(text: str) -> str:  # noqa: F811
+        return "two"
+
+    db.create_function(version_of)
+    assert sql.value(f"SELECT version_of(text) FROM {table}") == "two"
+    assert sql.value(f"SELECT public.version_of(text) FROM {table}") == "two"
+    with sql.refuses("not_found", "version_of"):
+        Sql(server, namespace="other").query("SELECT version_of('x')")
+
+
+# ---- many rows, lost workers, nobody --------------------------------------------------------
+
+
+@pytest.mark.usefixtures("worker")
+def test_ten_thousand_rows_pass(sql: Sql, server: LakebedServer, table: str) -> None:
+    count = 10_000
+    texts = [f"{n} " * (n % 5 + 1) for n in range(count)]
+    server.lake().create(table, pa.table({"id": range(count), "text": texts}))
+    with sql.connection.cursor() as cursor:
+        cursor.execute(f"SELECT id, words(text) AS w FROM {table}")
+        reader = cursor.fetch_record_batch()
+        batches = list(reader)
+    # They come as they are computed.
+    assert len(batches) > 10
+    found = pa.Table.from_batches(batches)
+    assert sorted(found["id"].to_pylist()) == list(range(count))
+    assert all(row["w"] == row["id"] % 5 + 1 for row in found.to_pylist())
+
+
+def test_every_door(server: LakebedServer, photos: list[str | None], tmp_path: Path) -> None:
+    expected = [len((photos[n] or "").split()) for n in range(3)]
+    query = "SELECT words(caption) AS w FROM photos WHERE id < 3 ORDER BY id"
+    told = Cli(server, tmp_path).json("sql", query)
+    assert [row["w"] for row in told] == expected
+
+
+def test_nobody_can_run_it(own_server: LakebedServer) -> None:
+    lake, sql = own_server.lake(), Sql(own_server)
+    lake.create("t", pa.table({"id": [1], "caption": ["x"]}))
+    db = connect(own_server)
+    db.create_function(words)
+    began = time.monotonic()
+    with sql.refuses("unavailable", TEXT_MODEL, "lakebed-worker"):
+        sql.query(f"SELECT {EMBED} FROM t")
+    with sql.refuses("unavailable", "a worker with Python", "words"):
+        sql.query("SELECT words(caption) FROM t")
+    with sql.refuses("unavailable", TEXT_MODEL):
+        sql.query(f"SELECT embed('{TEXT_MODEL}', 'x')")
+    # Nothing has to be computed.
+    assert sql.query(f"SELECT {EMBED} FROM t WHERE id > 1").num_rows == 0
+    assert "EvaluateExec" in sql.plan(f"SELECT {EMBED} FROM t")
+    assert time.monotonic() - began < 5
+
+
+def test_a_worker_is_killed_half_way(make_server: Callable[..., LakebedServer]) -> None:
+    server = make_server(env={"LAKEBED_LIMITS_TASK_LEASE_MS": "1000"}).start()
+    count = 3_000
+    server.lake().create("t", pa.table({"id": range(count)}))
+    workers = [Worker(server, name).start() for name in ("a", "b")]
+    try:
+        Jobs(server).wait_for_workers(2)
+        connect(server).create_function(slow)
+        sql = Sql(server)
+        answers: list[pa.Table] = []
+        query = threading.Thread(
+            target=lambda: answers.append(sql.query("SELECT id, slow(id) AS v FROM t"))
+        )
+        query.start()
+        holds = lambda: any(each["worker"] == "a" and each["running"] for each in Jobs(server).workers())  # noqa: E731
+        wait_until(holds, "a task of worker a", 30)
+        assert query.is_alive()
+        workers[0].kill()
+        query.join(90)
+        assert not query.is_alive()
+        found = answers[0].sort_by("id")
+        assert found["id"].to_pylist() == list(range(count))
+        assert found["v"].to_pylist() == [2 * n for n in range(count)]
+        nothing_waits(server)
+    finally:
+        for each in workers:
+            each.kill()
+
+
+def test_a_client_goes_away(server: LakebedServer, worker: Worker, table: str) -> None:
+    count = 5_000
+    server.lake().create(table, pa.table({"id": range(count)}))
+    sql = Sql(server)
+    with sql.connection.cursor() as cursor:
+        cursor.execute(f"SELECT id, slow(id) AS v FROM {table}")
+        reader = cursor.fetch_record_batch()
+        first = next(reader)
+        assert first.num_rows > 0
+        cursor.adbc_cancel()
+    sql.close()
+    nothing_waits(server)
+
+
+def test_the_last_worker_goes_away(make_server: Callable[..., LakebedServer]) -> None:
+    server = make_server(env={"LAKEBED_LIMITS_TASK_LEASE_MS": "1000"}).start()
+    server.lake().create("t", pa.table({"id": range(9), "caption": ["x"] * 9}))
+    hand = Hand(server.lake(), "hand")
+    hand.sync()
+    failures: list[str] = []
+
+    def ask() -> None:
+        with Sql(server).refuses("unavailable", TEXT_MODEL, "lakebed-worker"):
+            Sql(server).query(f"SELECT {EMBED} FROM t")
+        failures.append("said")
+
+    asking = threading.Thread(target=ask)
+    asking.start()
+    taken: list[Any] = []
+    while not taken:
+        taken = list(hand.sync(wait_ms=500).assign)
+    assert hand.read(taken[0].attempt).num_rows == 9
+    asking.join(30)
+    assert failures == ["said"]
+    # What comes late is refused.
+    answer = hand.sync(running=[taken[0].attempt])
+    assert [each.attempt for each in answer.stop] == [taken[0].attempt.attempt]
+
+
+def test_results_that_do_not_fit(make_server: Callable[..., LakebedServer]) -> None:
+    server = make_server().start()
+    server.lake().create("t", pa.table({"id": range(3), "caption": ["x", None, "y"]}))
+    hand = Hand(server.lake(), "hand")
+    hand.sync()
+    answers: list[pa.Table] = []
+    asking = threading.Thread(
+        target=lambda: answers.append(Sql(server).query(f"SELECT id, {EMBED} AS v FROM t ORDER BY id"))
+    )
+    asking.start()
+    taken: list[Any] = []
+    while not taken:
+        taken = list(hand.sync(wait_ms=500).assign)
+    (given,) = taken
+    rows = hand.read(given.attempt)
+    # The row without a text is not asked for.
+    assert rows["input"].to_pylist() == ["x", "y"]
+    with hand.lake.refuses("invalid_argument", "has no result"):
+        hand.put(given.attempt, results(rows.slice(0, 1)))
+    assert hand.put(given.attempt, results(rows)) == {"rows": 2}
+    hand.sync(slots=0, done=[pb.TaskDone(attempt=given.attempt)])
+    asking.join(30)
+    assert [vector is not None for vector in answers[0]["v"].to_pylist()] == [True, False, True]
