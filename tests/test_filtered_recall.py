@@ -59,7 +59,7 @@ def table(data: Data, tmp_path_factory: pytest.TempPathFactory) -> Any:
     server.kill()
 
 
-@pytest.mark.timeout(1_200)
+@pytest.mark.timeout(3_000)
 @pytest.mark.parametrize("kind", ["IVF_FLAT", "IVF_SQ", "IVF_PQ", "IVF_RQ", "IVF_HNSW_SQ"])
 def test_a_filter_costs_no_recall(data: Data, table: Any, kind: str) -> None:
     # Its default, a code for 16 floats, finds too little among half a million rows, filter or not.
@@ -71,7 +71,7 @@ def test_a_filter_costs_no_recall(data: Data, table: Any, kind: str) -> None:
         found = table.index_stats("vector_idx")
         return found and found.index_type == kind and found.num_unindexed_rows == 0
 
-    wait_until(is_built, f"an index {kind}", 900, poll_s=0.5)
+    wait_until(is_built, f"an index {kind}", 2_400, poll_s=0.5)
     for share in SHARES:
         wanted = data.nearest(share)
         hits = 0
