@@ -1,7 +1,6 @@
 """Ray with lance-ray: tables of the server by name, read and written by a cluster of one CPU."""
 
 import os
-import tempfile
 from collections.abc import Iterator
 from typing import Any
 
@@ -16,6 +15,7 @@ import ray
 
 from support.data import numbered
 from support.flight import Lake
+from support.ray_cluster import local_cluster
 from support.server import LakebedServer
 from support.waiting import wait_until
 
@@ -24,19 +24,9 @@ ROWS = 1_000
 
 @pytest.fixture(scope="module", autouse=True)
 def cluster() -> Iterator[None]:
-    # The paths of its sockets have to be short.
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        ray.init(
-            num_cpus=1,
-            include_dashboard=False,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            object_store_memory=128 << 20,
-            _temp_dir=folder,
-        )
+    with local_cluster(1):
         ray.data.DataContext.get_current().enable_progress_bars = False
         yield
-        ray.shutdown()
 
 
 @pytest.fixture

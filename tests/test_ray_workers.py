@@ -6,7 +6,6 @@ import re
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import lakebed
 import lakebed.ray
 from lakebed import errors
 from lakebed.ray.workers import actor_options, wanted
+from support.ray_cluster import local_cluster
 from support.server import LakebedServer
 from support.waiting import wait_until
 from support.worker import CACHE, TEXT_MODEL, Jobs
@@ -32,18 +32,8 @@ FLAGS = ("--no-functions", "--cache-dir", str(CACHE))
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[str]:
     """A cluster of two processors; its address."""
-    # The paths of its sockets have to be short.
-    with tempfile.TemporaryDirectory(prefix="ray", ignore_cleanup_errors=True) as folder:
-        context = ray.init(
-            num_cpus=2,
-            include_dashboard=False,
-            log_to_driver=False,
-            _node_ip_address="127.0.0.1",
-            object_store_memory=128 << 20,
-            _temp_dir=folder,
-        )
-        yield context.address_info["address"]
-        ray.shutdown()
+    with local_cluster(2) as address:
+        yield address
 
 
 @pytest.fixture
@@ -113,7 +103,7 @@ def test_what_is_refused_at_once(server: LakebedServer) -> None:
 # ---- on a cluster -----------------------------------------------------------------------------
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_they_grow_and_shrink_with_the_queue(
     server: LakebedServer, pool: Callable[..., lakebed.ray.Workers]
 ) -> None:
@@ -134,7 +124,7 @@ def test_they_grow_and_shrink_with_the_queue(
     wait_until(lambda: not jobs.workers(), "their leave", 10)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_there_may_be_none_while_there_is_nothing_to_do(
     server: LakebedServer, pool: Callable[..., lakebed.ray.Workers]
 ) -> None:
@@ -148,7 +138,7 @@ def test_there_may_be_none_while_there_is_nothing_to_do(
     wait_until(lambda: len(workers) == 0, "the end of it", 60)
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_a_lost_actor_is_started_again(
     server: LakebedServer, pool: Callable[..., lakebed.ray.Workers]
 ) -> None:
@@ -171,7 +161,7 @@ def test_a_lost_actor_is_started_again(
     assert not Path(f"/proc/{first}").exists()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 def test_a_worker_that_cannot_work_is_replaced(
     server: LakebedServer, pool: Callable[..., lakebed.ray.Workers]
 ) -> None:
@@ -183,7 +173,7 @@ def test_a_worker_that_cannot_work_is_replaced(
     assert not Jobs(server).workers()
 
 
-@pytest.mark.timeout(180)
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGKILL])
 def test_the_command(server: LakebedServer, cluster: str, how: signal.Signals) -> None:
     log = server.work / "ray.log"

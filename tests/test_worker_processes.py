@@ -160,7 +160,7 @@ def test_two_workers_of_one_command(make_server: Callable[..., LakebedServer]) -
     server = make_server(env={"LAKEBED_LIMITS_TASK_LEASE_MS": "2000"}).start()
     lake, jobs = server.lake(), Jobs(server)
     flags = ["--processes", "2", "--no-functions", "--device", "cpu"]
-    worker = Worker(server, "pair", slots=1, flags=flags).start()
+    worker = Worker(server, "pair", slots=1, arguments=flags).start()
     wait_until(lambda: len(workers_of(jobs, "pair")) == 2, "both workers", 60)
     before = workers_of(jobs, "pair")
     assert {name for name, _ in before} == {"pair-1", "pair-2"}
@@ -207,7 +207,7 @@ def test_the_supervisor_keeps_the_key_to_itself() -> None:
 def test_processes_end_with_their_supervisor(server: LakebedServer) -> None:
     jobs = Jobs(server)
     flags = ["--processes", "2", "--no-functions", "--device", "cpu"]
-    worker = Worker(server, "orphan", flags=flags).start()
+    worker = Worker(server, "orphan", arguments=flags).start()
     wait_until(lambda: len(workers_of(jobs, "orphan")) == 2, "both workers", 60)
     left = children(worker)
     assert len(left) == 2

@@ -104,7 +104,7 @@ def one_model(
         flags += ["--threads", str(options.threads)]
     if options.processes > 1:
         flags += ["--processes", str(options.processes)]
-    worker = Worker(server, f"bench-{kind}", slots=options.slots, flags=flags).start()
+    worker = Worker(server, f"bench-{kind}", slots=options.slots, arguments=flags).start()
     rates: list[float] = []
     try:
         jobs.wait_for_workers(options.processes)

@@ -27,13 +27,13 @@ class Worker:
         *,
         key: str | None = None,
         slots: int = 2,
-        flags: Sequence[str] = (),
+        arguments: Sequence[str] = (),
     ) -> None:
         self.server = server
-        self.flags = flags
         self.name = name
         self.key = key or server.admin_key
         self.slots = slots
+        self.arguments = list(arguments)
         self.log_path = server.work / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
 
@@ -47,7 +47,7 @@ class Worker:
                     *("--url", f"http://{self.server.http_address}", "--api-key", self.key),
                     *("--name", self.name, "--slots", str(self.slots)),
                     *("--cache-dir", str(CACHE)),
-                    *self.flags,
+                    *self.arguments,
                 ],
                 # Environments of functions are made of what is here.
                 env={**os.environ, "PIP_NO_INDEX": "1"},

@@ -69,14 +69,14 @@ class Session:
         self.lanes = lanes
         self.precision = precision
 
-    def run(self, inputs: Mapping[str, npt.NDArray[Any]]) -> Vectors:
-        """The output `embedding` of the graph.
+    def run(self, inputs: Mapping[str, npt.NDArray[Any]], output: str = "embedding") -> Vectors:
+        """An output of the graph, as float32.
 
         Raises:
             OutOfMemory: the inputs are too many for the memory of the device.
         """
         try:
-            [vectors] = self.runtime.run(["embedding"], dict(inputs))
+            [vectors] = self.runtime.run([output], dict(inputs))
         except Exception as error:
             if is_out_of_memory(error):
                 raise OutOfMemory(str(error)) from error

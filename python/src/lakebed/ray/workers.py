@@ -312,10 +312,12 @@ def attach(
     Raises:
         LakebedError: the server cannot be reached, or refuses the key.
         InvalidArgument: a number is out of its range.
-        ImportError: ray is not installed: `pip install 'lakebed[ray]'`.
+        ImportError: ray is not installed.
     """
-    import ray
-
+    try:
+        import ray
+    except ImportError as error:
+        raise ImportError("ray is not installed; pip install 'lakebed[worker,ray]'") from error
     if num_workers < 1 or not 0 <= min_workers <= num_workers or slots < 1:
         raise InvalidArgument(
             f"num_workers is {num_workers}, min_workers {min_workers}, slots {slots}; at least 1 "

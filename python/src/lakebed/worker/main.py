@@ -265,9 +265,12 @@ def arguments_of(given: argparse.Namespace) -> list[str]:
     for flag, value in vars(given).items():
         if flag in OF_ONE or value is None or value is False:
             continue
-        made.append(f"--{flag.replace('_', '-')}")
-        if value is not True:
-            made.append(str(value))
+        word = f"--{flag.replace('_', '-')}"
+        if value is True:
+            made.append(word)
+            continue
+        for each in value if isinstance(value, list) else [value]:
+            made += [word, str(each)]
     return made
 
 

@@ -59,7 +59,8 @@ class JobTime:
 
     def line(self) -> str:
         """All of it in one line for people."""
-        rows = self.stages["write"].rows
+        # Few results may travel with a report and are not written by themselves.
+        rows = max(self.stages["write"].rows, self.stages["compute"].rows)
         busy = ", ".join(f"{name} {share:.0%}" for name, share in self.shares().items())
         which = self.bottleneck
         said = "none, it waited for tasks" if which is None else f"{which}, which is {MEANS[which]}"
