@@ -157,43 +157,17 @@ impl LiftCalls {
             join.on.iter().cloned().unzip();
         (left_keys, left) = self.take_out(left_keys, left, false)?;
         (right_keys, right) = self.take_out(right_keys, right, false)?;
-        let mut conditions = Vec::new();
-        for condition in join.filter.clone().map(split_conjunction_owned).unwrap_or_default() {
-            let mut sides = [false, false];
-            condition.apply(|expr| {
-                if call_in(expr).is_some() {
-                    let columns = expr.column_refs();
-                    let is_of = |schema: &DFSchema| columns.iter().all(|it| schema.has_column(it));
-                    match (is_of(join.left.schema()), is_of(join.right.schema())) {
-                        (true, _) => sides[0] = true,
-                        (false, true) => sides[1] = true,
-                        _ => {
-                            return Err(not_here(
-                                "the condition of a join, over both of its sides",
-                            ));
-                        }
-                    }
-                }
-                Ok(TreeNodeRecursion::Continue)
-            })?;
-            let mut condition = vec![condition];
-            match sides {
-                [true, true] => {
-                    return Err(not_here(
-                        "a condition of a join together with one of the other side",
-                    ));
-                }
-                [true, false] => (condition, left) = self.take_out(condition, left, false)?,
-                [false, true] => (condition, right) = self.take_out(condition, right, false)?,
-                [false, false] => {}
-            }
-            conditions.append(&mut condition);
+        let mut condition: Vec<Expr> = join.filter.clone().into_iter().collect();
+        (condition, left) = self.take_own(condition, left)?;
+        (condition, right) = self.take_own(condition, right)?;
+        if condition.iter().any(calls_something) {
+            return Err(not_here("the condition of a join, over both of its sides"));
         }
         let joined = Join::try_new(
             Arc::new(left.plan),
             Arc::new(right.plan),
             left_keys.into_iter().zip(right_keys).collect(),
-            conjunction(conditions),
+            conjunction(condition),
             join.join_type,
             join.join_constraint,
             join.null_equality,
@@ -205,15 +179,35 @@ impl LiftCalls {
     /// Puts columns in the place of all calls in expressions over a plan, which has these columns then.
     fn take_out(
         &self,
+        exprs: Vec<Expr>,
+        input: Lifted,
+        keeps_names: bool,
+    ) -> PlanResult<(Vec<Expr>, Lifted)> {
+        self.take(exprs, input, keeps_names, |_, _| true)
+    }
+
+    /// The same for those calls that read columns of the plan only.
+    fn take_own(&self, exprs: Vec<Expr>, input: Lifted) -> PlanResult<(Vec<Expr>, Lifted)> {
+        self.take(exprs, input, false, |call, schema| {
+            call.column_refs().into_iter().all(|column| schema.has_column(column))
+        })
+    }
+
+    fn take(
+        &self,
         mut exprs: Vec<Expr>,
         mut input: Lifted,
         keeps_names: bool,
+        is_wanted: impl Fn(&Expr, &DFSchema) -> bool,
     ) -> PlanResult<(Vec<Expr>, Lifted)> {
         loop {
             let mut found: Vec<Expr> = Vec::new();
             for expr in &exprs {
                 expr.apply(|expr| {
-                    if is_innermost(expr) && !found.contains(expr) {
+                    if is_innermost(expr)
+                        && is_wanted(expr, input.plan.schema())
+                        && !found.contains(expr)
+                    {
                         found.push(expr.clone());
                     }
                     Ok(TreeNodeRecursion::Continue)
