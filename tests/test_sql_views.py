@@ -74,7 +74,6 @@ def test_a_view_is_replaced_and_its_names_are_its_own(sql: Sql, numbers: str) ->
         ("VIEW w AS SELECT 1 AS a, 2 AS a", "INVALID_ARGUMENT", "a"),
         ("VIEW w AS SELECT nope", "NOT_FOUND", "nope"),
         ("VIEW w AS SELECT 1 + $1 AS a", "INVALID_ARGUMENT", "parameters"),
-        ("MATERIALIZED VIEW w AS SELECT 1 AS a", "UNIMPLEMENTED", "MATERIALIZED"),
         ("TEMPORARY VIEW w AS SELECT 1 AS a", "UNIMPLEMENTED", "TEMPORARY"),
     ]:
         with sql.refuses(code, fragment):

@@ -31,6 +31,7 @@ mod guard;
 mod gzip;
 mod job;
 mod key;
+mod materialized_view;
 mod namespace;
 mod not_built;
 mod observe;

@@ -26,7 +26,7 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/transaction/{id}/alter"),
     // Blobs.
     (MethodFilter::POST, "/v1/table/{id}/blob/{column}/{row_id}/sign"),
-    // Functions by their older names, secrets, materialized views.
+    // Functions by their older names, secrets.
     (MethodFilter::POST, "/v1/functions/create"),
     (MethodFilter::POST, "/v1/functions/get"),
     (MethodFilter::POST, "/v1/secret/{id}/create"),
@@ -34,11 +34,6 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/secret/{id}/describe"),
     (MethodFilter::POST, "/v1/secret/{id}/drop"),
     (MethodFilter::GET, "/v1/namespace/{id}/secret/list"),
-    (MethodFilter::POST, "/v1/materialized_view/{id}/create"),
-    (MethodFilter::POST, "/v1/materialized_view/{id}/describe"),
-    (MethodFilter::POST, "/v1/materialized_view/{id}/refresh"),
-    (MethodFilter::POST, "/v1/materialized_view/{id}/drop"),
-    (MethodFilter::GET, "/v1/namespace/{id}/materialized_view/list"),
     // Real-time writes, under their two generations of names.
     (MethodFilter::POST, "/v1/table/{id}/enable_rte"),
     (MethodFilter::POST, "/v1/table/{id}/disable_rte"),

@@ -21,8 +21,8 @@ use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
-    Door, RestOptions, backup, blob, blob_gc, function, job, key, namespace, not_built, peers,
-    status, table, upload, view, worker,
+    Door, RestOptions, backup, blob, blob_gc, function, job, key, materialized_view, namespace,
+    not_built, peers, status, table, upload, view, worker,
 };
 
 /// The HTTP door over `service`.
@@ -86,6 +86,26 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/function/{id}/create", runs_jobs(post(function::create::create_function))),
         ("/v1/function/{id}/describe", post(function::describe::describe_function)),
         ("/v1/function/{id}/drop", post(function::drop_function::drop_function)),
+        (
+            "/v1/namespace/{id}/materialized_view/list",
+            get(materialized_view::list::list_materialized_views),
+        ),
+        (
+            "/v1/materialized_view/{id}/create",
+            runs_jobs(post(materialized_view::create::create_materialized_view)),
+        ),
+        (
+            "/v1/materialized_view/{id}/describe",
+            post(materialized_view::describe::describe_materialized_view),
+        ),
+        (
+            "/v1/materialized_view/{id}/refresh",
+            runs_jobs(post(materialized_view::refresh::refresh_materialized_view)),
+        ),
+        (
+            "/v1/materialized_view/{id}/drop",
+            changes_table(post(materialized_view::drop_view::drop_materialized_view)),
+        ),
         ("/v1/view/{id}/create", changes_table(post(view::create::create_view))),
         ("/v1/view/{id}/describe", post(view::describe::describe_view)),
         ("/v1/view/{id}/drop", changes_table(post(view::drop_view::drop_view))),

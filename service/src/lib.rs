@@ -34,6 +34,7 @@ mod jobs;
 mod keys;
 mod list;
 mod maintenance;
+mod materialized;
 mod merge;
 mod multipart;
 mod namespaces;
@@ -88,10 +89,11 @@ pub use lakebed_jobs::{
 pub use lakebed_storage::Profile;
 /// What an index and a merge are, for the doors.
 pub use lakebed_storage::{
-    BlobCount, Cleaned, IndexSpec, IndexSummary, Matched, MergeOutcome, MergeRule, ScalarIndexKind,
-    SweptBlobs, VectorIndexKind, VectorIndexSpec,
+    BlobCount, Cleaned, IndexSpec, IndexSummary, Matched, MaterializedView, MergeOutcome,
+    MergeRule, ScalarIndexKind, SweptBlobs, VectorIndexKind, VectorIndexSpec,
 };
 pub use list::{TableDetails, TableStats, TableSummary};
+pub use materialized::RefreshView;
 pub use merge::Merge;
 pub use multipart::Part;
 pub use namespaces::{CreateMode, Properties};

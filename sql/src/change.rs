@@ -29,6 +29,7 @@ use crate::error::from_datafusion;
 use crate::expression::{self, Bound};
 use crate::history::HistoryChange;
 use crate::json_columns;
+use crate::materialized::refreshed;
 use crate::merge::{self, Understood};
 use crate::names::Scope;
 use crate::parse::Statement;
@@ -131,6 +132,33 @@ pub enum Change {
         scope: Scope,
         /// What to do where it exists.
         if_exists: IfExists,
+    },
+    /// Make a materialized view.
+    CreateMaterializedView {
+        /// The view.
+        view: TableId,
+        /// Its text.
+        query: String,
+        /// Where the name of its table is looked for.
+        scope: Scope,
+        /// Whether it is filled at once.
+        fill: bool,
+        /// Whether one that exists is no error.
+        if_not_exists: bool,
+    },
+    /// Refresh a materialized view.
+    RefreshMaterializedView {
+        /// The view.
+        view: TableId,
+        /// Whether all its rows are replaced.
+        full: bool,
+    },
+    /// Drop materialized views.
+    DropMaterializedViews {
+        /// The views.
+        views: Vec<TableId>,
+        /// Whether one that does not exist is no error.
+        if_exists: bool,
     },
     /// Drop views.
     DropViews {
@@ -297,12 +325,22 @@ impl Sql {
                 Ok(Change::Merge { table, on, rule, rows: Box::new(rows) })
             }
             Ast::AlterTable(alter) => self.alter_table(scope, alter).await,
-            Ast::Call(call) => self.call(scope, call).await,
+            Ast::Call(call) => match refreshed(call) {
+                Some(refreshed) => {
+                    let (name, full) = refreshed?;
+                    let view = scope.table_of(&name)?;
+                    Ok(Change::RefreshMaterializedView { view, full })
+                }
+                None => self.call(scope, call).await,
+            },
             Ast::CreateView(create) => self.create_view(scope, create, &statement.text).await,
             Ast::Drop {
                 object_type, if_exists, names, cascade, purge, temporary, table, ..
             } => {
-                if !matches!(object_type, ObjectType::Table | ObjectType::View) {
+                if !matches!(
+                    object_type,
+                    ObjectType::Table | ObjectType::View | ObjectType::MaterializedView
+                ) {
                     return Err(not_built(format!("DROP {object_type} is not built")));
                 }
                 if *cascade || *purge || *temporary || table.is_some() {
@@ -314,6 +352,9 @@ impl Sql {
                 let if_exists = *if_exists;
                 Ok(match object_type {
                     ObjectType::View => Change::DropViews { views: names, if_exists },
+                    ObjectType::MaterializedView => {
+                        Change::DropMaterializedViews { views: names, if_exists }
+                    }
                     _ => Change::DropTables { tables: names, if_exists },
                 })
             }

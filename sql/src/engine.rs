@@ -23,6 +23,7 @@ use crate::error::from_datafusion;
 use crate::hidden::{hide, take_extras};
 use crate::history::{history_table, take_histories};
 use crate::late_blobs::{LateBlobs, take_late};
+use crate::materialized::{take_lists, views_table};
 use crate::memory::AllMemory;
 use crate::names::Scope;
 use crate::parse::Statement;
@@ -137,12 +138,13 @@ impl Sql {
             blob_bytes_limit: "sql_blob_bytes_max",
             ..Extras::default()
         };
-        let (searches, feeds, histories, functions) = match syntax(&mut tree) {
+        let (searches, feeds, histories, lists, functions) = match syntax(&mut tree) {
             // Searches and the like first: what stands for them is no function any more.
             Some(statement) => (
                 take_searches(statement)?,
                 take_changes(statement)?,
                 take_histories(statement)?,
+                take_lists(statement)?,
                 take_extras(statement, &mut extras)?,
             ),
             None => Default::default(),
@@ -178,6 +180,7 @@ impl Sql {
             if searches.iter().any(|search| search.name == table)
                 || feeds.iter().any(|feed| feed.name == table)
                 || histories.iter().any(|history| history.name == table)
+                || lists.iter().any(|list| list.name == table)
             {
                 continue;
             }
@@ -232,10 +235,15 @@ impl Sql {
             let table = history_table(&of, history.listed).await?;
             catalog.opened((scope.database(), scope.schema(), &history.name), table);
         }
+        for list in &lists {
+            let table = views_table(&self.lake, scope, list).await?;
+            catalog.opened((scope.database(), scope.schema(), &list.name), table);
+        }
         // The only table has to be the one that the query reads from.
         let is_alone = searches.is_empty()
             && feeds.is_empty()
             && histories.is_empty()
+            && lists.is_empty()
             && listed.is_empty()
             && !has_views;
         let late = match (syntax(&mut tree), opened.as_slice()) {

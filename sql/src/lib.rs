@@ -29,6 +29,7 @@ mod hidden;
 mod history;
 mod json_columns;
 mod late_blobs;
+mod materialized;
 mod memory;
 mod merge;
 mod named;

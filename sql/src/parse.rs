@@ -18,6 +18,7 @@ use lakebed_storage::{check_statement, is_multiplying};
 use crate::computed::fold_kept;
 use crate::error::from_datafusion;
 use crate::history::{called_table, check_call};
+use crate::materialized::{refreshed, uniform};
 use crate::merge;
 use crate::names::Scope;
 use crate::time_travel::fold_versions;
@@ -57,7 +58,7 @@ impl Statement {
             .tokenize_with_location()
             .map_err(|error| Error::invalid(format!("the statement is no SQL: {error}")))?;
         check_statement(tokens.iter().map(|token| &token.token), limits)?;
-        let tokens = number_parameters(fold_kept(fold_versions(tokens))?)?;
+        let tokens = number_parameters(fold_kept(fold_versions(uniform(tokens)?))?)?;
         let mut statements = DFParserBuilder::new(tokens)
             .build()
             .and_then(|mut parser| parser.parse_statements())
@@ -86,6 +87,9 @@ impl Statement {
     pub fn changed_table(&self, scope: &Scope) -> Result<Option<TableId>> {
         let DfStatement::Statement(statement) = &self.tree else { return Ok(None) };
         if let Ast::Call(call) = statement.as_ref() {
+            if let Some(refreshed) = refreshed(call) {
+                return scope.table_of(&refreshed?.0).map(Some);
+            }
             return called_table(call).map(|table| scope.searched(&table)).transpose();
         }
         let of_factor = |factor: &TableFactor| match factor {
@@ -172,6 +176,7 @@ fn kind_of(tree: &DfStatement) -> Result<StatementKind> {
         | Ast::CreateView(_)
         | Ast::AlterTable(_)
         | Ast::Drop { .. } => Ok(StatementKind::Change),
+        Ast::Call(call) if refreshed(call).is_some() => Ok(StatementKind::Change),
         Ast::Call(call) => check_call(call).map(|()| StatementKind::Change),
         Ast::StartTransaction { .. }
         | Ast::Commit { .. }

@@ -234,10 +234,12 @@ impl Sql {
             && create.to.is_none()
             && create.params.is_none()
             && matches!(create.options, CreateTableOptions::None);
+        if create.materialized {
+            return self.create_materialized_view(scope, create, text);
+        }
         if !is_plain {
             return Err(not_built(
-                "CREATE VIEW takes columns and AS; MATERIALIZED, TEMPORARY and other clauses are not \
-                 built",
+                "CREATE VIEW takes columns and AS; TEMPORARY and other clauses are not built",
             ));
         }
         let if_exists = IfExists::of(create.or_replace, create.if_not_exists)?;
@@ -264,7 +266,7 @@ fn pinned(view: View) -> Result<PinnedView> {
 }
 
 /// The syntax tree of a view's text.
-fn query_of(text: &str, limits: &lakebed_core::Limits) -> Result<DfStatement> {
+pub(crate) fn query_of(text: &str, limits: &lakebed_core::Limits) -> Result<DfStatement> {
     let statement = Statement::parse(text, limits)?;
     let is_query = match &statement.tree {
         DfStatement::Statement(tree) => matches!(tree.as_ref(), Ast::Query(_)),
@@ -320,7 +322,7 @@ impl VisitorMut for Count {
 }
 
 /// What follows the AS of a CREATE VIEW, as it was written.
-fn text_after_as(text: &str) -> Option<String> {
+pub(crate) fn text_after_as(text: &str) -> Option<String> {
     let tokens = Tokenizer::new(&GenericDialect {}, text).tokenize_with_location().ok()?;
     let view = tokens.iter().position(|token| is_keyword(&token.token, Keyword::VIEW))?;
     let mut depth = 0_usize;

@@ -13,9 +13,11 @@
 //! applied in the order of the feed; the rest comes in the order of row ids; memory is that of `diff.rs`
 //! and a few batches.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arrow_array::builder::{ListBuilder, StringBuilder};
+use arrow_array::cast::AsArray;
+use arrow_array::types::UInt64Type;
 use arrow_array::{
     ArrayRef, BooleanArray, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
     new_empty_array, new_null_array,
@@ -24,10 +26,11 @@ use arrow_schema::{DataType, Field, FieldRef, Schema, SchemaRef, TimeUnit};
 use futures::future::BoxFuture;
 use futures::{FutureExt, StreamExt, TryStreamExt};
 use lakebed_core::{Error, Result};
+use lance_core::ROW_ID;
 use roaring::RoaringTreemap;
 use serde_json::json;
 
-use crate::diff::{Diff, Verdict, as_type};
+use crate::diff::{Diff, RowSets, Verdict, as_type};
 use crate::history::History;
 use crate::scan::{BatchStream, Projection, ScanSpec};
 use crate::snapshot::Snapshot;
@@ -114,6 +117,78 @@ impl Snapshot {
                 Feed { end: self.clone(), schema: Arc::clone(&schema), spec: spec.clone(), diff };
             let batches = futures::stream::once(feed.open(history)).try_flatten();
             Ok((schema, batches.boxed()))
+        }
+        .boxed()
+    }
+}
+
+/// The rows that changed between two versions, for who keeps something that is made of them.
+pub struct ChangedRows {
+    /// The schema of the batches: that of a feed.
+    pub schema: SchemaRef,
+    /// New and changed rows, as they are in the newer version.
+    pub batches: BatchStream,
+    /// Rows that are gone; and, once they were in a batch, those that are new or changed.
+    pub ids: ChangedIds,
+}
+
+/// Ids of rows that changed.
+#[derive(Debug, Clone, Default)]
+pub struct ChangedIds(Arc<Mutex<RoaringTreemap>>);
+
+impl ChangedIds {
+    /// How many.
+    pub fn len(&self) -> u64 {
+        self.lock().len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.lock().is_empty()
+    }
+
+    pub(crate) fn into_set(self) -> RoaringTreemap {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn see(&self, batch: &RecordBatch) {
+        let column = batch.column_by_name(ROW_ID);
+        if let Some(ids) = column.and_then(|column| column.as_primitive_opt::<UInt64Type>()) {
+            self.lock().extend(ids.values().iter().copied());
+        }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, RoaringTreemap> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Snapshot {
+    /// What changed from `begin` to this version in some columns. Of rows that are gone nothing is read.
+    ///
+    /// # Errors
+    /// As [`Snapshot::changes`].
+    pub fn changed_rows<'a>(
+        &'a self,
+        begin: &'a Snapshot,
+        columns: &'a [String],
+    ) -> BoxFuture<'a, Result<ChangedRows>> {
+        async move {
+            let spec = ChangesSpec {
+                columns: Some(columns.to_vec()),
+                kinds: Some(vec![ChangeKind::Insert, ChangeKind::Update]),
+                blob_bytes: true,
+                cursor: None,
+            };
+            let (diff, history) = settled(Some(begin), self, &spec).await?;
+            let schema = schema_of(self, &diff, &spec).await?;
+            let mut feed = Feed { end: self.clone(), schema: Arc::clone(&schema), spec, diff };
+            let (sets, history) = feed.sets(history).await?;
+            let ids = ChangedIds(Arc::new(Mutex::new(sets.deleted.clone())));
+            let seen = ids.clone();
+            let batches = feed.rows_of(sets, history).await?;
+            let batches = batches.inspect_ok(move |batch| seen.see(batch)).boxed();
+            Ok(ChangedRows { schema, batches, ids })
         }
         .boxed()
     }
@@ -238,12 +313,21 @@ struct Note {
 
 impl Feed {
     async fn open(mut self, history: Option<History>) -> Result<BatchStream> {
+        let (sets, history) = self.sets(history).await?;
+        self.rows_of(sets, history).await
+    }
+
+    /// Which rows may differ.
+    async fn sets(&mut self, history: Option<History>) -> Result<(RowSets, History)> {
         let history = match history {
             Some(history) => history,
             None => history_of(self.diff.begin(), &self.end).await?,
         };
         self.diff.settle(&history);
-        let sets = self.diff.rows(&history).await?;
+        Ok((self.diff.rows(&history).await?, history))
+    }
+
+    async fn rows_of(self, sets: RowSets, history: History) -> Result<BatchStream> {
         let rows = usize::try_from(self.diff.batch_rows().await?).unwrap_or(1);
         let (inserts, updates, deletes) = (
             self.spec.shows(ChangeKind::Insert),

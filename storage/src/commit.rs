@@ -28,6 +28,7 @@ use tokio::sync::{OwnedMutexGuard, oneshot};
 use crate::durable::{DurableCommitHandler, sync_file, sync_transaction};
 use crate::lake::Shared;
 use crate::lance_error::{StreamError, from_lance};
+use crate::materialized::check_commit;
 use crate::servers::Term;
 use crate::stamps::LeftOut;
 use crate::table::Branch;
@@ -219,6 +220,7 @@ impl Branch {
         // Here too, because whoever asked for the commit may be gone, and what it held with it.
         let _pin = self.hold().await?;
         let dataset = self.current().await;
+        check_commit(&dataset, &transaction)?;
         let term = self.term().map(|number| Term {
             number,
             is_rebuilt: matches!(

@@ -1,6 +1,7 @@
 //! Create a table from a stream: one version that holds everything, or nothing.
 
 use async_recursion::async_recursion as boxed;
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,13 +40,25 @@ impl Lake {
     ///
     /// # Errors
     /// `AlreadyExists` when the name is taken, unless by a write with the same write id.
-    #[boxed]
     pub async fn create_table(
         &self,
         id: &TableId,
         sent: SchemaRef,
         batches: BatchStream,
         options: WriteOptions,
+    ) -> Result<CommitReceipt> {
+        self.create_noted(id, sent, batches, options, HashMap::new()).await
+    }
+
+    /// The same with properties of the transaction that makes it.
+    #[boxed]
+    pub(crate) async fn create_noted(
+        &self,
+        id: &TableId,
+        sent: SchemaRef,
+        batches: BatchStream,
+        options: WriteOptions,
+        mut properties: HashMap<String, String>,
     ) -> Result<CommitReceipt> {
         if let Some(receipt) = self.existing(id, &options).await? {
             return Ok(receipt);
@@ -80,7 +93,9 @@ impl Lake {
 
         let record = counted.record(&options, shared.clock.now_ms());
         if let Some(write_id) = &options.write_id {
-            let properties = to_properties(&[(write_id.clone(), record)])?;
+            properties.extend(to_properties(&[(write_id.clone(), record)])?);
+        }
+        if !properties.is_empty() {
             transaction.transaction_properties = Some(Arc::new(properties));
         }
         let base = shared.root.path(&location);

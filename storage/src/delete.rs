@@ -19,6 +19,7 @@ impl Table {
     pub async fn delete_rows(&self, branch: Option<&str>, filter: &str) -> Result<(u64, u64)> {
         check_sql(filter, &self.shared.limits).map_err(|error| error.context("filter"))?;
         let branch = self.branch(branch).await?;
+        branch.check_no_view().await?;
         let _mutation = branch.mutation.lock().await;
         let _pin = branch.hold().await?;
         let mut tries = 1;

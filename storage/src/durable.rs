@@ -33,6 +33,7 @@ use url::Url;
 use crate::branches::note_merge;
 use crate::lance_error::from_io;
 use crate::local_parts::LocalParts;
+use crate::materialized::note_view;
 use crate::servers::Term;
 use crate::stamps::{LeftOut, bound_stamps};
 
@@ -130,6 +131,7 @@ impl CommitHandler for DurableCommitHandler {
             term.check(manifest, base_path, object_store).await?;
         }
         note_merge(manifest, transaction.as_ref());
+        note_view(manifest, transaction.as_ref());
         if let Some(left_out) = &self.left_out {
             left_out.put_back(manifest).map_err(CommitError::OtherError)?;
         }

@@ -180,6 +180,7 @@ impl Table {
     ) -> BoxFuture<'a, Result<Filled>> {
         async move {
             let branch = self.branch(branch).await?;
+            branch.check_no_view().await?;
             let _pin = branch.hold().await?;
             let snapshot = self.snapshot(branch.name.as_deref(), &At::Latest).await?;
             let mut fill = Fill::new(&snapshot, columns, sources).await?;

@@ -6,10 +6,12 @@ use arrow_array::builder::LargeBinaryBuilder;
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use arrow_cast::cast;
-use arrow_schema::{DataType, Field};
+use arrow_schema::{DataType, Field, Schema};
 use lakebed_core::{Error, Result};
 pub use lance_arrow::json::is_json_field;
-use lance_arrow::json::{convert_lance_json_to_arrow, encode_json};
+use lance_arrow::json::{
+    convert_lance_json_to_arrow, encode_json, is_arrow_json_field, json_field,
+};
 
 /// How deep JSON may be nested: lance's reader and writer call themselves for each level, and a stack that
 /// overflows ends the process.
@@ -39,6 +41,32 @@ pub(crate) fn encode(field: &Field, text: &ArrayRef, first_row: u64) -> Result<A
         }
     }
     Ok(Arc::new(stored.finish()))
+}
+
+/// A batch of rows that lance took by their ids, which shows JSON as text, as a scan shows it.
+///
+/// # Errors
+/// `Internal` for text that is no JSON.
+pub(crate) fn text_as_stored(batch: RecordBatch) -> Result<RecordBatch> {
+    let schema = batch.schema();
+    if !schema.fields().iter().any(|field| is_arrow_json_field(field)) {
+        return Ok(batch);
+    }
+    let mut fields = Vec::with_capacity(schema.fields().len());
+    let mut columns = Vec::with_capacity(schema.fields().len());
+    for (field, column) in schema.fields().iter().zip(batch.columns()) {
+        if !is_arrow_json_field(field) {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+            continue;
+        }
+        let stored = encode(field, column, 0);
+        columns.push(stored.map_err(|error| Error::internal(error.message().to_owned()))?);
+        fields.push(Arc::new(json_field(field.name(), field.is_nullable())));
+    }
+    let schema = Schema::new_with_metadata(fields, schema.metadata().clone());
+    RecordBatch::try_new(Arc::new(schema), columns)
+        .map_err(|error| Error::internal("JSON of rows that were taken").with_source(error))
 }
 
 /// Checks how deep texts of JSON are nested; `first_row` is the number of the first row in the stream.

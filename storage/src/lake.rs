@@ -5,7 +5,7 @@
 //! table meet in the same commit queue.
 
 use async_recursion::async_recursion as boxed;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::Duration;
@@ -150,6 +150,8 @@ pub struct Lake {
     pub(crate) record: LakeRecord,
     tables: Mutex<HashMap<String, Arc<Table>>>,
     pub(crate) creators: Creators,
+    /// Uids of tables that are known to be no materialized views.
+    pub(crate) plain_tables: Mutex<HashSet<String>>,
     /// Held while a clone is made, so that two of one name do not meet in a folder.
     pub(crate) cloning: tokio::sync::Mutex<()>,
     /// Asks another server for the lead of a table.
@@ -229,6 +231,7 @@ impl Lake {
             record,
             tables: Mutex::new(HashMap::new()),
             creators: Creators::default(),
+            plain_tables: Mutex::default(),
             cloning: tokio::sync::Mutex::default(),
             asker: OnceLock::new(),
             _lock: lock,

@@ -63,6 +63,7 @@ mod lance_error;
 mod lineage;
 mod local_parts;
 mod manifest_file;
+mod materialized;
 mod multipart;
 mod namespaces;
 mod notes;
@@ -121,7 +122,7 @@ pub use branches::{
     BranchConflict, BranchDiff, BranchEntry, BranchMerge, ColumnChange, ConflictKind, MergeSides,
     MergedBranch, RowChange, RowCounts,
 };
-pub use changes::{CHANGE_COLUMNS, CHANGES_KEY, ChangeKind, ChangesSpec};
+pub use changes::{CHANGE_COLUMNS, CHANGES_KEY, ChangeKind, ChangedIds, ChangedRows, ChangesSpec};
 pub use checksums::Claimed;
 pub use cleanup::{CleanRule, Cleaned, PurgePlan, RetentionFacts};
 pub use clones::Cloned;
@@ -141,6 +142,7 @@ pub use json_column::{is_json_field, json_as_text};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use lance_error::without_folders;
 pub use lineage::Lineage;
+pub use materialized::{MaterializedView, Refreshed, SOURCE_ROW_ID};
 pub use namespaces::{CreateMode, Properties};
 pub use overlay::{FoldRule, Folded, OverlaidFragment};
 pub use pace::{Pace, Turn};

@@ -70,6 +70,7 @@ impl Table {
     #[boxed]
     pub async fn create_multipart(&self, branch: Option<&str>) -> Result<String> {
         let branch = self.branch(branch).await?;
+        branch.check_no_view().await?;
         let id = uuid::Uuid::now_v7().to_string();
         let record = UploadRecord {
             table_uid: self.uid().to_owned(),

@@ -16,6 +16,7 @@ use lance::dataset::scanner::{FragmentSlice, Scanner};
 use serde::{Deserialize, Serialize};
 
 use crate::blob_bytes::{BlobBytes, row_id_column};
+use crate::json_column::text_as_stored;
 use crate::lance_error::from_lance;
 use crate::snapshot::Snapshot;
 use crate::sql_guard::check_sql;
@@ -299,6 +300,7 @@ impl Snapshot {
         if batch.num_rows() != row_ids.len() {
             return Err(self.missing_row(row_ids).await?);
         }
+        let batch = text_as_stored(batch)?;
         match wide {
             Some(wide) => wide.complete(batch).await,
             None => Ok(batch),

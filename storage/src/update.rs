@@ -77,6 +77,7 @@ impl Table {
                 check_sql(predicate, limits).map_err(|error| error.context("filter"))?;
             }
             let branch = self.branch(branch).await?;
+            branch.check_no_view().await?;
             let _pin = branch.hold().await?;
             // What is wrong with it is said before it waits.
             let latest = branch.latest().await?;

@@ -47,7 +47,7 @@ use crate::write::{as_source, discard, write_error, write_params_into};
 /// From here on a merge is too large for lance's own way.
 const BYTES_MIN: u64 = 64 << 20;
 /// Where a sent row is stored when it is not.
-const NOWHERE: u64 = u64::MAX;
+pub(crate) const NOWHERE: u64 = u64::MAX;
 
 /// Whether a merge is done here.
 pub(crate) fn is_whole_and_large(
@@ -183,7 +183,11 @@ fn numbers<'a>(batch: &'a RecordBatch, name: &str) -> Result<&'a arrow_array::UI
 }
 
 /// The sent rows that are stored, or those that are not.
-fn selected(spool: &Spool, places: Arc<Places>, stored: bool) -> SendableRecordBatchStream {
+pub(crate) fn selected(
+    spool: &Spool,
+    places: Arc<Places>,
+    stored: bool,
+) -> SendableRecordBatchStream {
     let source = spool.source();
     let schema = source.schema();
     let mut first = 0;
@@ -202,7 +206,7 @@ fn selected(spool: &Spool, places: Arc<Places>, stored: bool) -> SendableRecordB
     as_source(schema, rows.boxed())
 }
 
-async fn write(
+pub(crate) async fn write(
     shared: &Shared,
     dataset: &Dataset,
     rows: SendableRecordBatchStream,
@@ -240,7 +244,10 @@ pub(crate) fn keep_row_ids(
 }
 
 /// Notes rows as deleted; the fragments that have rows left, and the ids of those that have none.
-async fn delete(dataset: &Dataset, rows: &RoaringTreemap) -> Result<(Vec<Fragment>, Vec<u64>)> {
+pub(crate) async fn delete(
+    dataset: &Dataset,
+    rows: &RoaringTreemap,
+) -> Result<(Vec<Fragment>, Vec<u64>)> {
     let (mut updated, mut removed) = (Vec::new(), Vec::new());
     for (id, positions) in rows.bitmaps() {
         let fragment = dataset

@@ -88,6 +88,7 @@ impl Table {
     ) -> Result<Start> {
         let branch = self.branch(branch).await?;
         let pin = branch.hold().await?;
+        branch.check_no_view().await?;
         let Some(write_id) = &options.write_id else {
             return Ok(Start::Go(branch, Held { _reservation: None, _pin: pin }));
         };

@@ -17,6 +17,7 @@ use tracing::Instrument;
 
 use super::{SqlRequest, read_ahead};
 use crate::authenticate::require;
+use crate::materialized::RefreshView;
 use crate::merge::Merge;
 use crate::{BatchStream, Service};
 
@@ -122,6 +123,29 @@ impl Service {
                         if if_exists == IfExists::Keep
                             && error.kind() == ErrorKind::AlreadyExists => {}
                     other => drop(other?),
+                }
+                Ok(0)
+            }
+            Change::CreateMaterializedView { view, query, scope, fill, if_not_exists } => {
+                let ctx = at(ctx, &view);
+                let made = self.create_materialized_view_in(&ctx, &view, &scope, &query, !fill);
+                match made.await {
+                    Err(error) if if_not_exists && error.kind() == ErrorKind::AlreadyExists => {
+                        Ok(0)
+                    }
+                    made => made,
+                }
+            }
+            Change::RefreshMaterializedView { view, full } => {
+                let rule = RefreshView { full, source_version: None };
+                self.refresh_materialized_view_now(&at(ctx, &view), &view, rule).await
+            }
+            Change::DropMaterializedViews { views, if_exists } => {
+                for view in &views {
+                    match self.drop_materialized_view(&at(ctx, view), view).await {
+                        Err(error) if if_exists && error.kind() == ErrorKind::NotFound => {}
+                        other => other?,
+                    }
                 }
                 Ok(0)
             }

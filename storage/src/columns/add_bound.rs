@@ -38,6 +38,7 @@ impl Table {
         note: MakeNote,
     ) -> Result<u64> {
         let branch = self.branch(branch).await?;
+        branch.check_no_view().await?;
         let fields: Vec<Field> = added.fields().iter().map(|field| Field::clone(field)).collect();
         if let Some(field) = fields.iter().find(|field| !field.is_nullable()) {
             let message = format!("column `{}` is to be null and does not allow it", field.name());

@@ -17,6 +17,7 @@ impl Table {
     #[boxed]
     pub async fn add_null_columns(&self, branch: Option<&str>, added: SchemaRef) -> Result<u64> {
         let branch = self.branch(branch).await?;
+        branch.check_no_view().await?;
         let fields: Vec<Field> = added.fields().iter().map(|field| Field::clone(field)).collect();
         if let Some(field) = fields.iter().find(|field| !field.is_nullable()) {
             let message = format!("column `{}` is to be null and does not allow it", field.name());

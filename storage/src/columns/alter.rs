@@ -65,6 +65,7 @@ impl Table {
                 return Err(Error::invalid("no column is given"));
             }
             let branch = self.branch(branch).await?;
+            branch.check_no_view().await?;
             let name = branch.name.as_deref();
             let committed = self
                 .change_columns(&branch, |latest| async move {

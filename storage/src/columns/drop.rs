@@ -21,6 +21,7 @@ impl Table {
             return Err(Error::invalid("no column is given"));
         }
         let branch = self.branch(branch).await?;
+        branch.check_no_view().await?;
         let names: Vec<&str> = columns.iter().map(String::as_str).collect();
         let names = names.as_slice();
         let committed = self
