@@ -333,6 +333,26 @@ def test_secrets_are_not_told(
     assert "s3cr3t-word" not in told
 
 
+@udf
+def token_and_process(x: int) -> str:
+    import os
+
+    return f"{x} {os.environ['TOKEN']} {os.getpid()}"
+
+
+def test_altered_secrets_are_of_new_processes(stand_in: WorkerServer, start: Start) -> None:
+    start()
+    found = []
+    for token in ("first", "first", "second"):
+        given = described(token_and_process, secrets={"TOKEN": token}, digest="same")
+        task = stand_in.add_function(given, numbers(1))
+        stand_in.wait_recorded()
+        found.append(results(task)[0]["value"].split()[1:])
+    assert [token for token, _ in found] == ["first", "first", "second"]
+    assert found[0] == found[1], "the process is used again"
+    assert found[1][1] != found[2][1]
+
+
 # ---- the process ------------------------------------------------------------------------------
 
 
@@ -421,10 +441,13 @@ def test_a_function_cannot_look_into_the_worker(stand_in: WorkerServer, run_work
     assert results(task)[0]["value"] == "1 []"
 
 
-def test_without_functions_and_models_there_is_nothing_to_do(run_worker: Any) -> None:
-    process, log = run_worker("--no-functions")
-    assert process.wait(20) == 1
-    assert "nothing to do" in log.read_text()
+def test_without_functions_and_models_registered_ones_are_run(
+    stand_in: WorkerServer, run_worker: Any
+) -> None:
+    process, _ = run_worker("--no-functions")
+    wait_until(lambda: stand_in.syncs, "a report", 20)
+    assert list(stand_in.syncs[0].runners) == ["onnx-1"]
+    assert process.poll() is None
 
 
 @pytest.mark.parametrize(

@@ -106,6 +106,8 @@ pub enum Subject {
     Function,
     /// A secret.
     Secret,
+    /// A model that a user registered.
+    Model,
 }
 
 /// An error with its kind, a message for people and the cause for logs.

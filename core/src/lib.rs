@@ -7,6 +7,7 @@
 mod clock;
 mod error;
 mod limits;
+mod model_ref;
 mod name;
 mod principal;
 mod search;
@@ -16,6 +17,7 @@ mod suggest;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result, Subject};
 pub use limits::Limits;
+pub use model_ref::{ModelAt, ModelName, ModelRef, ModelTag};
 pub use name::{BranchName, CursorName, DatabaseName, NamespacePath, TableId, TableName, TagName};
 pub use principal::{Freshness, Principal, RequestContext, Role};
 pub use search::{ApproxMode, DistanceType, OrderBy, QueryVectors, SearchReport};

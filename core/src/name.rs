@@ -20,7 +20,7 @@ const BRANCH_BYTES_MAX: usize = 128;
 /// Separates the parts of a table's id in text: `ns$sub$table`.
 pub const ID_DELIMITER: char = '$';
 
-fn check_segment(what: &str, name: &str, bytes_max: usize) -> Result<()> {
+pub(crate) fn check_segment(what: &str, name: &str, bytes_max: usize) -> Result<()> {
     let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
     if name.is_empty() {
         return Err(Error::invalid(format!("{what} name is empty")));

@@ -7,7 +7,7 @@ use arrow_flight::{
 };
 use bytes::Bytes;
 use lakebed_core::{Error, Result};
-use lakebed_proto::worker::{FUNCTION_ACTION, SYNC_ACTION};
+use lakebed_proto::worker::{FUNCTION_ACTION, MODEL_ACTION, MODEL_FILE_ACTION, SYNC_ACTION};
 use lakebed_service::Service;
 use prost::Message;
 
@@ -35,6 +35,12 @@ pub(crate) async fn do_action(
     if action.r#type == FUNCTION_ACTION {
         return Ok(vec![worker::function(service, call, &action.body).await?]);
     }
+    if action.r#type == MODEL_ACTION {
+        return Ok(vec![worker::model(service, call, &action.body).await?]);
+    }
+    if action.r#type == MODEL_FILE_ACTION {
+        return Ok(vec![worker::model_file(service, call, &action.body).await?]);
+    }
     match sql::do_action(service, call, action).await? {
         Some(bodies) => Ok(bodies),
         None => Err(unknown(&action.r#type)),
@@ -44,7 +50,8 @@ pub(crate) async fn do_action(
 fn unknown(name: &str) -> Error {
     let known: Vec<&str> = sql::ACTIONS.iter().map(|(name, _)| *name).collect();
     Error::invalid(format!(
-        "action `{}` is not known; {CANCEL_FLIGHT_INFO}, {SYNC_ACTION}, {FUNCTION_ACTION}, {} are",
+        "action `{}` is not known; {CANCEL_FLIGHT_INFO}, {SYNC_ACTION}, {FUNCTION_ACTION}, \
+         {MODEL_ACTION}, {MODEL_FILE_ACTION}, {} are",
         shown(name),
         known.join(", ")
     ))

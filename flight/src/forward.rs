@@ -18,7 +18,7 @@ use http_body::{Body, Frame};
 use http_body_util::BodyExt as _;
 use lakebed_core::{Error, Result, TableId};
 use lakebed_proto::status::REQUEST_ID_HEADER;
-use lakebed_proto::worker::{FUNCTION_ACTION, SYNC_ACTION};
+use lakebed_proto::worker::WORKER_ACTIONS;
 use lakebed_service::{BodyError, Forwarded, Led, Port, Service};
 use tonic::metadata::MetadataMap;
 
@@ -60,7 +60,7 @@ pub(crate) async fn route(
             .and_then(|ticket| ticket::decode(&ticket.ticket).ok())
             .and_then(|contents| matches!(contents, TicketContents::Task(_)).then_some(Led::Jobs)),
         _ => message::<Action>(&peeked)
-            .filter(|action| [SYNC_ACTION, FUNCTION_ACTION].contains(&action.r#type.as_str()))
+            .filter(|action| WORKER_ACTIONS.contains(&action.r#type.as_str()))
             .map(|_| Led::Jobs),
     };
     let end = parts.extensions.get::<BodyEnd>().cloned().unwrap_or_default();

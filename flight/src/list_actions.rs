@@ -2,7 +2,7 @@
 
 use arrow_flight::ActionType;
 
-use lakebed_proto::worker::{FUNCTION_ACTION, SYNC_ACTION};
+use lakebed_proto::worker::{FUNCTION_ACTION, MODEL_ACTION, MODEL_FILE_ACTION, SYNC_ACTION};
 
 use crate::do_action::CANCEL_FLIGHT_INFO;
 use crate::sql::ACTIONS;
@@ -24,9 +24,20 @@ const FUNCTION: (&str, &str) = (
     "The function that an attempt of a worker is to run. The body is an AttemptId, the result is JSON.",
 );
 
+const MODEL: (&str, &str) = (
+    MODEL_ACTION,
+    "The registered model that an attempt of a worker is to run. The body is an AttemptId, the result is \
+     JSON.",
+);
+
+const MODEL_FILE: (&str, &str) = (
+    MODEL_FILE_ACTION,
+    "A piece of a file of that model. The body is a ModelFileRequest, the result its bytes.",
+);
+
 /// Every action with what it does.
 pub(crate) fn list_actions() -> Vec<ActionType> {
-    [CANCEL, SYNC, FUNCTION]
+    [CANCEL, SYNC, FUNCTION, MODEL, MODEL_FILE]
         .into_iter()
         .chain(ACTIONS)
         .map(|(name, text)| ActionType { r#type: name.to_owned(), description: text.to_owned() })

@@ -89,6 +89,21 @@ pub(crate) async fn function(service: &Service, call: &Call, body: &[u8]) -> Res
     Ok(Bytes::from(function.to_string()))
 }
 
+/// The registered model that an attempt is to run.
+pub(crate) async fn model(service: &Service, call: &Call, body: &[u8]) -> Result<Bytes> {
+    let attempt = v1::AttemptId::decode(body)
+        .map_err(|error| Error::invalid(format!("the attempt is not protobuf: {error}")))?;
+    let model = service.model_for_worker(&call.ctx, &attempt).await?;
+    Ok(Bytes::from(model.to_string()))
+}
+
+/// A piece of a file of that model.
+pub(crate) async fn model_file(service: &Service, call: &Call, body: &[u8]) -> Result<Bytes> {
+    let request = v1::ModelFileRequest::decode(body)
+        .map_err(|error| Error::invalid(format!("the request is not protobuf: {error}")))?;
+    service.model_piece_for_worker(&call.ctx, &request).await
+}
+
 /// The rows of a task.
 pub(crate) async fn read_task(
     service: &Service,

@@ -35,7 +35,7 @@ use crate::pass::{Pass, PassFragment, places_of_ids};
 use crate::registry::{Job, JobState};
 use crate::runtime::{ColumnJobs, ColumnSpec, Ended, Running};
 use crate::scheduler::{Event, ModelKey};
-use crate::work::{JOB_ID, SOURCE_VERSION, Work, origin};
+use crate::work::{JOB_ID, ModelWork, SOURCE_VERSION, Work, origin};
 
 /// Fragments that are filled in one version.
 const FILLED_AT_ONCE: usize = 16;
@@ -636,7 +636,12 @@ impl ColumnJobs {
             let model = state.model.clone();
             (model, state.rows_done, state.errors, state.version, state.has_given_up)
         };
-        let digest = model.and_then(|model| model.digest);
+        let digest = match &spec.work {
+            Work::Model(ModelWork { registered: Some(registered), .. }) => {
+                Some(registered.digest.clone())
+            }
+            _ => model.and_then(|model| model.digest),
+        };
         let mut entries: BTreeMap<String, Option<String>> = origin(&spec.work, digest.as_deref())
             .into_iter()
             .map(|(key, value)| (key, Some(value)))

@@ -10,6 +10,7 @@
 //! | see what a worker may ask | `sync.rs`; on the wire `worker_server.rs` |
 //! | see what happened to a job | `events.rs` |
 //! | know what survives a crash | `ledger.rs`, `parts.rs` |
+//! | know what a model is that users registered | `registered.rs` |
 //! | embed the text or picture of a search | `query.rs` |
 //! | compute the rows of a statement while it waits | `evaluate.rs` |
 
@@ -24,6 +25,7 @@ mod parts;
 mod pass;
 mod perform;
 mod query;
+mod registered;
 mod registry;
 mod runtime;
 mod scheduler;
@@ -35,8 +37,9 @@ mod worker_server;
 pub use error_rows::ERRORS_TABLE;
 pub use evaluate::Evaluation;
 pub use ids::{AttemptId, JobId};
-pub use models::{ModelInfo, ModelInput};
+pub use models::{ModelInfo, ModelInput, is_built_in};
 pub use query::{Candidate, QueryInput};
+pub use registered::{ModelNotes, ModelSettings, Pooling, RegisteredModel, number_of};
 pub use registry::{COMPUTE_COLUMN, Job, JobState, Jobs, REFRESH_COLUMNS};
 pub use runtime::{ColumnJobs, ColumnSpec, Progress};
 pub use submit::{RefreshRule, SubmitJob, has_new_inputs, last_refreshed};

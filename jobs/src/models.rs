@@ -1,9 +1,9 @@
 //! What is known of models: those that are built into the worker package, and those that workers offer.
 
-use lakebed_core::{Error, Result, nearest_names};
+use lakebed_core::{Error, nearest_names};
 
 /// What a model reads.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum ModelInput {
     /// UTF-8 text.
@@ -45,19 +45,19 @@ pub(crate) fn built_in() -> Vec<ModelInfo> {
     ]
 }
 
-/// The model of that name.
-///
-/// # Errors
-/// `NotFound` naming those that there are.
-pub(crate) fn named(models: &[ModelInfo], name: &str) -> Result<ModelInfo> {
-    models.iter().find(|model| model.name == name).cloned().ok_or_else(|| {
-        let names = || models.iter().map(|model| model.name.as_str());
-        let near = nearest_names(name, names());
-        let known: Vec<&str> = names().collect();
-        let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
-        Error::not_found(format!(
-            "model `{shown}` is not known{near}; built in and offered by workers: {}",
-            known.join(", ")
-        ))
-    })
+/// Whether a worker brings a model of that name by itself.
+pub fn is_built_in(name: &str) -> bool {
+    built_in().iter().any(|model| model.name == name)
+}
+
+/// The error of a name that is neither built in, nor offered by a worker, nor registered.
+pub(crate) fn unknown(models: &[ModelInfo], registered: &[String], name: &str) -> Error {
+    let offered = models.iter().map(|model| model.name.as_str());
+    let names: Vec<&str> = offered.chain(registered.iter().map(String::as_str)).collect();
+    let near = nearest_names(name, names.iter().copied());
+    let shown: String = name.chars().take(80).flat_map(char::escape_debug).collect();
+    Error::not_found(format!(
+        "model `{shown}` is not known{near}; built in, offered by workers and registered: {}",
+        names.join(", ")
+    ))
 }

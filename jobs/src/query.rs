@@ -9,6 +9,7 @@ use lakebed_core::{Error, ErrorKind, Result};
 use tokio::sync::oneshot;
 
 use crate::ids::JobId;
+use crate::registered::RegisteredModel;
 use crate::runtime::ColumnJobs;
 use crate::scheduler::{Event, ModelKey};
 use crate::work::Interpreter;
@@ -25,23 +26,34 @@ pub enum QueryInput {
 /// What a worker is asked while somebody waits.
 #[derive(Debug, Clone)]
 pub(crate) enum Question {
-    /// The vector of something.
-    Embed(QueryInput),
+    /// The vector of something, by a model of the worker's own or by one that is registered.
+    Embed {
+        /// What it is of.
+        input: QueryInput,
+        /// The model, where it is registered.
+        registered: Option<RegisteredModel>,
+    },
     /// Whether a function can be run.
     Check(Arc<Candidate>),
 }
 
 /// A function that is to be registered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Candidate {
     /// What people know it as.
     pub name: String,
     /// `sha256:` and the digest of all that decides its results.
     pub digest: String,
-    /// Its definition, as workers read it.
+    /// Its definition, as workers read it. It has secrets in it.
     pub definition: serde_json::Value,
     /// What runs it.
     pub interpreter: Interpreter,
+}
+
+impl std::fmt::Debug for Candidate {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Candidate").field("name", &self.name).finish_non_exhaustive()
+    }
 }
 
 /// How long a worker may take: a cold one loads its model first.
@@ -89,7 +101,13 @@ impl ColumnJobs {
             };
             worker.models.iter().find(same).is_some()
         });
-        if !is_offered {
+        let registered = match (is_offered, digest) {
+            (false, Some(digest)) if self.runners() > 0 => {
+                self.registered_as(model, digest).await?
+            }
+            _ => None,
+        };
+        if !is_offered && registered.is_none() {
             return Err(Error::new(
                 ErrorKind::Unavailable,
                 format!(
@@ -99,7 +117,8 @@ impl ColumnJobs {
                 ),
             ));
         }
-        let outcome = self.ask(key, Question::Embed(input), TIME_MAX).await?;
+        let key = registered.as_ref().map_or(key, RegisteredModel::key);
+        let outcome = self.ask(key, Question::Embed { input, registered }, TIME_MAX).await?;
         outcome.map_err(|error| Error::invalid(format!("model {model}: {error}")))
     }
 

@@ -30,7 +30,7 @@ use crate::query::PendingQuery;
 use crate::registry::Jobs;
 use crate::scheduler::{Action, Event, ModelKey, Scheduler, SchedulerLimits};
 use crate::sync::WorkerView;
-use crate::work::Work;
+use crate::work::{ModelWork, Work};
 
 const STARTS: &str = "job_starts";
 const TICK: Duration = Duration::from_millis(500);
@@ -384,6 +384,9 @@ impl ColumnJobs {
             .values()
             .any(|worker| worker.offers.iter().any(|offered| model.is_met_by(offered)));
         (ready > 0 && !is_offered).then(|| match &run.spec.work {
+            Work::Model(ModelWork { registered: Some(_), .. }) => {
+                "a worker that runs registered models".to_owned()
+            }
             Work::Model(_) => format!("a worker with the model {}", model.name),
             Work::Function(work) => work.interpreter.to_string(),
         })

@@ -5,11 +5,12 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema};
 use futures::TryStreamExt as _;
-use lakebed_core::{Error, ErrorKind, RequestContext, Result, Subject, nearest_names};
+use lakebed_core::{Error, ErrorKind, ModelRef, RequestContext, Result, Subject, nearest_names};
 use lakebed_storage::{At, ChangeKind, ChangesSpec, ScanSpec, Snapshot, Table};
 
-use crate::models::{ModelInfo, ModelInput, named};
+use crate::models::{self, ModelInfo, ModelInput};
 use crate::parts::vector_type;
+use crate::registered::RegisteredModel;
 use crate::registry::{COMPUTE_COLUMN, Job, JobState, REFRESH_COLUMNS, is_column_job};
 use crate::runtime::{ColumnJobs, ColumnSpec};
 use crate::scheduler::Event;
@@ -64,7 +65,7 @@ impl ColumnJobs {
         name: String,
         command: SubmitJob,
     ) -> Result<Job> {
-        let model = named(&self.models(), &command.model)?;
+        let (model, registered) = self.model_named(&command.model).await?;
         let task_rows = task_rows(command.task_rows, model.dimensions)?;
         let snapshot = table.snapshot(None, &At::Latest).await?;
         let schema = snapshot.written_schema();
@@ -76,10 +77,10 @@ impl ColumnJobs {
         let _submitting = self.submitting.lock().await;
         self.check_alone(table.uid(), &command.output)?;
         match schema.field_with_name(&command.output) {
-            Ok(field) => check_output(field, &model, command.recompute)?,
+            Ok(field) => check_output(field, &model, registered.as_ref(), command.recompute)?,
             Err(_) => {
                 let table = self.lake.insist(table).await?;
-                let field = output_field(&command, &model);
+                let field = output_field(&command, &model, registered.as_ref());
                 table.add_null_columns(None, Arc::new(Schema::new(vec![field]))).await?;
             }
         }
@@ -92,6 +93,7 @@ impl ColumnJobs {
                 output: command.output,
                 model: model.name,
                 dimensions: model.dimensions,
+                registered,
             }),
             filter: command.filter,
             recompute: command.recompute,
@@ -101,6 +103,34 @@ impl ColumnJobs {
             is_automatic: false,
         };
         self.start(ctx, COMPUTE_COLUMN, name, &spec).await
+    }
+
+    /// The model that a text names: built in or offered by a worker, else registered, which may say a version
+    /// behind an `@`.
+    async fn model_named(&self, text: &str) -> Result<(ModelInfo, Option<RegisteredModel>)> {
+        let offered = self.models();
+        if let Some(model) = offered.iter().find(|model| model.name == text) {
+            return Ok((model.clone(), None));
+        }
+        match self.registered(text).await {
+            Ok((registered, model)) => Ok((model, Some(registered))),
+            Err(_) if self.is_unknown(text).await? => {
+                let known = self.lake.list_models().await?;
+                let known: Vec<String> = known.into_iter().map(|model| model.name).collect();
+                Err(models::unknown(&offered, &known, text))
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Whether a text names no registered model, whatever version it says.
+    async fn is_unknown(&self, text: &str) -> Result<bool> {
+        let Ok(wanted) = ModelRef::parse(text) else { return Ok(true) };
+        match self.lake.model(wanted.name.as_str()).await {
+            Ok(_) => Ok(false),
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        }
     }
 
     /// Begins a job that runs a function over rows of a table; returns it, or one under way that does all
@@ -383,7 +413,12 @@ fn check_input(schema: &Schema, column: &str, model: &ModelInfo) -> Result<()> {
     }
 }
 
-fn check_output(field: &Field, model: &ModelInfo, recompute: bool) -> Result<()> {
+fn check_output(
+    field: &Field,
+    model: &ModelInfo,
+    registered: Option<&RegisteredModel>,
+    recompute: bool,
+) -> Result<()> {
     if field.data_type() != &vector_type(model.dimensions) {
         return Err(Error::invalid(format!(
             "column `{}` has type {}; model {} gives {} numbers of float32",
@@ -401,17 +436,37 @@ fn check_output(field: &Field, model: &ModelInfo, recompute: bool) -> Result<()>
             "column `{}` holds vectors of model {known}; with `recompute` they are replaced",
             field.name()
         ))),
-        _ => Ok(()),
+        _ => match (field.metadata().get("lakebed:model_digest"), registered) {
+            // Vectors of two versions are not to be compared.
+            (Some(known), Some(registered)) if *known != registered.digest && !recompute => {
+                Err(Error::invalid(format!(
+                    "column `{}` holds vectors of another version of model {}, {known}; with `recompute` they \
+                     are replaced",
+                    field.name(),
+                    model.name
+                )))
+            }
+            _ => Ok(()),
+        },
     }
 }
 
-fn output_field(command: &SubmitJob, model: &ModelInfo) -> Field {
-    let metadata: HashMap<String, String> = [
+fn output_field(
+    command: &SubmitJob,
+    model: &ModelInfo,
+    registered: Option<&RegisteredModel>,
+) -> Field {
+    let mut metadata: HashMap<String, String> = [
         ("lakebed:model", model.name.clone()),
         ("lakebed:dimensions", model.dimensions.to_string()),
         ("lakebed:source_column", command.input.clone()),
     ]
     .map(|(key, value)| (key.to_owned(), value))
     .into();
+    if let Some(registered) = registered {
+        // From the first row on: a job that is called off leaves vectors of this version.
+        metadata.insert("lakebed:model_digest".to_owned(), registered.digest.clone());
+        metadata.insert("lakebed:model_version".to_owned(), registered.version.to_string());
+    }
     Field::new(&command.output, vector_type(model.dimensions), true).with_metadata(metadata)
 }

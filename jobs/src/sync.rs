@@ -15,6 +15,7 @@ use crate::ids::{AttemptId, JobId};
 use crate::models::{DIMENSIONS_MAX, ModelInfo, ModelInput};
 use crate::parts;
 use crate::query::{Candidate, QueryInput, Question};
+use crate::registered::{RegisteredModel, runner_key};
 use crate::runtime::ColumnJobs;
 use crate::scheduler::{Action, Event, ModelKey, WorkerSync};
 use crate::work::{FunctionWork, Interpreter, Work};
@@ -24,6 +25,7 @@ const ERROR_BYTES_MAX: usize = 4_000;
 const ATTEMPTS_MAX: usize = 10_000;
 const MODELS_MAX: usize = 256;
 const INTERPRETERS_MAX: usize = 16;
+const RUNNERS_MAX: usize = 16;
 const SLOTS_MAX: u32 = 1_024;
 const WORKERS_MAX: usize = 10_000;
 /// A call waits no longer than this, whatever the worker asks for: its leases run meanwhile, and proxies
@@ -161,21 +163,20 @@ impl ColumnJobs {
 
     fn assignment(&self, attempt: AttemptId, model: ModelKey) -> Option<v1::Assignment> {
         let mut function = None;
+        let mut registered = None;
         let work = match self.question(&attempt.job) {
             Some(Question::Check(candidate)) => {
                 let (name, digest) = (candidate.name.clone(), candidate.digest.clone());
                 function = Some(v1::Function { name, digest });
                 v1::assignment::Work::Check(v1::CheckTask {})
             }
-            Some(Question::Embed(QueryInput::Text(text))) => {
-                v1::assignment::Work::Query(v1::QueryTask {
-                    input: Some(v1::query_task::Input::Text(text)),
-                })
-            }
-            Some(Question::Embed(QueryInput::Picture(bytes))) => {
-                v1::assignment::Work::Query(v1::QueryTask {
-                    input: Some(v1::query_task::Input::Picture(bytes)),
-                })
+            Some(Question::Embed { input, registered: by }) => {
+                registered = by;
+                let input = match input {
+                    QueryInput::Text(text) => v1::query_task::Input::Text(text),
+                    QueryInput::Picture(bytes) => v1::query_task::Input::Picture(bytes),
+                };
+                v1::assignment::Work::Query(v1::QueryTask { input: Some(input) })
             }
             None if self.is_evaluation(&attempt) => {
                 let evaluating = self.evaluating(&attempt.job)?;
@@ -185,7 +186,10 @@ impl ColumnJobs {
             }
             None => {
                 let run = self.find(&attempt.job)?;
-                function = function_in(&run.spec.work);
+                match &run.spec.work {
+                    work @ Work::Function(_) => function = function_in(work),
+                    Work::Model(work) => registered = work.registered.clone(),
+                }
                 v1::assignment::Work::Rows(v1::RowsTask {
                     rows: run.pass().ok()?.rows_of(attempt.task).ok()?,
                     database: run.database.to_string(),
@@ -195,12 +199,15 @@ impl ColumnJobs {
                 })
             }
         };
-        let (model, digest) = match function {
-            Some(_) => (String::new(), String::new()),
-            None => (model.name, model.digest.unwrap_or_default()),
+        let is_registered = registered.is_some();
+        let (model, digest) = match (&function, registered) {
+            (Some(_), _) => (String::new(), String::new()),
+            (None, Some(RegisteredModel { name, digest, .. })) => (name, digest),
+            (None, None) => (model.name, model.digest.unwrap_or_default()),
         };
         let attempt = Some(to_wire(attempt));
-        Some(v1::Assignment { attempt, model, digest, work: Some(work), function })
+        let (work, registered) = (Some(work), is_registered);
+        Some(v1::Assignment { attempt, model, digest, work, function, registered })
     }
 
     fn note_worker(&self, view: WorkerView, is_leaving: bool) -> Result<()> {
@@ -218,7 +225,7 @@ impl ColumnJobs {
         Ok(())
     }
 
-    fn held(&self, attempt: &AttemptId) -> Result<()> {
+    pub(crate) fn held(&self, attempt: &AttemptId) -> Result<()> {
         match self.scheduler().may_stage(attempt) {
             true => Ok(()),
             false => Err(Error::new(
@@ -340,7 +347,7 @@ fn to_wire(attempt: AttemptId) -> v1::AttemptId {
     v1::AttemptId { job_id: attempt.job.to_string(), task: attempt.task, attempt: attempt.attempt }
 }
 
-fn from_wire(attempt: Option<&v1::AttemptId>) -> Result<AttemptId> {
+pub(crate) fn from_wire(attempt: Option<&v1::AttemptId>) -> Result<AttemptId> {
     let attempt = attempt.ok_or_else(|| Error::invalid("an attempt is missing"))?;
     text("job_id", &attempt.job_id)?;
     Ok(AttemptId { job: JobId::new(&attempt.job_id), task: attempt.task, attempt: attempt.attempt })
@@ -416,6 +423,9 @@ fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, Worker
             offers.push(Interpreter { gpu: true, ..plain.clone() }.key());
         }
         offers.push(plain.key());
+    }
+    for runner in request.runners.iter().take(RUNNERS_MAX) {
+        offers.push(runner_key(text("runners", runner)?));
     }
     let view = WorkerView {
         worker: text("worker", &request.worker)?.to_owned(),

@@ -8,6 +8,7 @@ use lakebed_storage::sha256_text;
 use serde::{Deserialize, Serialize};
 
 use crate::parts::vector_type;
+use crate::registered::RegisteredModel;
 use crate::scheduler::ModelKey;
 
 /// The name under which a model reads its column and gives its values.
@@ -35,6 +36,9 @@ pub struct ModelWork {
     pub model: String,
     /// Numbers of its vectors.
     pub dimensions: u32,
+    /// Which version of it, where it is a registered one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub registered: Option<RegisteredModel>,
 }
 
 /// A function over some columns.
@@ -154,7 +158,10 @@ impl Work {
     pub(crate) fn need(&self) -> ModelKey {
         match self {
             Work::Function(work) => work.interpreter.key(),
-            Work::Model(work) => ModelKey { name: work.model.clone(), digest: None },
+            Work::Model(work) => match &work.registered {
+                Some(registered) => registered.key(),
+                None => ModelKey { name: work.model.clone(), digest: None },
+            },
         }
     }
 
@@ -254,8 +261,13 @@ pub(crate) fn origin(work: &Work, digest: Option<&str>) -> HashMap<String, Strin
             notes.push(("lakebed:model", work.model.clone()));
             notes.push(("lakebed:dimensions", work.dimensions.to_string()));
             notes.push(("lakebed:source_column", work.input.clone()));
-            if let Some(digest) = digest {
-                notes.push(("lakebed:model_digest", digest.to_owned()));
+            match (&work.registered, digest) {
+                (Some(registered), _) => {
+                    notes.push(("lakebed:model_digest", registered.digest.clone()));
+                    notes.push(("lakebed:model_version", registered.version.to_string()));
+                }
+                (None, Some(digest)) => notes.push(("lakebed:model_digest", digest.to_owned())),
+                (None, None) => {}
             }
         }
         Work::Function(work) => {

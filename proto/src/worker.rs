@@ -13,6 +13,14 @@ pub mod v1 {
 pub const SYNC_ACTION: &str = "lakebed.worker.v1.Sync";
 /// The Flight action that carries an `AttemptId` and answers with the function that it is to run, as JSON.
 pub const FUNCTION_ACTION: &str = "lakebed.worker.v1.Function";
+/// The Flight action that carries an `AttemptId` and answers with the registered model that it is to run,
+/// as JSON.
+pub const MODEL_ACTION: &str = "lakebed.worker.v1.Model";
+/// The Flight action that carries a `ModelFileRequest` and answers with bytes of a file of that model.
+pub const MODEL_FILE_ACTION: &str = "lakebed.worker.v1.ModelFile";
+/// All of them: they are answered where the jobs run.
+pub const WORKER_ACTIONS: [&str; 4] =
+    [SYNC_ACTION, FUNCTION_ACTION, MODEL_ACTION, MODEL_FILE_ACTION];
 
 #[cfg(test)]
 mod tests {

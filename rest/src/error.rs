@@ -66,8 +66,8 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
         ErrorKind::NotImplemented => 0,
         ErrorKind::NotFound => match error.subject() {
             Some(Subject::Namespace) => 1,
-            // The protocol's numbers know neither functions nor secrets.
-            Some(Subject::Table | Subject::Function | Subject::Secret) | None => 4,
+            // The protocol's numbers know neither functions nor secrets nor models.
+            Some(Subject::Table | Subject::Function | Subject::Secret | Subject::Model) | None => 4,
             Some(Subject::Index) => 6,
             // The protocol knows no cursors; like tags they are names for versions.
             Some(Subject::Tag | Subject::Cursor) => 8,
@@ -85,7 +85,8 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
                 | Subject::Version
                 | Subject::Column
                 | Subject::Function
-                | Subject::Secret,
+                | Subject::Secret
+                | Subject::Model,
             )
             | None => 5,
         },

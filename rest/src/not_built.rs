@@ -26,14 +26,9 @@ pub(crate) const NOT_BUILT: &[(MethodFilter, &str)] = &[
     (MethodFilter::POST, "/v1/transaction/{id}/alter"),
     // Blobs.
     (MethodFilter::POST, "/v1/table/{id}/blob/{column}/{row_id}/sign"),
-    // Functions by their older names, secrets.
+    // Functions by their older names.
     (MethodFilter::POST, "/v1/functions/create"),
     (MethodFilter::POST, "/v1/functions/get"),
-    (MethodFilter::POST, "/v1/secret/{id}/create"),
-    (MethodFilter::POST, "/v1/secret/{id}/alter"),
-    (MethodFilter::POST, "/v1/secret/{id}/describe"),
-    (MethodFilter::POST, "/v1/secret/{id}/drop"),
-    (MethodFilter::GET, "/v1/namespace/{id}/secret/list"),
     // Real-time writes, under their two generations of names.
     (MethodFilter::POST, "/v1/table/{id}/enable_rte"),
     (MethodFilter::POST, "/v1/table/{id}/disable_rte"),

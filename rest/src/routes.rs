@@ -21,8 +21,8 @@ use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
-    Door, RestOptions, backup, blob, blob_gc, function, job, key, materialized_view, namespace,
-    not_built, peers, status, table, upload, view, worker,
+    Door, RestOptions, backup, blob, blob_gc, function, job, key, materialized_view, model,
+    namespace, not_built, peers, secret, status, table, upload, view, worker,
 };
 
 /// The HTTP door over `service`.
@@ -106,6 +106,12 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
             "/v1/materialized_view/{id}/drop",
             changes_table(post(materialized_view::drop_view::drop_materialized_view)),
         ),
+        ("/v1/namespace/{id}/secret/list", get(secret::list::list_secrets)),
+        // By the server that hands their values to workers: it alone needs the key, and knows at once.
+        ("/v1/secret/{id}/create", runs_jobs(post(secret::create::create_secret))),
+        ("/v1/secret/{id}/alter", runs_jobs(post(secret::alter::alter_secret))),
+        ("/v1/secret/{id}/describe", post(secret::describe::describe_secret)),
+        ("/v1/secret/{id}/drop", runs_jobs(post(secret::drop_secret::drop_secret))),
         ("/v1/view/{id}/create", changes_table(post(view::create::create_view))),
         ("/v1/view/{id}/describe", post(view::describe::describe_view)),
         ("/v1/view/{id}/drop", changes_table(post(view::drop_view::drop_view))),
@@ -168,7 +174,14 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/jobs/pause", runs_jobs(post(job::pause::pause_job))),
         ("/v1/jobs/resume", runs_jobs(post(job::pause::resume_job))),
         ("/v1/workers", runs_jobs(get(worker::list_workers))),
-        ("/v1/models", runs_jobs(get(worker::list_models))),
+        ("/v1/models", runs_jobs(get(model::list::list_models))),
+        ("/v1/model_files/missing", runs_jobs(post(model::missing::missing_files))),
+        ("/v1/models/{model}", get(model::describe::describe_model)),
+        ("/v1/models/{model}/file", get(model::file::model_file)),
+        ("/v1/models/{model}/register", runs_jobs(post(model::register::register_model))),
+        ("/v1/models/{model}/tag", runs_jobs(post(model::tag::tag_model))),
+        ("/v1/models/{model}/untag", runs_jobs(post(model::tag::untag_model))),
+        ("/v1/models/{model}/drop", runs_jobs(post(model::drop_model::drop_model))),
         ("/v1/table/{id}/update", changes_table(post(table::update::update_rows))),
         (
             "/v1/table/{id}/backfill_column",

@@ -64,7 +64,14 @@ async fn fixture_with(allow_anonymous: bool, limits: Limits) -> Fixture {
     let folder = tempfile::tempdir().unwrap();
     let lake = Lake::open(LakeOptions::at(folder.path().display().to_string())).await.unwrap();
     let clock = Arc::new(SystemClock);
-    let options = ServiceOptions { lake, limits, clock, allow_anonymous, peer_tls: None };
+    let options = ServiceOptions {
+        lake,
+        limits,
+        clock,
+        allow_anonymous,
+        peer_tls: None,
+        secrets_key_file: None,
+    };
     let service = Service::open(options).await.unwrap();
     service.set_admin_key(KEY).await.unwrap();
     let stopping = CancellationToken::new();

@@ -5,24 +5,18 @@
 //! the two would leave a lake whose key nobody has. A start that finds a file and a lake without a
 //! key uses the file's.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::Write as _;
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use lakebed_core::{ErrorKind, Role};
-use lakebed_service::{NewKey, Service, check_secret};
+use lakebed_service::{NewKey, PrivateFile, Service, check_secret};
 
 use crate::config::Config;
 use crate::exit::Exit;
 
-const FILE_MODE: u32 = 0o600;
-const FOLDER_MODE: u32 = 0o700;
-const OTHERS_MASK: u32 = 0o077;
-
 /// Where the admin key of a lake is kept for its operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct KeyFile(PathBuf);
+pub(crate) struct KeyFile(PrivateFile);
 
 impl KeyFile {
     /// The file that the settings name, or the default one of the lake.
@@ -40,71 +34,40 @@ impl KeyFile {
                 ));
             }
         };
-        let path = std::path::absolute(&path)
-            .map_err(|error| Exit::usage(format!("key file `{}`: {error}", path.display())))?;
-        if is_inside(&path, Path::new(&config.data)) {
-            return Err(Exit::usage(format!(
-                "key file `{}` lies inside the lake; whoever copies the lake would have its key",
-                path.display()
-            )));
-        }
-        Ok(KeyFile(path))
+        let path = beside_the_lake(&path, &config.data, "key file")?;
+        Ok(KeyFile(PrivateFile::new(path)))
     }
 
     /// Its path.
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        self.0.path()
     }
 
     fn read(&self) -> Result<Option<String>, Exit> {
-        let text = match fs::read_to_string(&self.0) {
-            Ok(text) => text,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.failed(&error)),
+        let Some(key) = self.0.read().map_err(|error| self.failed(&error))? else {
+            return Ok(None);
         };
-        let key = text.trim();
         if key.is_empty() {
-            let message = format!("key file `{}` is empty; remove it", self.0.display());
+            let message = format!("key file `{}` is empty; remove it", self.path().display());
             return Err(Exit::failed(message));
         }
-        let mode = fs::metadata(&self.0).map_err(|error| self.failed(&error))?.permissions().mode();
-        if mode & OTHERS_MASK != 0 {
+        if let Some(mode) = self.0.mode_for_others().map_err(|error| self.failed(&error))? {
             tracing::warn!(
-                file = %self.0.display(),
-                mode = format_args!("{:o}", mode & 0o777),
+                file = %self.path().display(),
+                mode = format_args!("{mode:o}"),
                 "the admin key can be read by others"
             );
         }
-        Ok(Some(key.to_owned()))
+        Ok(Some(key))
     }
 
     /// Writes the key so that nobody ever sees half of it and nobody else can read it.
     fn write(&self, key: &str) -> Result<(), Exit> {
-        self.try_write(key).map_err(|error| self.failed(&error))
-    }
-
-    fn try_write(&self, key: &str) -> std::io::Result<()> {
-        let folder = self.0.parent().unwrap_or(Path::new("/"));
-        fs::DirBuilder::new().recursive(true).mode(FOLDER_MODE).create(folder)?;
-        let mut temporary = self.0.as_os_str().to_owned();
-        temporary.push(format!(".{}.tmp", std::process::id()));
-        let temporary = PathBuf::from(temporary);
-        // A file of an earlier process with this id may have another mode.
-        let _ = fs::remove_file(&temporary);
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(FILE_MODE).open(&temporary)?;
-        let written = writeln!(file, "{key}")
-            .and_then(|()| file.sync_all())
-            .and_then(|()| fs::rename(&temporary, &self.0))
-            .and_then(|()| File::open(folder)?.sync_all());
-        if written.is_err() {
-            let _ = fs::remove_file(&temporary);
-        }
-        written
+        self.0.write(key).map_err(|error| self.failed(&error))
     }
 
     fn failed(&self, error: &std::io::Error) -> Exit {
-        Exit::failed(format!("key file `{}`: {error}", self.0.display()))
+        Exit::failed(format!("key file `{}`: {error}", self.path().display()))
     }
 }
 
@@ -187,6 +150,22 @@ async fn check_known(service: &Service, key: &str, file: &KeyFile) -> Result<(),
     Ok(())
 }
 
+/// The whole path of a key's file.
+///
+/// # Errors
+/// Wrong usage for a file inside the lake.
+pub(crate) fn beside_the_lake(path: &Path, data: &str, what: &str) -> Result<PathBuf, Exit> {
+    let path = std::path::absolute(path)
+        .map_err(|error| Exit::usage(format!("{what} `{}`: {error}", path.display())))?;
+    if is_inside(&path, Path::new(data)) {
+        return Err(Exit::usage(format!(
+            "{what} `{}` lies inside the lake; whoever copies the lake would have its key",
+            path.display()
+        )));
+    }
+    Ok(path)
+}
+
 /// Whether `path` lies below the local folder `data`, links followed as far as they exist.
 fn is_inside(path: &Path, data: &Path) -> bool {
     let Ok(data) = fs::canonicalize(data) else { return false };
@@ -206,20 +185,6 @@ mod tests {
         };
         let home = home.map(|home| ("HOME".to_owned(), home.display().to_string()));
         Config::load(Flags { layer, config: None }, &home.into_iter().collect()).unwrap()
-    }
-
-    #[test]
-    fn the_file_is_private_and_survives_a_second_write() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = KeyFile(folder.path().join("deep/er/x.key"));
-        assert_eq!(file.read().unwrap(), None);
-        file.write("lb_admin_1").unwrap();
-        file.write("lb_admin_2").unwrap();
-        assert_eq!(file.read().unwrap().as_deref(), Some("lb_admin_2"));
-        let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o777;
-        assert_eq!(mode(file.path()), FILE_MODE);
-        assert_eq!(mode(file.path().parent().unwrap()), FOLDER_MODE);
-        assert_eq!(fs::read_dir(file.path().parent().unwrap()).unwrap().count(), 1);
     }
 
     #[test]
@@ -247,7 +212,7 @@ mod tests {
     #[test]
     fn an_empty_file_is_no_key() {
         let folder = tempfile::tempdir().unwrap();
-        let file = KeyFile(folder.path().join("x.key"));
+        let file = KeyFile(PrivateFile::new(folder.path().join("x.key")));
         fs::write(file.path(), " \n").unwrap();
         assert!(file.read().is_err());
     }

@@ -167,8 +167,20 @@ enum WorkersVerb {
 
 #[derive(Debug, Subcommand)]
 enum ModelsVerb {
-    /// List the models that are built in or offered by a worker.
+    /// Register a version of a model: its files, and what workers need to know to run it.
+    Register(command::models_register::ModelsRegister),
+    /// List the models that are built in, offered by a worker, or registered.
     List(command::models_list::ModelsList),
+    /// Show the versions of a registered model, or the files of one.
+    Describe(command::models_describe::ModelsDescribe),
+    /// Have a tag name a version of a model.
+    Tag(command::models_tag::ModelsTag),
+    /// Take a tag of a model away.
+    Untag(command::models_tag::ModelsUntag),
+    /// Write the files of a version to a folder.
+    Export(command::models_export::ModelsExport),
+    /// Drop a version of a model, or all of it.
+    Drop(command::models_drop::ModelsDrop),
 }
 
 /// Flags of `serve`. Each has a variable `LAKEBED_…` and a key in the file beside it.
@@ -192,6 +204,10 @@ pub(crate) struct ServeArgs {
     /// Where the first start writes the admin key [default: ~/.config/lakebed/<lake id>.key]
     #[arg(long, value_name = "FILE")]
     api_key_file: Option<PathBuf>,
+    /// The key that secrets are encrypted under; made with the first secret
+    /// [default: ~/.config/lakebed/<lake id>.secrets-key]
+    #[arg(long, value_name = "FILE")]
+    secrets_key_file: Option<PathBuf>,
     /// Let requests without a key do everything; loopback only
     #[arg(long)]
     allow_anonymous: bool,
@@ -221,6 +237,7 @@ impl ServeArgs {
             ready_file,
             config,
             api_key_file,
+            secrets_key_file,
             allow_anonymous,
             tls_cert,
             tls_key,
@@ -234,6 +251,7 @@ impl ServeArgs {
             flight_addr,
             ready_file,
             api_key_file,
+            secrets_key_file,
             // A flag that is absent says nothing; it must not stand above a variable.
             allow_anonymous: allow_anonymous.then_some(true),
             tls_cert,
@@ -344,7 +362,15 @@ pub(crate) fn run() -> Result<(), Exit> {
             JobsVerb::Cancel(verb) => run_client(verb, &environment),
         },
         Verb::Workers(WorkersVerb::List(verb)) => run_client(verb, &environment),
-        Verb::Models(ModelsVerb::List(verb)) => run_client(verb, &environment),
+        Verb::Models(verb) => match verb {
+            ModelsVerb::Register(verb) => run_client(verb, &environment),
+            ModelsVerb::List(verb) => run_client(verb, &environment),
+            ModelsVerb::Describe(verb) => run_client(verb, &environment),
+            ModelsVerb::Tag(verb) => run_client(verb, &environment),
+            ModelsVerb::Untag(verb) => run_client(verb, &environment),
+            ModelsVerb::Export(verb) => run_client(verb, &environment),
+            ModelsVerb::Drop(verb) => run_client(verb, &environment),
+        },
         Verb::Keys(KeysVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::List(verb)) => run_client(verb, &environment),
         Verb::Keys(KeysVerb::Revoke(verb)) => run_client(verb, &environment),

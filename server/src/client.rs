@@ -8,6 +8,7 @@ use http::header::{AUTHORIZATION, CONTENT_TYPE};
 use http::{HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::combinators::BoxBody;
 use http_body_util::{BodyExt as _, Full, Limited};
+use hyper::body::Incoming;
 use hyper_rustls::HttpsConnector;
 use hyper_util::client::legacy::Client as HyperClient;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -142,26 +143,62 @@ impl Client {
         self.exchange(request, body).await
     }
 
-    async fn exchange(
+    /// Reads an answer of any size, a piece at a time.
+    ///
+    /// # Errors
+    /// What the server answered, or why it could not be reached, or what `take` says.
+    pub(crate) async fn download(
+        &self,
+        path: &str,
+        mut take: impl FnMut(&[u8]) -> std::io::Result<()>,
+    ) -> Result<(), Refusal> {
+        let request = Request::builder().method(Method::GET).uri(format!("{}{path}", self.base));
+        let body = Full::new(Bytes::new()).map_err(|never| match never {}).boxed();
+        let response = self.request(request, body).await?;
+        let status = response.status();
+        let mut body = response.into_body();
+        if !status.is_success() {
+            return Err(refused(status, &collected(body).await?));
+        }
+        loop {
+            let next = tokio::time::timeout(TIME_MAX, body.frame()).await;
+            let next = next.map_err(|_| Refusal::unreachable("the answer stands still".to_owned()));
+            match next? {
+                None => return Ok(()),
+                Some(Err(error)) => return Err(broke_off(&error)),
+                Some(Ok(frame)) => {
+                    let Ok(piece) = frame.into_data() else { continue };
+                    take(&piece)
+                        .map_err(|error| Refusal::unreachable(format!("write a file: {error}")))?;
+                }
+            }
+        }
+    }
+
+    async fn request(
         &self,
         mut request: http::request::Builder,
         body: Body,
-    ) -> Result<Value, Refusal> {
+    ) -> Result<http::Response<Incoming>, Refusal> {
         for (name, value) in &self.headers {
             request = request.header(*name, value);
         }
         let request = request
             .body(body)
             .map_err(|error| Refusal::wrong(format!("the request cannot be made: {error}")))?;
-        let response = self.http.request(request).await.map_err(|error| {
+        self.http.request(request).await.map_err(|error| {
             Refusal::unreachable(format!("{} cannot be reached: {}", self.base, causes(&error)))
-        })?;
+        })
+    }
+
+    async fn exchange(
+        &self,
+        request: http::request::Builder,
+        body: Body,
+    ) -> Result<Value, Refusal> {
+        let response = self.request(request, body).await?;
         let status = response.status();
-        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX)
-            .collect()
-            .await
-            .map_err(|error| Refusal::unreachable(format!("the answer broke off: {error}")))?
-            .to_bytes();
+        let body = collected(response.into_body()).await?;
         if status.is_success() {
             if body.is_empty() {
                 return Ok(Value::Null);
@@ -208,6 +245,15 @@ impl From<Refusal> for Exit {
             false => Exit::failed(refusal.message),
         }
     }
+}
+
+async fn collected(body: Incoming) -> Result<Bytes, Refusal> {
+    let collected = Limited::new(body, ANSWER_BYTES_MAX).collect().await;
+    collected.map(|body| body.to_bytes()).map_err(|error| broke_off(error.as_ref()))
+}
+
+fn broke_off(error: &dyn std::error::Error) -> Refusal {
+    Refusal::unreachable(format!("the answer broke off: {error}"))
 }
 
 fn refused(status: StatusCode, body: &[u8]) -> Refusal {

@@ -46,6 +46,8 @@ pub(crate) struct Config {
     pub(crate) ready_file: Option<PathBuf>,
     /// Where the admin key is kept for the operator.
     pub(crate) api_key_file: Option<PathBuf>,
+    /// Where the key of secrets is kept.
+    pub(crate) secrets_key_file: Option<PathBuf>,
     /// The admin key that the operator chose.
     pub(crate) admin_key: Option<String>,
     /// Whether requests without a key are let in.
@@ -76,7 +78,7 @@ pub(crate) struct Config {
     pub(crate) metadata_cache_bytes: usize,
     /// Where reads of a lake in a bucket are kept.
     pub(crate) read_cache: Option<ReadCacheOptions>,
-    /// The home directory, below which the admin key lies by default.
+    /// The home directory, below which the admin key and the key of secrets lie by default.
     pub(crate) home: Option<PathBuf>,
     /// The limits of the service.
     pub(crate) limits: Limits,
@@ -131,6 +133,7 @@ impl Config {
             flight_addr,
             ready_file,
             api_key_file,
+            secrets_key_file,
             allow_anonymous,
             tls_cert,
             tls_key,
@@ -154,6 +157,7 @@ impl Config {
             flight_addr,
             ready_file,
             api_key_file,
+            secrets_key_file,
             admin_key: variable(ADMIN_KEY_VARIABLE),
             allow_anonymous: allow_anonymous.unwrap_or(false),
             tls: tls_files(tls_cert, tls_key)?,
@@ -356,7 +360,7 @@ mod tests {
     fn a_file_may_hold_every_setting() {
         let (_file, flags) = file(
             "data = 'd'\nhttp_addr = 'a'\nflight_addr = 'b'\nready_file = 'r'\n\
-             api_key_file = 'k'\nallow_anonymous = true\ntls_cert = 'c'\ntls_key = 't'\n\
+             api_key_file = 'k'\nsecrets_key_file = 's'\nallow_anonymous = true\ntls_cert = 'c'\ntls_key = 't'\n\
              insecure = true\nlog_format = 'json'\n\
              shutdown_timeout_ms = 5\nconnections_max = 6\nheader_wait_ms_max = 7\n\
              index_cache_bytes = 8\nmetadata_cache_bytes = 9\n",

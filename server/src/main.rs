@@ -26,6 +26,7 @@ mod output;
 mod peers;
 mod ready_file;
 mod rows_output;
+mod secrets_key;
 mod serve;
 mod signals;
 mod telemetry;

@@ -26,7 +26,7 @@ use crate::ready_file::{Addresses, ReadyFile};
 use crate::signals::Signals;
 use crate::telemetry::Telemetry;
 use crate::tls::Tls;
-use crate::{admin_key, grpc, http_server, logs, peers, tls, trust};
+use crate::{admin_key, grpc, http_server, logs, peers, secrets_key, tls, trust};
 
 /// The version of the binary.
 pub(crate) const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -60,8 +60,10 @@ pub(crate) fn run(config: Config) -> Result<(), Exit> {
 pub(crate) async fn open_service(config: &Config) -> Result<Arc<Service>, Exit> {
     let options = lake_options(config);
     let clock = Arc::clone(&options.clock);
+    let lake = open_own(options).await?;
+    let secrets_key_file = secrets_key::file(config, lake.lake_id())?;
     let options = ServiceOptions {
-        lake: open_own(options).await?,
+        lake,
         limits: config.limits.clone(),
         clock,
         allow_anonymous: config.allow_anonymous,
@@ -70,6 +72,7 @@ pub(crate) async fn open_service(config: &Config) -> Result<Arc<Service>, Exit> 
             .as_ref()
             .map(|_| trust::peer_tls(config.peer_ca_cert.as_deref()))
             .transpose()?,
+        secrets_key_file,
     };
     Ok(Service::open(options).await?)
 }

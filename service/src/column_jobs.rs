@@ -3,7 +3,7 @@
 use arrow_schema::SchemaRef;
 use futures::StreamExt;
 use lakebed_core::{RequestContext, Result, Role, TableId};
-use lakebed_jobs::{AttemptId, Job, ModelInfo, Progress, SubmitJob, WorkerView};
+use lakebed_jobs::{AttemptId, Job, Progress, SubmitJob, WorkerView};
 use lakebed_proto::worker::v1;
 
 use crate::audit::AuditLine;
@@ -68,15 +68,6 @@ impl Service {
     pub fn list_workers(&self, ctx: &RequestContext) -> Result<Vec<WorkerView>> {
         require(ctx, Role::Read)?;
         Ok(self.column_jobs.list_workers())
-    }
-
-    /// The models that are built into the worker or offered by one that is attached.
-    ///
-    /// # Errors
-    /// `Denied` without the role.
-    pub fn list_models(&self, ctx: &RequestContext) -> Result<Vec<ModelInfo>> {
-        require(ctx, Role::Read)?;
-        Ok(self.column_jobs.models())
     }
 
     /// Takes a worker's report and says what it shall do.

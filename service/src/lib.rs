@@ -36,12 +36,14 @@ mod list;
 mod maintenance;
 mod materialized;
 mod merge;
+mod models;
 mod multipart;
 mod namespaces;
 mod peer_calls;
 mod peer_io;
 mod peers;
 mod prewarm;
+mod private_file;
 mod profile;
 mod purge;
 mod read;
@@ -49,6 +51,7 @@ mod registration;
 mod resolve;
 mod restore;
 mod search;
+mod secrets;
 mod servers;
 mod service;
 mod sql;
@@ -82,9 +85,10 @@ pub use gc::Keep;
 pub use indexes::CreateIndex;
 pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey, check_secret};
 pub use lakebed_compaction::{Pass as CompactionPass, Reason as CompactionReason};
+pub use lakebed_jobs::Pooling as ModelPooling;
 pub use lakebed_jobs::{
-    AttemptId, Job, JobId, JobState, ModelInfo, ModelInput, Progress, QueryInput, RefreshRule,
-    SubmitJob, WorkerServer, WorkerView,
+    AttemptId, Job, JobId, JobState, ModelInfo, ModelInput, ModelNotes, ModelSettings, Progress,
+    QueryInput, RefreshRule, SubmitJob, WorkerServer, WorkerView,
 };
 pub use lakebed_storage::Profile;
 /// What an index and a merge are, for the doors.
@@ -95,6 +99,7 @@ pub use lakebed_storage::{
 pub use list::{TableDetails, TableStats, TableSummary};
 pub use materialized::RefreshView;
 pub use merge::Merge;
+pub use models::{ModelBytes, RegisterFile, RegisterModel, RegisteredVersion};
 pub use multipart::Part;
 pub use namespaces::{CreateMode, Properties};
 pub use peer_calls::{PEER_CALL_BYTES_MAX, PEER_CALL_PATH};
@@ -102,8 +107,10 @@ pub use peer_io::PeerTls;
 pub use peers::{
     PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_HEADER, PEER_SQL_PATH, PeerChange, PeerEmbed, PeerGive,
 };
+pub use private_file::PrivateFile;
 pub use read::{ReadPart, ReadPlan};
 pub use search::{Found, SearchPlan};
+pub use secrets::{SecretSummary, Zeroizing};
 pub use service::{Service, ServiceOptions};
 pub use sql::{PreparedSql, SqlPart, SqlPlan, SqlRequest, TableEntry, count_schema};
 pub use tags::TagSummary;

@@ -1,4 +1,5 @@
 //! The service: what every verb holds on to.
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use lakebed_core::{Clock, Limits, Result};
@@ -14,6 +15,7 @@ use crate::forward::PeerConnections;
 use crate::functions::Calls;
 use crate::gate::Gate;
 use crate::peer_io::PeerTls;
+use crate::secrets::KeyPlace;
 use crate::servers::Beats;
 use crate::sql::{Once, PreparedStatements, Running};
 use crate::tickets::Tickets;
@@ -33,6 +35,8 @@ pub struct ServiceOptions {
     pub allow_anonymous: bool,
     /// How the certificates of other servers are checked; nothing without TLS.
     pub peer_tls: Option<PeerTls>,
+    /// Where the key of secrets lies, which is made when the first secret is.
+    pub secrets_key_file: Option<PathBuf>,
 }
 
 /// The use cases over one lake.
@@ -58,6 +62,7 @@ pub struct Service {
     pub(crate) peers: PeerConnections,
     pub(crate) prepared: PreparedStatements,
     pub(crate) running: Running,
+    pub(crate) secrets_key: KeyPlace,
     pub(crate) sql: Sql,
     pub(crate) tickets: Tickets,
 }
@@ -65,7 +70,8 @@ pub struct Service {
 impl Service {
     /// Opens the service over a lake.
     pub async fn open(options: ServiceOptions) -> Result<Arc<Service>> {
-        let ServiceOptions { lake, limits, clock, allow_anonymous, peer_tls } = options;
+        let ServiceOptions { lake, limits, clock, allow_anonymous, peer_tls, secrets_key_file } =
+            options;
         let admission = Admission::new(&limits);
         let spill_folder = match lake.local_folder() {
             Some(folder) => folder.join("_lakebed/tmp/sql"),
@@ -111,6 +117,7 @@ impl Service {
             peers: PeerConnections::default(),
             prepared: PreparedStatements::default(),
             running: Running::default(),
+            secrets_key: KeyPlace::new(secrets_key_file),
             sql,
             tickets: Tickets::default(),
         });

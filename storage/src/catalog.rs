@@ -23,13 +23,15 @@ use lakebed_core::{DatabaseName, Error, ErrorKind, NamespacePath, Result, TableI
 use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
+use crate::secrets::Secret;
 use crate::system::SystemStore;
 use crate::user_functions::UserFunction;
 use crate::views::View;
 
 const KEPT_STATES: u64 = 8;
 /// The newest format; a state says the oldest that can hold it.
-const FORMAT: u32 = 5;
+const FORMAT: u32 = 6;
+const FORMAT_WITHOUT_SECRETS: u32 = 5;
 const FORMAT_WITHOUT_FUNCTIONS: u32 = 4;
 const FORMAT_WITHOUT_VIEWS: u32 = 3;
 const FORMAT_WITHOUT_DECLARED: u32 = 2;
@@ -66,6 +68,9 @@ pub(crate) struct State {
     /// Functions that users registered, by their names, which are apart from those of tables.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) functions: BTreeMap<String, UserFunction>,
+    /// Secrets, by their names, which are apart from those of tables and of functions.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) secrets: BTreeMap<String, Secret>,
     /// Whether the database was dropped; a table or namespace that is made in it brings it back.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub(crate) is_gone: bool,
@@ -82,6 +87,7 @@ impl Default for State {
             left: BTreeMap::new(),
             views: BTreeMap::new(),
             functions: BTreeMap::new(),
+            secrets: BTreeMap::new(),
             is_gone: false,
         }
     }
@@ -90,8 +96,11 @@ impl Default for State {
 impl State {
     /// The oldest format that can hold it.
     fn oldest_format(&self) -> u32 {
-        if !self.functions.is_empty() {
+        if !self.secrets.is_empty() {
             return FORMAT;
+        }
+        if !self.functions.is_empty() {
+            return FORMAT_WITHOUT_SECRETS;
         }
         if !self.views.is_empty() {
             return FORMAT_WITHOUT_FUNCTIONS;

@@ -154,6 +154,8 @@ pub struct Lake {
     pub(crate) plain_tables: Mutex<HashSet<String>>,
     /// Held while a clone is made, so that two of one name do not meet in a folder.
     pub(crate) cloning: tokio::sync::Mutex<()>,
+    /// Held while a model is changed: files of models are deleted by what all records say.
+    pub(crate) modelling: tokio::sync::Mutex<()>,
     /// Asks another server for the lead of a table.
     asker: OnceLock<AskLead>,
     /// Held until the lake is dropped: a second server on the same folder must not start.
@@ -233,6 +235,7 @@ impl Lake {
             creators: Creators::default(),
             plain_tables: Mutex::default(),
             cloning: tokio::sync::Mutex::default(),
+            modelling: tokio::sync::Mutex::default(),
             asker: OnceLock::new(),
             _lock: lock,
         });

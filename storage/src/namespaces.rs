@@ -146,6 +146,7 @@ impl Lake {
                 state.declared.retain(|id, _| !is_below(id, &key));
                 state.views.retain(|id, _| !is_below(id, &key));
                 state.functions.retain(|id, _| !is_below(id, &key));
+                state.secrets.retain(|id, _| !is_below(id, &key));
                 state.is_gone = path.is_root();
                 Ok(())
             })
@@ -168,13 +169,14 @@ fn take_tables(state: &mut State, key: &str) -> Vec<Entry> {
     entries
 }
 
-/// Every name of a table, a view or a function, also of a table without data.
+/// Every name of a table, a view, a function or a secret, also of a table without data.
 fn names_of(state: &State) -> impl Iterator<Item = &String> {
     let tables = state.tables.keys().chain(state.declared.keys());
-    tables.chain(state.views.keys()).chain(state.functions.keys())
+    tables.chain(state.views.keys()).chain(state.functions.keys()).chain(state.secrets.keys())
 }
 
-/// Every namespace of a database as text: those that were created, and those above tables, views and functions.
+/// Every namespace of a database as text: those that were created, and those above tables, views,
+/// functions and secrets.
 fn namespaces_of(state: &State) -> impl Iterator<Item = &str> {
     let above = names_of(state).filter_map(|id| id.rsplit_once(SEPARATOR)).map(|(ns, _)| ns);
     state.namespaces.keys().map(String::as_str).chain(above).filter(|path| !path.is_empty())

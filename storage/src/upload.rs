@@ -589,28 +589,32 @@ impl Uploads {
     /// Makes a finished upload a large blob of the lake and returns its path below the root.
     pub(crate) async fn keep_as_blob(&self, upload: &Finished) -> Result<String> {
         let relative = blob_path(&upload.sha256);
-        let to = self.shared.root.path(&relative);
+        self.keep_as(upload, &relative).await?;
+        Ok(relative)
+    }
+
+    /// Gives the bytes of a finished upload a name of their own below the root, unless something is there.
+    pub(crate) async fn keep_as(&self, upload: &Finished, relative: &str) -> Result<()> {
+        let to = self.shared.root.path(relative);
         let store = self.shared.root.store();
         if store.head(&to).await.is_ok() {
-            return Ok(relative);
+            return Ok(());
         }
         let from = self.path(&format!("{}/blob", self.folder(&upload.id)?));
         if let (Some(from), Some(to)) =
             (self.shared.root.folder_of(&from)?, self.shared.root.folder_of(&to)?)
         {
             let linked = tokio::task::spawn_blocking(move || link(&from, &to)).await;
-            linked.map_err(|error| Error::internal("link task failed").with_source(error))??;
-            return Ok(relative);
+            return linked
+                .map_err(|error| Error::internal("link task failed").with_source(error))?;
         }
         if upload.size > COPY_BYTES_MAX {
-            self.copy_through(&from, &to).await?;
-            return Ok(relative);
+            return self.copy_through(&from, &to).await;
         }
         store
             .copy(&from, &to)
             .await
-            .map_err(|error| from_object_store(error, "copy of an upload to the blobs"))?;
-        Ok(relative)
+            .map_err(|error| from_object_store(error, "copy of an upload to its place"))
     }
 }
 

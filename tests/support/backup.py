@@ -145,5 +145,7 @@ def relocated(make_server: Make, server: LakebedServer, there: Path) -> LakebedS
     return served(make_server, "moved", there, server)
 
 
-def served(make_server: Make, name: str, root: Path | str, like: LakebedServer) -> LakebedServer:
-    return make_server(name, data=root, admin_key=like.admin_key).start()
+def served(
+    make_server: Make, name: str, root: Path | str, like: LakebedServer, **options: Any
+) -> LakebedServer:
+    return make_server(name, data=root, admin_key=like.admin_key, **options).start()

@@ -27,12 +27,14 @@ class Worker:
         *,
         key: str | None = None,
         slots: int = 2,
+        cache: Path = CACHE,
         arguments: Sequence[str] = (),
     ) -> None:
         self.server = server
         self.name = name
         self.key = key or server.admin_key
         self.slots = slots
+        self.cache = cache
         self.arguments = list(arguments)
         self.log_path = server.work / f"{name}.log"
         self.process: subprocess.Popen[bytes] | None = None
@@ -46,7 +48,7 @@ class Worker:
                     *(sys.executable, "-m", "lakebed.worker"),
                     *("--url", f"http://{self.server.http_address}", "--api-key", self.key),
                     *("--name", self.name, "--slots", str(self.slots)),
-                    *("--cache-dir", str(CACHE)),
+                    *("--cache-dir", str(self.cache)),
                     *self.arguments,
                 ],
                 # Environments of functions are made of what is here.

@@ -56,6 +56,7 @@ impl Harness {
             clock: Arc::new(SystemClock),
             allow_anonymous,
             peer_tls: None,
+            secrets_key_file: None,
         };
         let service = Service::open(options).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();

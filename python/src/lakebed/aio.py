@@ -19,6 +19,7 @@ from lakebed._write import Receipt
 from lakebed.blob import BlobFile
 from lakebed.connection import Connection, connect
 from lakebed.jobs import Job, JobStatus, Records, Wait
+from lakebed.model_registry import ModelVersion
 from lakebed.table import Table
 
 if TYPE_CHECKING:
@@ -211,6 +212,46 @@ class AsyncJobs:
         return ended
 
 
+class AsyncModels:
+    """`Models` with awaitables; arguments are the same."""
+
+    def __init__(self, pool: _Pool, connection: Connection) -> None:
+        self._pool = pool
+        self._models = connection.models
+
+    async def list(self) -> Records:
+        """See `Models.list`."""
+        return await self._pool.run(self._models.list)
+
+    async def describe(self, name: str) -> dict[str, Any]:
+        """See `Models.describe`."""
+        return await self._pool.run(lambda: self._models.describe(name))
+
+    async def version(self, model: str) -> ModelVersion:
+        """See `Models.version`."""
+        return await self._pool.run(lambda: self._models.version(model))
+
+    async def register(self, name: str, path: str | Path, **options: Any) -> ModelVersion:
+        """See `Models.register`."""
+        return await self._pool.run(lambda: self._models.register(name, path, **options))
+
+    async def tag(self, name: str, version: int, tag: str) -> None:
+        """See `Models.tag`."""
+        await self._pool.run(lambda: self._models.tag(name, version, tag))
+
+    async def untag(self, name: str, tag: str) -> None:
+        """See `Models.untag`."""
+        await self._pool.run(lambda: self._models.untag(name, tag))
+
+    async def export(self, model: str, to: str | Path) -> ModelVersion:
+        """See `Models.export`."""
+        return await self._pool.run(lambda: self._models.export(model, to))
+
+    async def drop(self, name: str, version: int | None = None, *, force: bool = False) -> None:
+        """See `Models.drop`."""
+        await self._pool.run(lambda: self._models.drop(name, version, force=force))
+
+
 class AsyncConnection:
     """`Connection` with awaitables."""
 
@@ -218,6 +259,7 @@ class AsyncConnection:
         self._pool = _Pool(threads)
         self.sync = connection
         self.jobs = AsyncJobs(self._pool, connection)
+        self.models = AsyncModels(self._pool, connection)
 
     async def __aenter__(self) -> "AsyncConnection":
         return self

@@ -16,6 +16,7 @@ from lakebed._write import source_of, write
 from lakebed.errors import InvalidArgument
 from lakebed.importing import import_paths
 from lakebed.jobs import Jobs
+from lakebed.model_registry import Models
 from lakebed.table import Table
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ class Connection:
         self._http = HttpDoor(target)
         self._flight = FlightDoor(self._http)
         self.jobs = Jobs(self._http, self._flight)
+        self.models = Models(self._http)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Connection, (self._target,)

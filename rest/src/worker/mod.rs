@@ -1,4 +1,4 @@
-//! Workers that are attached, and the models that they offer.
+//! Workers that are attached.
 
 use axum::Json;
 use axum::extract::State;
@@ -17,14 +17,4 @@ pub(crate) async fn list_workers(
     target.params(&[])?;
     let workers = door.service.list_workers(target.ctx())?;
     Ok(Json(json!({ "workers": workers })).into_response())
-}
-
-/// `GET /v1/models`: the models that are built into the worker, or offered by one that is attached.
-pub(crate) async fn list_models(
-    State(door): State<Door>,
-    target: Target,
-) -> Result<Response, ApiError> {
-    target.params(&[])?;
-    let models = door.service.list_models(target.ctx())?;
-    Ok(Json(json!({ "models": models })).into_response())
 }

@@ -96,6 +96,10 @@ settings! {
     api_key_file: PathBuf, true, "`~/.config/lakebed/<lake id>.key`",
         "Where the first start writes the admin key, readable by its owner alone. A file that \
          exists is used. It may not lie inside the lake.";
+    secrets_key_file: PathBuf, true, "`~/.config/lakebed/<lake id>.secrets-key`",
+        "The key under which the values of secrets are encrypted: 32 bytes in base64. Made with the \
+         first secret, readable by its owner alone. Every server of a lake needs the same. It may not \
+         lie inside the lake. Lost, it takes the values with it.";
     allow_anonymous: bool, true, "`false`",
         "Lets requests without a key do everything. Refused unless both addresses are loopback; \
          the Host and Origin headers are checked then.";

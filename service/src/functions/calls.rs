@@ -185,6 +185,7 @@ impl Service {
                 output: VALUE.to_owned(),
                 model: model.name.clone(),
                 dimensions: model.dimensions,
+                registered: None,
             }),
             Callee::Function(function) => {
                 self.work_of(function, constants).await.map(Work::Function)?

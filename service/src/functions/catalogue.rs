@@ -63,6 +63,10 @@ impl FunctionVersion {
             "metadata": {},
             "disabled": false,
         });
+        // The names of secrets; nobody is told their values.
+        if let Some(bindings) = definition.get("secret_bindings") {
+            json["secret_bindings"] = bindings.clone();
+        }
         if !self.id.namespace.is_root() {
             json["namespace_path"] = json!(self.id.namespace.segments());
         }

@@ -50,6 +50,7 @@ impl Service {
             return Err(Error::invalid("field `name` is another name than the path's"));
         }
         let code = registration.take_code()?;
+        self.check_secrets(&id.database, &registration.secret_bindings).await?;
         let (definition, digest) = registration.kept()?;
         let version = UserFunctionVersion {
             digest,
@@ -74,12 +75,15 @@ impl Service {
         let interpreter = registration.interpreter();
         if self.column_jobs.is_attached(&interpreter) {
             let name = format!("{id} (new)");
+            let bindings = &registration.secret_bindings;
+            let secrets = self.secrets_of(&id.database, bindings).await?;
             let definition = super::for_workers::definition(
                 &name,
                 &version.digest,
                 &version.definition,
                 &code,
                 None,
+                &secrets,
             );
             let digest = version.digest.clone();
             let candidate = Candidate { name, digest, definition, interpreter };

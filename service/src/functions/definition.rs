@@ -3,12 +3,12 @@
 //! The shapes are those of the LanceDB SDKs (`lancedb.functions`). What is not acted on is refused here,
 //! before anything is kept.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use arrow_schema::{DataType, Field, Fields};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use lakebed_core::{Error, ErrorKind, Result};
+use lakebed_core::{DatabaseName, Error, ErrorKind, Result, TableId};
 use lakebed_jobs::Interpreter;
 use lakebed_storage::sha256_text;
 use serde::{Deserialize, Serialize};
@@ -18,6 +18,8 @@ use super::types;
 /// The module of a bundle that has the entry point.
 const ENTRY_FILE: &str = "user_function.py";
 const NAME_CHARACTERS_MAX: usize = 128;
+/// Secrets of one function.
+const SECRETS_MAX: usize = 64;
 /// What stands beside the results of rows on their way from workers.
 const BESIDE_RESULTS: [&str; 4] = ["_rowid", "error", "error_type", "traceback"];
 
@@ -32,7 +34,39 @@ pub struct Registration {
     pub(super) signature: Signature,
     pub(super) runtime: Runtime,
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub(super) secret_bindings: Vec<serde_json::Value>,
+    pub(super) secret_bindings: Vec<SecretBinding>,
+}
+
+/// How a secret reaches a function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct SecretBinding {
+    kind: String,
+    /// The variable of its environment that gets the value.
+    pub(crate) variable: String,
+    secret_ref: SecretReference,
+}
+
+/// Where a secret is, in the database of the function.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct SecretReference {
+    name: String,
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    namespace_path: Vec<String>,
+}
+
+impl SecretBinding {
+    /// The secret.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a name that breaks the rules.
+    pub(crate) fn secret(&self, database: &DatabaseName) -> Result<TableId> {
+        let SecretReference { name, namespace_path } = &self.secret_ref;
+        let segments: Vec<&str> = namespace_path.iter().chain([name]).map(String::as_str).collect();
+        TableId::from_segments(database, &segments)
+            .map_err(|error| error.context("the secret of a function"))
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -137,6 +171,8 @@ impl Registration {
     /// `InvalidArgument` naming what does not fit, `NotImplemented` what is not built.
     pub(super) fn take_code(&mut self) -> Result<Vec<u8>> {
         self.check()?;
+        // Their order says nothing, and is no other function.
+        self.secret_bindings.sort_by(|a, b| a.variable.cmp(&b.variable));
         let Artifact { kind, digest, entrypoint, content, adapter } = &mut self.artifact;
         if (adapter.kind.as_str(), adapter.version) != ("scalar_to_arrow_batch", 1) {
             return Err(not_built(format!("the adapter `{}` {}", adapter.kind, adapter.version)));
@@ -180,9 +216,6 @@ impl Registration {
         let names = inputs.iter().chain(initialization).map(|parameter| parameter.name.as_str());
         check_unique(names)?;
         self.given()?;
-        if !self.secret_bindings.is_empty() {
-            return Err(not_built("functions with secrets"));
-        }
         let Runtime { kind, python_version, environment, env, gpu } = &self.runtime;
         match (kind.as_str(), gpu) {
             ("python", None) | ("python_v2", Some(true)) => {}
@@ -205,7 +238,31 @@ impl Registration {
                 return Err(Error::invalid(format!("`{shown}` is no name of a variable")));
             }
         }
+        self.check_bindings()?;
         environment.check()
+    }
+
+    fn check_bindings(&self) -> Result<()> {
+        if self.secret_bindings.len() > SECRETS_MAX {
+            let message = format!("a function has at most {SECRETS_MAX} secrets");
+            return Err(Error::invalid(message));
+        }
+        let mut seen: BTreeSet<&str> =
+            self.runtime.env.iter().flat_map(BTreeMap::keys).map(String::as_str).collect();
+        for SecretBinding { kind, variable, .. } in &self.secret_bindings {
+            if kind != "env" {
+                return Err(not_built(format!("a secret of kind `{kind}`")));
+            }
+            if !is_identifier(variable) {
+                let shown = variable.escape_debug();
+                return Err(Error::invalid(format!("`{shown}` is no name of a variable")));
+            }
+            if !seen.insert(variable) {
+                let message = format!("the variable `{variable}` of the function is set twice");
+                return Err(Error::invalid(message));
+            }
+        }
+        Ok(())
     }
 
     /// What the function gives.
@@ -325,7 +382,7 @@ fn is_identifier(name: &str) -> bool {
 }
 
 fn check_unique<'a>(names: impl Iterator<Item = &'a str>) -> Result<()> {
-    let mut seen = std::collections::BTreeSet::new();
+    let mut seen = BTreeSet::new();
     for name in names {
         if !seen.insert(name) {
             return Err(Error::invalid(format!("the name `{name}` comes twice in the signature")));

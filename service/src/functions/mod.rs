@@ -31,4 +31,5 @@ pub use binding::Declaration;
 pub(crate) use calls::Calls;
 pub use catalogue::FunctionVersion;
 pub use definition::Registration;
+pub(crate) use definition::SecretBinding;
 pub use failures::FunctionFailures;

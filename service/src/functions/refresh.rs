@@ -20,7 +20,7 @@ impl Service {
     ///
     /// # Errors
     /// `NotFound` naming table or column, `InvalidArgument` where nothing computes the column or its function
-    /// was dropped, `NotImplemented` on a branch.
+    /// or a secret of it was dropped, `NotImplemented` on a branch.
     pub async fn refresh_column(
         &self,
         ctx: &RequestContext,
@@ -66,6 +66,8 @@ impl Service {
         let binding = binding_of(&schema, field)?;
         let function = self.function_of(ctx, &binding.function).await?;
         let registered = function.registration()?;
+        // Said now rather than by every task.
+        self.check_secrets(&function.id.database, &registered.secret_bindings).await?;
         let key = FunctionKey {
             database: function.id.database.to_string(),
             id: function.id.text(),

@@ -25,6 +25,7 @@ async fn fixture(allow_anonymous: bool) -> Fixture {
         clock: clock.clone(),
         allow_anonymous,
         peer_tls: None,
+        secrets_key_file: None,
     };
     let service = Service::open(options).await.unwrap();
     Fixture { _folder: folder, clock, service, lake }

@@ -1,4 +1,4 @@
-//! Large blobs on their way: each once, under its digest, which its bytes are checked against.
+//! Large blobs and files of models on their way: each once, under its digest, which its bytes are checked against.
 
 use std::collections::{BTreeSet, HashSet};
 
@@ -21,7 +21,8 @@ use crate::blob_claims::WriteClaims;
 use crate::blob_digest::BlobDigest;
 use crate::lance_error::{from_lance, from_object_store};
 use crate::manifest_file::Move;
-use crate::root::BLOBS_FOLDER;
+use crate::models::MODEL_FILES;
+use crate::root::{BLOBS_FOLDER, SYSTEM_FOLDER};
 
 /// Rows whose descriptors are looked at at once.
 const ROWS_AT_ONCE: usize = 8_192;
@@ -30,9 +31,19 @@ impl Transfer<'_> {
     /// Copies every blob of the source that the target lacks.
     #[boxed]
     pub(super) async fn copy_all_blobs(&self) -> Result<()> {
-        let there = sizes(self.to, BLOBS_FOLDER).await?;
+        self.copy_by_digest(BLOBS_FOLDER).await
+    }
+
+    /// Copies every file of a registered model that the target lacks.
+    #[boxed]
+    pub(super) async fn copy_model_files(&self) -> Result<()> {
+        self.copy_by_digest(&format!("{SYSTEM_FOLDER}/{MODEL_FILES}")).await
+    }
+
+    async fn copy_by_digest(&self, folder: &str) -> Result<()> {
+        let there = sizes(self.to, folder).await?;
         let mut running = FuturesUnordered::new();
-        let mut found = listing(self.from, BLOBS_FOLDER);
+        let mut found = listing(self.from, folder);
         while let Some(blob) = found.try_next().await? {
             if there.get(&blob.path) == Some(&blob.size) {
                 self.progress.kept();

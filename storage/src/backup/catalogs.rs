@@ -66,6 +66,7 @@ impl Catalogs {
             // They belong to the lake, not to the tables that they read or fill.
             state.views.clear();
             state.functions.clear();
+            state.secrets.clear();
             state.tables.retain(|text, _| {
                 wanted.iter().any(|id| &id.database == database && id.text() == *text)
             });
@@ -139,6 +140,9 @@ impl Catalogs {
                 }
                 for (text, function) in &old.functions {
                     new.functions.entry(text.clone()).or_insert_with(|| function.clone());
+                }
+                for (text, secret) in &old.secrets {
+                    new.secrets.entry(text.clone()).or_insert_with(|| secret.clone());
                 }
                 for (path, properties) in &old.namespaces {
                     new.namespaces.entry(path.clone()).or_insert_with(|| properties.clone());

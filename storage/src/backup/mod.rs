@@ -235,7 +235,10 @@ impl WholeCopy<'_> {
             plans.push(transfer.copy_files(table).await?);
         }
         match &self.selection {
-            Selection::Lake => transfer.copy_all_blobs().await?,
+            Selection::Lake => {
+                transfer.copy_all_blobs().await?;
+                transfer.copy_model_files().await?;
+            }
             Selection::Tables(_) => {
                 for plan in &plans {
                     transfer.copy_blobs_of(plan, None).await?;

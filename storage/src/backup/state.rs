@@ -6,6 +6,8 @@
 //! | `catalog/` | the newest state of each, without dropped tables |
 //! | `keys/`, and whatever is not named here | comes along |
 //! | `cursors/` | comes along as it was before the versions were listed |
+//! | `models/` | comes along as it was before the files of models were copied |
+//! | `model_files/` | comes along by digest, see `blobs.rs` |
 //! | `write_ids/` | up to the newest version that came along |
 //! | `jobs/` | comes along; a job that was not over is failed in the copy |
 //! | `audit/` | when asked for |
@@ -27,17 +29,20 @@ use super::listing::listing;
 use super::record::{BACKUP_RECORD, ORIGIN_RECORD, RUNNING_RECORD};
 use super::table::{TablePlan, Transfer};
 use crate::lance_error::from_object_store;
+use crate::models::MODEL_FILES;
 use crate::root::{Root, SYSTEM_FOLDER};
 
 /// State that must not be ahead of the tables; it is held in memory, so it has a limit.
-const EARLY: [&str; 1] = ["cursors"];
+const EARLY: [&str; 2] = ["cursors", "models"];
 const EARLY_BYTES_MAX: usize = 64 << 20;
 /// What does not come along, or not as it is.
-const NOT_AS_IT_IS: [&str; 14] = [
+const NOT_AS_IT_IS: [&str; 16] = [
     "lake.json",
     "lock",
     "catalog",
     "cursors",
+    "models",
+    MODEL_FILES,
     "write_ids",
     "jobs",
     "audit",

@@ -65,7 +65,7 @@ class Instances:
             FunctionFailed: the function cannot be loaded.
             Cancelled: nobody waits for it.
         """
-        while not fresh and (found := self._take(definition.digest)) is not None:
+        while not fresh and (found := self._take(definition)) is not None:
             if found.is_usable:
                 return found
             self.release(found)
@@ -159,10 +159,12 @@ class Instances:
         log.info("%s: loaded in %.1f s, process %d", definition.name, passed, instance.pid)
         return instance
 
-    def _take(self, digest: str) -> Instance | None:
+    def _take(self, wanted: Definition) -> Instance | None:
         with self._lock:
             for n in range(len(self._idle) - 1, -1, -1):
-                if self._idle[n][1].definition.digest == digest:
+                found = self._idle[n][1].definition
+                # A process whose secrets were altered since retires.
+                if found.digest == wanted.digest and found.secrets == wanted.secrets:
                     return self._idle.pop(n)[1]
         return None
 

@@ -1,4 +1,4 @@
-"""Decodes a picture into 224 x 224 RGB pixels, in bounded memory whatever the bytes are.
+"""Decodes a picture into a square of RGB pixels, in bounded memory whatever the bytes are.
 
 The size is taken from the header and checked before anything is decoded. A large JPEG is decoded at
 a fraction of its size. What is transparent becomes white, EXIF's rotation is applied, and greys,
@@ -18,7 +18,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from lakebed.models.model import RowError
 
-# Width and height of what the network reads.
+# Width and height of what the built-in network reads.
 SIDE = 224
 # Pixels that a picture may have by its header; Pillow warns beyond the same number.
 PICTURE_PIXELS_MAX = 89_478_485
@@ -61,8 +61,8 @@ class _Budget:
 _budget = _Budget(DECODE_BYTES_MAX)
 
 
-def decode_picture(data: bytes) -> npt.NDArray[np.uint8]:
-    """The pixels of an encoded picture, 224 x 224 x 3.
+def decode_picture(data: bytes, side: int = SIDE) -> npt.NDArray[np.uint8]:
+    """The pixels of an encoded picture, `side` x `side` x 3.
 
     Raises:
         RowError: the bytes are no picture of a known format, are broken, or claim too many pixels.
@@ -80,9 +80,9 @@ def decode_picture(data: bytes) -> npt.NDArray[np.uint8]:
                     f"at most {PICTURE_PIXELS_MAX} pixels are decoded"
                 )
             # JPEG alone can be decoded smaller; asking for twice the side keeps the resize honest.
-            picture.draft(None, (2 * SIDE, 2 * SIDE))
+            picture.draft(None, (2 * side, 2 * side))
             with _budget.take(picture.size[0] * picture.size[1] * _bytes_a_pixel(picture)):
-                return _pixels(picture)
+                return _pixels(picture, side)
     except RowError:
         raise
     except UnidentifiedImageError:
@@ -106,10 +106,10 @@ def _bytes_a_pixel(picture: Image.Image) -> int:
     return BYTES_A_PIXEL if picture.mode in {"RGB", "L", "1"} else BYTES_A_PIXEL_ODD
 
 
-def _pixels(picture: Image.Image) -> npt.NDArray[np.uint8]:
+def _pixels(picture: Image.Image, side: int) -> npt.NDArray[np.uint8]:
     picture.load()
     ImageOps.exif_transpose(picture, in_place=True)
-    resized = _to_rgb(picture).resize((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=3.0)
+    resized = _to_rgb(picture).resize((side, side), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.array(resized, np.uint8)
 
 

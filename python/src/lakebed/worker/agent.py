@@ -25,6 +25,7 @@ from lakebed.worker.v1 import worker_pb2 as pb
 
 if TYPE_CHECKING:
     from lakebed.worker.function_runs import FunctionOptions, FunctionRuns
+    from lakebed.worker.registered_models import ModelOptions, RegisteredModels
 
 log = logging.getLogger("lakebed.worker")
 
@@ -60,11 +61,15 @@ class Agent:
         decoders: int,
         device: str = "cpu",
         functions: "FunctionOptions | None" = None,
+        registered: "ModelOptions | None" = None,
+        lanes: int = 1,
     ) -> None:
         """
         Args:
             device: what it says it runs on where it has no model.
             functions: how it runs functions; None where it runs models only.
+            registered: how it runs registered models; None where it runs its own only.
+            lanes: threads that compute, where it has no model that says how many.
         """
         self._server = server
         self._models = dict(models)
@@ -74,7 +79,7 @@ class Agent:
         self._device = next((model.device for model in models.values()), device)
         self._stages = Stages()
         self._held = Holdings()
-        lanes = max((model.lanes for model in models.values()), default=1)
+        lanes = max((model.lanes for model in models.values()), default=lanes)
         self._pipeline = Pipeline(server, self, self._stages, decoders, lanes)
         self._interpreters: list[pb.Interpreter] = []
         self._functions: FunctionRuns | None = None
@@ -89,6 +94,13 @@ class Agent:
             self._functions = function_runs.FunctionRuns(
                 server, self, self._stages, functions, lanes=slots
             )
+        self._runners: list[str] = []
+        self._registered: RegisteredModels | None = None
+        if registered is not None:
+            from lakebed.worker import registered_models
+
+            self._runners = [registered_models.RUNNER]
+            self._registered = registered_models.RegisteredModels(server, self, registered)
         self._queries = ThreadPoolExecutor(QUERY_THREADS, thread_name_prefix="query")
         self._something_ended = threading.Event()
         self._stop = threading.Event()
@@ -135,6 +147,8 @@ class Agent:
 
     def _leave(self) -> None:
         self._held.leave()
+        if self._registered is not None:
+            self._registered.stop()
         self._pipeline.stop()
         self._report_jobs(0)
         if self._functions is not None:
@@ -176,6 +190,7 @@ class Agent:
             device=self._device,
             wait_ms=wait_ms,
             interpreters=self._interpreters,
+            runners=self._runners,
         )
         for model in self._models.values():
             request.models.append(
@@ -255,12 +270,32 @@ class Agent:
         if assignment.HasField("function"):
             self._begin_function(attempt, assignment)
             return
+        if assignment.registered:
+            self._begin_registered(attempt, assignment)
+            return
         model = self._models.get(assignment.model)
         if model is None or (assignment.digest and model.digest != assignment.digest):
             has = "does not have" if model is None else f"has {model.digest} of"
             text = f"worker {self._name} {has} model {assignment.model} {assignment.digest}"
             self.failed(attempt, text, retryable=True)
-        elif assignment.WhichOneof("work") == "query":
+        else:
+            self._begin_model(attempt, model, assignment)
+
+    def _begin_registered(self, attempt: Attempt, assignment: pb.Assignment) -> None:
+        if self._registered is None:
+            text = f"worker {self._name} runs no registered models"
+            self.failed(attempt, text, retryable=True)
+            return
+
+        def go_on(model: Model) -> None:
+            # It may have been dropped while its model was fetched.
+            if self._held.holds(attempt):
+                self._begin_model(attempt, model, assignment)
+
+        self._registered.with_model(attempt, assignment.digest, go_on)
+
+    def _begin_model(self, attempt: Attempt, model: Model, assignment: pb.Assignment) -> None:
+        if assignment.WhichOneof("work") == "query":
             self._queries.submit(self._answer, attempt, model, assignment.query)
         elif assignment.WhichOneof("work") == "rows":
             log.info(

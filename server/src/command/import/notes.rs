@@ -15,7 +15,7 @@ const DATABASE_DEFAULT: &str = "default";
 
 /// The notes on one database of one lake.
 #[derive(Debug, Clone)]
-pub(super) struct Notes {
+pub(crate) struct Notes {
     /// Nowhere when the user has no home.
     folder: Option<PathBuf>,
     lake: String,
@@ -30,7 +30,7 @@ pub(super) struct TableLock {
 }
 
 impl Notes {
-    pub(super) fn new(lake: &str, database: Option<&str>) -> Self {
+    pub(crate) fn new(lake: &str, database: Option<&str>) -> Self {
         let from = |name: &str| std::env::var_os(name).filter(|value| !value.is_empty());
         let state = from("XDG_STATE_HOME")
             .map(PathBuf::from)

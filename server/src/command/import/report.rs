@@ -16,7 +16,7 @@ const SHOWN_MAX: u64 = 10;
 
 /// The line on a terminal; nothing where standard error is none.
 #[derive(Clone)]
-pub(super) struct Progress {
+pub(crate) struct Progress {
     bar: ProgressBar,
     bytes: Arc<AtomicU64>,
     files: Arc<AtomicU64>,
@@ -25,7 +25,7 @@ pub(super) struct Progress {
 }
 
 impl Progress {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let bar = ProgressBar::new_spinner();
         if let Ok(style) = ProgressStyle::with_template("{spinner} {elapsed_precise} {msg}") {
             bar.set_style(style);
@@ -42,7 +42,7 @@ impl Progress {
     }
 
     /// Counts a file, or a row, that is done.
-    pub(super) fn add_done(&self, count: u64) {
+    pub(crate) fn add_done(&self, count: u64) {
         self.files.fetch_add(count, Ordering::Relaxed);
         self.show();
     }
@@ -78,7 +78,7 @@ impl Progress {
     }
 
     /// Takes the line away.
-    pub(super) fn end(&self) {
+    pub(crate) fn end(&self) {
         self.bar.finish_and_clear();
     }
 }

@@ -44,20 +44,20 @@ const COMPLETE_TIME_MAX: Duration = Duration::from_secs(6 * 3600);
 
 /// A file that lies at the server.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Uploaded {
+pub(crate) struct Uploaded {
     /// The id of the upload.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// Its bytes.
-    pub(super) size: u64,
+    pub(crate) size: u64,
     /// Their SHA-256 in hexadecimal.
-    pub(super) sha256: String,
+    pub(crate) sha256: String,
     /// The note to delete when the row is committed.
-    pub(super) note: Option<PathBuf>,
+    pub(crate) note: Option<PathBuf>,
 }
 
 /// Why a file did not become an upload.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(crate) enum Failure {
     /// The file cannot be read; a row can still say so.
     File(io::Error),
     /// The server; the import cannot go on.
@@ -72,7 +72,7 @@ impl From<Refusal> for Failure {
 
 /// Sends large files to one lake.
 #[derive(Clone)]
-pub(super) struct Uploader {
+pub(crate) struct Uploader {
     client: Arc<Client>,
     /// Where ids are noted.
     notes: Notes,
@@ -80,12 +80,12 @@ pub(super) struct Uploader {
 }
 
 impl Uploader {
-    pub(super) fn new(client: Arc<Client>, notes: Notes, progress: Progress) -> Self {
+    pub(crate) fn new(client: Arc<Client>, notes: Notes, progress: Progress) -> Self {
         Uploader { client, notes, progress }
     }
 
     /// Sends a file for a row of a table.
-    pub(super) async fn send(&self, table: &str, file: &Path) -> Result<Uploaded, Failure> {
+    pub(crate) async fn send(&self, table: &str, file: &Path) -> Result<Uploaded, Failure> {
         let note = self.notes.upload(table, file).map_err(Failure::File)?;
         let mut pause = PAUSE_FIRST;
         let mut tries = 1;
@@ -267,7 +267,7 @@ impl From<Refusal> for Attempt {
 }
 
 /// Deletes the note of an upload that is no longer needed.
-pub(super) fn forget(note: Option<&Path>) {
+pub(crate) fn forget(note: Option<&Path>) {
     if let Some(note) = note {
         let _ = std::fs::remove_file(note);
     }
@@ -317,7 +317,7 @@ impl Memory {
 }
 
 /// The size of a file that is not sent, and its SHA-256.
-pub(super) fn digest(file: &Path) -> io::Result<(u64, String)> {
+pub(crate) fn digest(file: &Path) -> io::Result<(u64, String)> {
     let mut hasher = Sha256::new();
     let size = each_piece(file, |piece| hasher.update(piece))?;
     Ok((size, super::hex(&hasher.finalize())))

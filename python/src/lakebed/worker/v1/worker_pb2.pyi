@@ -10,13 +10,14 @@ INPUT_TEXT: Input
 INPUT_UNSPECIFIED: Input
 
 class Assignment(_message.Message):
-    __slots__ = ["attempt", "check", "digest", "function", "model", "query", "rows"]
+    __slots__ = ["attempt", "check", "digest", "function", "model", "query", "registered", "rows"]
     ATTEMPT_FIELD_NUMBER: _ClassVar[int]
     CHECK_FIELD_NUMBER: _ClassVar[int]
     DIGEST_FIELD_NUMBER: _ClassVar[int]
     FUNCTION_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     QUERY_FIELD_NUMBER: _ClassVar[int]
+    REGISTERED_FIELD_NUMBER: _ClassVar[int]
     ROWS_FIELD_NUMBER: _ClassVar[int]
     attempt: AttemptId
     check: CheckTask
@@ -24,8 +25,9 @@ class Assignment(_message.Message):
     function: Function
     model: str
     query: QueryTask
+    registered: bool
     rows: RowsTask
-    def __init__(self, attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., rows: _Optional[_Union[RowsTask, _Mapping]] = ..., query: _Optional[_Union[QueryTask, _Mapping]] = ..., check: _Optional[_Union[CheckTask, _Mapping]] = ..., function: _Optional[_Union[Function, _Mapping]] = ...) -> None: ...
+    def __init__(self, attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., model: _Optional[str] = ..., digest: _Optional[str] = ..., rows: _Optional[_Union[RowsTask, _Mapping]] = ..., query: _Optional[_Union[QueryTask, _Mapping]] = ..., check: _Optional[_Union[CheckTask, _Mapping]] = ..., function: _Optional[_Union[Function, _Mapping]] = ..., registered: bool = ...) -> None: ...
 
 class AttemptId(_message.Message):
     __slots__ = ["attempt", "job_id", "task"]
@@ -69,6 +71,18 @@ class Model(_message.Message):
     name: str
     def __init__(self, name: _Optional[str] = ..., digest: _Optional[str] = ..., dimensions: _Optional[int] = ..., input: _Optional[_Union[Input, str]] = ...) -> None: ...
 
+class ModelFileRequest(_message.Message):
+    __slots__ = ["attempt", "length", "offset", "path"]
+    ATTEMPT_FIELD_NUMBER: _ClassVar[int]
+    LENGTH_FIELD_NUMBER: _ClassVar[int]
+    OFFSET_FIELD_NUMBER: _ClassVar[int]
+    PATH_FIELD_NUMBER: _ClassVar[int]
+    attempt: AttemptId
+    length: int
+    offset: int
+    path: str
+    def __init__(self, attempt: _Optional[_Union[AttemptId, _Mapping]] = ..., path: _Optional[str] = ..., offset: _Optional[int] = ..., length: _Optional[int] = ...) -> None: ...
+
 class QueryTask(_message.Message):
     __slots__ = ["picture", "text"]
     PICTURE_FIELD_NUMBER: _ClassVar[int]
@@ -102,7 +116,7 @@ class StageTime(_message.Message):
     def __init__(self, stage: _Optional[str] = ..., busy_ms: _Optional[int] = ..., rows: _Optional[int] = ...) -> None: ...
 
 class SyncRequest(_message.Message):
-    __slots__ = ["device", "done", "failed", "instance", "interpreters", "leaving", "models", "running", "slots", "stages", "wait_ms", "worker"]
+    __slots__ = ["device", "done", "failed", "instance", "interpreters", "leaving", "models", "runners", "running", "slots", "stages", "wait_ms", "worker"]
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     DONE_FIELD_NUMBER: _ClassVar[int]
     FAILED_FIELD_NUMBER: _ClassVar[int]
@@ -110,6 +124,7 @@ class SyncRequest(_message.Message):
     INTERPRETERS_FIELD_NUMBER: _ClassVar[int]
     LEAVING_FIELD_NUMBER: _ClassVar[int]
     MODELS_FIELD_NUMBER: _ClassVar[int]
+    RUNNERS_FIELD_NUMBER: _ClassVar[int]
     RUNNING_FIELD_NUMBER: _ClassVar[int]
     SLOTS_FIELD_NUMBER: _ClassVar[int]
     STAGES_FIELD_NUMBER: _ClassVar[int]
@@ -122,12 +137,13 @@ class SyncRequest(_message.Message):
     interpreters: _containers.RepeatedCompositeFieldContainer[Interpreter]
     leaving: bool
     models: _containers.RepeatedCompositeFieldContainer[Model]
+    runners: _containers.RepeatedScalarFieldContainer[str]
     running: _containers.RepeatedCompositeFieldContainer[AttemptId]
     slots: int
     stages: _containers.RepeatedCompositeFieldContainer[StageTime]
     wait_ms: int
     worker: str
-    def __init__(self, worker: _Optional[str] = ..., instance: _Optional[str] = ..., slots: _Optional[int] = ..., running: _Optional[_Iterable[_Union[AttemptId, _Mapping]]] = ..., done: _Optional[_Iterable[_Union[TaskDone, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[TaskFailed, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., device: _Optional[str] = ..., wait_ms: _Optional[int] = ..., leaving: bool = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., interpreters: _Optional[_Iterable[_Union[Interpreter, _Mapping]]] = ...) -> None: ...
+    def __init__(self, worker: _Optional[str] = ..., instance: _Optional[str] = ..., slots: _Optional[int] = ..., running: _Optional[_Iterable[_Union[AttemptId, _Mapping]]] = ..., done: _Optional[_Iterable[_Union[TaskDone, _Mapping]]] = ..., failed: _Optional[_Iterable[_Union[TaskFailed, _Mapping]]] = ..., models: _Optional[_Iterable[_Union[Model, _Mapping]]] = ..., device: _Optional[str] = ..., wait_ms: _Optional[int] = ..., leaving: bool = ..., stages: _Optional[_Iterable[_Union[StageTime, _Mapping]]] = ..., interpreters: _Optional[_Iterable[_Union[Interpreter, _Mapping]]] = ..., runners: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class SyncResponse(_message.Message):
     __slots__ = ["assign", "lease_ms", "recorded", "stop", "sync_ms"]

@@ -1,0 +1,22 @@
+//! `POST /v1/secret/{id}/alter`: a secret gets another value.
+
+use axum::Json;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+
+use super::{described, value};
+use crate::Door;
+use crate::body::BodyBytes;
+use crate::error::ApiError;
+use crate::target::Target;
+
+pub(crate) async fn alter_secret(
+    State(door): State<Door>,
+    target: Target,
+    body: BodyBytes,
+) -> Result<Response, ApiError> {
+    target.params(&[])?;
+    let value = value(&target, body)?;
+    let secret = door.service.alter_secret(target.ctx(), &target.table()?, &value).await?;
+    Ok(Json(described(&secret)).into_response())
+}
