@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import lakebed
+from demo import own
 from demo.page import Page, Shown
 from lakebed.serving import Server
 
@@ -34,6 +35,7 @@ SHOWN = ["path", "caption", "media_type"]
 FLYING = "path LIKE 'vehicles/flight/%'"
 TAG = "with-aeroplanes"
 PICTURE = "media_type = 'image/png'"
+FLOWERS = f"{PICTURE} AND path LIKE 'plants/flowers/%'"
 
 
 class Demo:
@@ -192,6 +194,12 @@ def steps(demo: Demo) -> None:
         older(demo)
     with demo.step("Ask in SQL"):
         tables(demo)
+    with demo.step("A function of one's own fills a column, and new rows by itself"):
+        functions(demo)
+    with demo.step("A model of one's own"):
+        models(demo)
+    with demo.step("Models and functions in SQL"):
+        calls(demo)
 
 
 def searches(demo: Demo) -> None:
@@ -231,6 +239,46 @@ def older(demo: Demo) -> None:
     demo.show("The version before it", f"“{text}” at the tag {TAG}", rows, version=TAG)
 
 
+def functions(demo: Demo) -> None:
+    """A column that is declared once and stays filled."""
+    own.register(demo.server.url)
+    made = f"SELECT path, caption FROM stamps WHERE {PICTURE} AND caption IS NOT NULL"
+    demo.cli("sql", f"CREATE OR REPLACE TABLE captions AS {made}")
+    demo.cli("sql", "ALTER TABLE captions ADD COLUMN words AS words(caption) AUTO REFRESH")
+    whole = "SELECT 1 FROM captions HAVING count(*) = count(words)"
+    print(f"   filled after {own.wait_for(demo.db, whole):.1f} s")
+    demo.cli("sql", "INSERT INTO captions (path, caption) VALUES ('new.png', 'A robot in red.')")
+    new = "SELECT words FROM captions WHERE path = 'new.png' AND words IS NOT NULL"
+    print(f"   the new row {own.wait_for(demo.db, new):.1f} s after its insert: {new}")
+    demo.cli("sql", """SELECT "column", kind, name, version, inputs FROM lineage('captions')""")
+
+
+def models(demo: Demo) -> None:
+    """An ONNX graph that the lake keeps, and workers fetch."""
+    demo.cli("models", "register", "colours", "--path", str(own.colours(FOLDER / "colours")))
+    demo.cli("models", "tag", "colours", "1", "production")
+    submit = ("jobs", "submit", "--wait", "--table", "stamps", "--input", "data")
+    what = ("--output", "colours", "--model", "colours@production", "--where", FLOWERS)
+    demo.cli(*submit, *what)
+    demo.cli("models", "list")
+    stamps = demo.db.table("stamps")
+    first = stamps.scan(["path", "colours"], f"{FLOWERS} AND colours IS NOT NULL", limit=1)
+    flower = first.to_list()[0]
+    ask: dict[str, Any] = {"columns": SHOWN, "with_row_id": True}
+    rows = stamps.search(flower["colours"], column="colours", k=6, **ask)
+    demo.show("By the colours of a picture", flower["path"], rows)
+
+
+def calls(demo: Demo) -> None:
+    """Workers compute what a statement asks for, while it waits."""
+    for title, query in CALLS.items():
+        rows = demo.db.sql(query).to_arrow()
+        print(f"   {title}: {query}")
+        demo.page.table(title, query, rows)
+        for row in rows.to_pylist():
+            print("      " + "  ".join(str(value) for value in row.values()))
+
+
 def tables(demo: Demo) -> None:
     """What SQL says of the rest."""
     for title, query in QUERIES.items():
@@ -259,6 +307,18 @@ QUERIES = {
         "SELECT r.format, t.topic, t.type, t.messages FROM robots.topics AS t "
         "JOIN robots.recordings AS r ON r.recording_id = t.recording_id "
         "ORDER BY t.messages DESC LIMIT 8"
+    ),
+}
+
+CALLS = {
+    "What comes near a text, without an index": (
+        f"SELECT caption, round(array_distance(embed('{TEXTS}', caption), "
+        f"embed('{TEXTS}', 'something to drink')), 3) AS distance "
+        "FROM captions WHERE path LIKE 'food/%' ORDER BY distance LIMIT 5"
+    ),
+    "A function of one's own": (
+        "SELECT words(caption) AS words, count(*) AS captions FROM captions "
+        "WHERE path LIKE 'food/%' GROUP BY words(caption) ORDER BY words LIMIT 5"
     ),
 }
 

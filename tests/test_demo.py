@@ -41,6 +41,11 @@ def test_the_demo(tmp_path: Path) -> None:
     assert "An airplane.  (vehicles/flight/planes/747.png)" in printed
     assert "bigbuckbunny.mp4  h264  1280  720  132" in printed
     assert "mcap  /odom  nav_msgs/msg/Odometry  2639" in printed
+    assert re.search(r"the new row \d+\.\d s after its insert", printed)
+    assert re.search(r"words +function +words +1 +\[", printed)
+    assert "colours@1" in printed
+    assert "By the colours of a picture" in printed
+    assert "What comes near a text, without an index" in printed
     page = (tmp_path / "lakebed-demo/page.html").read_text()
     assert page.count("data:image/png;base64,") > 20
     assert page.endswith("</html>")

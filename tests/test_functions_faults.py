@@ -51,7 +51,7 @@ def slow(value: int) -> Annotated[int, pa.int64()]:
 def worker(module_server: LakebedServer) -> Iterator[Worker]:
     """One with small limits."""
     flags = ("--function-seconds", "2", "--function-memory-mb", "400")
-    made = Worker(module_server, "small", flags=flags).start()
+    made = Worker(module_server, "small", arguments=flags).start()
     Jobs(module_server).wait_for_workers(1)
     yield made
     made.kill()

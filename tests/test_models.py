@@ -421,7 +421,7 @@ def test_unknown_models_are_named(db: lakebed.Connection, table: str, tmp_path: 
     db.models.register("words-of-users", text_model(tmp_path / "m"))
     db.create_table(table, pa.table({"text": ["x"]}))
     for name, says in [
-        ("words-of-usrs", "`words-of-users`"),
+        ("words-of-usrs", "nearest: words-of-users;"),
         ("words-of-users@9", "no version 9; it has 1"),
         ("words-of-users@gold", "no tag `gold`"),
         ("a/b", "is not known"),
