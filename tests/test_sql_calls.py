@@ -17,6 +17,7 @@ import lakebed
 from lakebed.models import load
 from lakebed.worker.v1 import worker_pb2 as pb
 from support.cli import Cli
+from support.indexes import build
 from support.lancedb import connect
 from support.server import LakebedServer
 from support.sql import Sql
@@ -207,7 +208,7 @@ def test_only_what_is_shown_is_computed(sql: Sql, server: LakebedServer) -> None
 
 
 def test_a_table_of_a_query_can_be_searched_by_text(
-    sql: Sql, photos: list[str | None], table: str
+    server: LakebedServer, sql: Sql, photos: list[str | None], table: str
 ) -> None:
     sql.change(
         f"CREATE TABLE {table} AS SELECT id, caption, {EMBED} AS v FROM photos WHERE id < 50"
@@ -216,6 +217,10 @@ def test_a_table_of_a_query_can_be_searched_by_text(
     found = sql.rows(f"SELECT caption, _distance FROM vector_search('{table}', 'v', '{text}', 1)")
     assert found[0]["caption"] == photos[20]
     assert found[0]["_distance"] < 1e-6
+    build(server, table, {"caption": {"index_type": "FTS"}})
+    word = max((photos[20] or "").replace("'", " ").split(), key=len).strip(".,!?;")
+    both = sql.rows(f"SELECT id FROM hybrid_search('{table}', 'v', '{text}', '{word}', 3)")
+    assert 20 in [row["id"] for row in both]
     # Rows that are written down, and rows of a query.
     changed = sql.change(
         f"INSERT INTO {table} (id, caption, v) VALUES (100, 'x', embed('{TEXT_MODEL}', '{text}'))"
@@ -296,11 +301,6 @@ def test_calls_stand_wherever_expressions_do(sql: Sql) -> None:
     )
     assert by_words
     assert all(row["w"] == row["m"] for row in by_words)
-    joined = sql.value(
-        "SELECT count(*) FROM photos AS a JOIN photos AS b "
-        "ON a.id = b.id AND words(a.caption) = words(b.caption) AND words(b.caption) > 0"
-    )
-    assert joined == ROWS - 1
     longest = "SELECT max(words(caption)) FROM photos"
     assert sql.value(f"SELECT count(*) FROM photos WHERE words(caption) IN ({longest})") > 0
     assert sql.value("SELECT sum(words(column1)) FROM (VALUES ('a b'), ('c'))") == 3
@@ -310,10 +310,25 @@ def test_calls_stand_wherever_expressions_do(sql: Sql) -> None:
     assert sql.value("SELECT count(w) FROM counted") == ROWS - 1
     windows = sql.query("SELECT id, rank() OVER (ORDER BY words(caption)) FROM photos")
     assert windows.num_rows == ROWS
-    with sql.refuses("unimplemented", "both of its sides"):
-        sql.query("SELECT 1 FROM photos AS a JOIN photos AS b ON words(a.caption || b.caption) = 3")
     unions = sql.query("SELECT words(caption) AS w FROM photos UNION ALL SELECT words('a')")
     assert unions.num_rows == ROWS + 1
+
+
+@pytest.mark.usefixtures("photos")
+def test_a_join_calls_over_its_sides(sql: Sql) -> None:
+    joined = sql.value(
+        "SELECT count(*) FROM photos AS a JOIN photos AS b "
+        "ON a.id = b.id AND words(a.caption) = words(b.caption) AND words(b.caption) > 0"
+    )
+    assert joined == ROWS - 1
+    with sql.refuses("unimplemented", "both of its sides"):
+        sql.query("SELECT 1 FROM photos AS a JOIN photos AS b ON words(a.caption || b.caption) = 3")
+    outer = sql.query(
+        "SELECT a.id, b.id AS other FROM photos AS a LEFT JOIN photos AS b "
+        "ON a.id = b.id AND words(b.caption) > 3 WHERE a.id < 20 ORDER BY a.id"
+    )
+    assert outer.num_rows == 20
+    assert 0 < outer["other"].null_count < 20
 
 
 @pytest.mark.parametrize(

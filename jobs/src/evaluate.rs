@@ -34,7 +34,7 @@ use crate::work::{ResultColumn, Work};
 /// Tasks of all evaluations that are under way at once.
 pub(crate) const UNDER_WAY_MAX: usize = 256;
 /// Rows of one task at most.
-pub const ROWS_MAX: usize = 1_024;
+const ROWS_MAX: usize = 1_024;
 /// Bytes of the results of one task, which stay in memory.
 const RESULT_BYTES_MAX: usize = 64 << 20;
 /// How often it is looked whether there is still a worker.
@@ -52,7 +52,8 @@ pub struct Evaluation {
 pub(crate) struct Evaluating {
     id: JobId,
     work: Work,
-    need: ModelKey,
+    /// What a worker has to have; with the digest of the model once one was chosen.
+    need: Mutex<ModelKey>,
     results: ResultColumn,
     tasks: Mutex<Tasks>,
 }
@@ -118,8 +119,8 @@ impl ColumnJobs {
         let results = results.ok_or_else(|| Error::internal("a work without a result"))?;
         let id = JobId::new(&format!("evaluation-{}", uuid::Uuid::now_v7()));
         let tasks = Mutex::default();
-        let shared =
-            Arc::new(Evaluating { id: id.clone(), work, need: need.clone(), results, tasks });
+        let wanted = Mutex::new(need.clone());
+        let shared = Arc::new(Evaluating { id: id.clone(), work, need: wanted, results, tasks });
         self.evaluations().insert(id.clone(), Arc::clone(&shared));
         self.step(Event::AddJob { job: id, model: need });
         Ok(Evaluation { jobs: Arc::clone(self), shared })
@@ -175,7 +176,7 @@ impl Evaluation {
                 outcome = &mut answered => break outcome,
                 () = tokio::time::sleep(LOOK) => {}
             }
-            if self.jobs.is_at_hand(&self.shared.need) {
+            if self.jobs.is_at_hand(&self.shared.need()) {
                 offered = Instant::now();
             } else if offered.elapsed() >= NOBODY_MAX {
                 return Err(nobody(&self.shared.work));
@@ -198,6 +199,15 @@ impl Evaluation {
 impl Evaluating {
     fn tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn need(&self) -> ModelKey {
+        self.need.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// All of its rows are computed by this model from here on.
+    pub(crate) fn choose(&self, model: ModelKey) {
+        *self.need.lock().unwrap_or_else(PoisonError::into_inner) = model;
     }
 
     /// Rows as workers read them.

@@ -40,6 +40,10 @@ impl ColumnJobs {
                         writes.entry(attempt.job.clone()).or_default().push((record, attempt));
                     }
                     Action::ChooseModel(job, model) => {
+                        if let Some(evaluating) = self.evaluating(&job) {
+                            evaluating.choose(model);
+                            continue;
+                        }
                         if let Some(run) = self.find(&job) {
                             let mut state = run.state();
                             (state.model, state.is_model_new) = (Some(model), true);

@@ -72,7 +72,9 @@ impl Run {
 fn without_places(column: &ArrayRef) -> ArrayRef {
     match column.as_string_opt::<i32>() {
         Some(texts) => {
-            let texts = texts.iter().map(|text| text.map(without_folders));
+            // Columns that the engine made up begin with what no terminal shows.
+            let shown = |text: &str| without_folders(text).replace('\u{1}', "#");
+            let texts = texts.iter().map(|text| text.map(shown));
             Arc::new(StringArray::from_iter(texts))
         }
         None => Arc::clone(column),

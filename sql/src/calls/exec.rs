@@ -26,7 +26,9 @@ use datafusion::physical_expr::PhysicalExpr;
 use datafusion::physical_expr::equivalence::ProjectionMapping;
 use datafusion::physical_expr::expressions::Column;
 use datafusion::physical_plan::execution_plan::CardinalityEffect;
-use datafusion::physical_plan::metrics::{BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet};
+use datafusion::physical_plan::metrics::{
+    BaselineMetrics, ExecutionPlanMetricsSet, MetricsSet, RecordOutput as _,
+};
 use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::physical_plan::{
     DisplayAs, DisplayFormatType, ExecutionPlan, ExecutionPlanProperties, PlanProperties,
@@ -271,10 +273,7 @@ impl ExecutionPlan for EvaluateExec {
             })
             .try_buffered(UNDER_WAY)
             // The memory of a group is let go of when it is passed on.
-            .map_ok(move |(batch, _held)| {
-                metrics.record_output(batch.num_rows());
-                batch
-            });
+            .map_ok(move |(batch, _held)| batch.record_output(&metrics));
         Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 }

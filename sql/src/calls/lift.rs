@@ -135,6 +135,9 @@ impl LiftCalls {
         if !exprs.iter().any(calls_something) {
             return Ok(plan);
         }
+        if matches!(plan, LogicalPlan::Distinct(_)) {
+            return Err(not_here("DISTINCT ON"));
+        }
         let mut inputs: Vec<LogicalPlan> = plan.inputs().into_iter().cloned().collect();
         // Rows that are written down have their calls made before the statement runs.
         if inputs.is_empty() {

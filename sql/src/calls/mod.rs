@@ -216,3 +216,65 @@ async fn evaluate(
     }
     Ok(results)
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use arrow_array::cast::AsArray as _;
+    use arrow_array::types::Int64Type;
+    use arrow_array::{Int64Array, StringArray};
+    use arrow_schema::Schema;
+
+    use super::*;
+
+    /// Gives the lengths of texts, and remembers how many rows it was handed.
+    #[derive(Default)]
+    struct Lengths {
+        rows: Mutex<Vec<usize>>,
+    }
+
+    #[async_trait]
+    impl RunningCall for Lengths {
+        async fn evaluate(&self, arguments: &RecordBatch) -> Result<ArrayRef> {
+            self.rows.lock().unwrap().push(arguments.num_rows());
+            let texts = arguments.column(0).as_string::<i32>().iter();
+            let lengths = texts.map(|text| Some(text.map_or(-1, |text| text.len() as i64)));
+            Ok(Arc::new(Int64Array::from_iter(lengths)))
+        }
+    }
+
+    fn callee(nullable: bool) -> Callee {
+        let parameter = Parameter { name: "text".to_owned(), data_type: DataType::Utf8, nullable };
+        Callee::Function(Arc::new(CalledFunction {
+            id: TableId::from_segments(&DatabaseName::default_database(), &["lengths"]).unwrap(),
+            uid: "u".to_owned(),
+            number: 1,
+            parameters: vec![parameter],
+            constants: Vec::new(),
+            returns: DataType::Int64,
+        }))
+    }
+
+    async fn lengths(nullable: bool, texts: &[Option<&str>]) -> (Vec<Option<i64>>, Vec<usize>) {
+        let schema = Arc::new(Schema::new(vec![Field::new("text", DataType::Utf8, true)]));
+        let column: ArrayRef = Arc::new(StringArray::from(texts.to_vec()));
+        let batch = RecordBatch::try_new(schema, vec![column]).unwrap();
+        let running = Lengths::default();
+        let results = evaluate(&running, &callee(nullable), &batch).await.unwrap();
+        let results = results.as_primitive::<Int64Type>().iter().collect();
+        (results, running.rows.into_inner().unwrap())
+    }
+
+    #[tokio::test]
+    async fn null_is_handed_over_only_where_it_is_taken() {
+        let texts = [None, Some("abc"), None, Some("d"), Some("")];
+        let (results, rows) = lengths(false, &texts).await;
+        assert_eq!((results, rows), (vec![None, Some(3), None, Some(1), Some(0)], vec![3]));
+        let (results, rows) = lengths(true, &texts).await;
+        assert_eq!((results, rows), (vec![Some(-1), Some(3), Some(-1), Some(1), Some(0)], vec![5]));
+        // Nothing is asked where nothing is left.
+        assert_eq!(lengths(false, &[None, None]).await, (vec![None, None], vec![]));
+        assert_eq!(lengths(false, &[]).await, (vec![], vec![]));
+    }
+}
