@@ -408,9 +408,6 @@ POST /v1/view/v/create
 POST /v1/view/v/drop
 GET /v1/namespace/$/view/list
 POST /v1/materialized_view/v/create
-POST /v1/materialized_view/v/describe
-POST /v1/materialized_view/v/refresh
-POST /v1/materialized_view/v/drop
 GET /v1/namespace/$/materialized_view/list
 POST /v1/jobs/list
 POST /admin/authz/acl/list

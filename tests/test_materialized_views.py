@@ -360,6 +360,7 @@ def test_nobody_but_a_refresh_changes_a_view(
     ("query", "fragment"),
     [
         ("SELECT count(*) AS n FROM {t}", "aggregates"),
+        ("SELECT sum(id) AS n FROM {t}", "aggregates"),
         ("SELECT id FROM {t} GROUP BY id", "GROUP BY"),
         ("SELECT DISTINCT id FROM {t}", "DISTINCT"),
         ("SELECT a.id FROM {t} AS a JOIN {t} AS b ON a.id = b.id", "joins"),

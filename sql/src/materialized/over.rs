@@ -42,12 +42,22 @@ impl Sql {
         view: &MaterializedView,
         source: &Snapshot,
     ) -> Result<PlannedQuery> {
+        self.plan_over_version(view, source, true).await
+    }
+
+    /// The same, `with_ids` of the source's rows or without.
+    pub(super) async fn plan_over_version(
+        &self,
+        view: &MaterializedView,
+        source: &Snapshot,
+        with_ids: bool,
+    ) -> Result<PlannedQuery> {
         let mut extras = Extras {
             blob_bytes_max: self.limits().sql_blob_bytes_max,
             blob_bytes_limit: "sql_blob_bytes_max",
             ..Extras::default()
         };
-        let tree = tree_of(view, self.limits())?;
+        let tree = tree_of(view, with_ids, self.limits())?;
         if let Some(statement) = syntax(&mut tree.clone()) {
             take_extras(statement, &mut extras)?;
         }
@@ -81,7 +91,7 @@ impl Sql {
         let once = Once { schema: Arc::clone(&schema), batches: Mutex::new(Some(batches)) };
         let table =
             StreamingTable::try_new(schema, vec![Arc::new(once)]).map_err(from_datafusion)?;
-        let tree = tree_of(view, self.limits())?;
+        let tree = tree_of(view, true, self.limits())?;
         let mut planned = self.plan_over_source(view, tree, Arc::new(table)).await?;
         planned.snapshots.push(source.clone());
         Ok(planned)
@@ -102,7 +112,7 @@ impl Sql {
 }
 
 /// The query with a table of no name of the lake in the place of the source, and with its row ids.
-fn tree_of(view: &MaterializedView, limits: &Limits) -> Result<DfStatement> {
+fn tree_of(view: &MaterializedView, with_ids: bool, limits: &Limits) -> Result<DfStatement> {
     let mut tree = query_of(&view.query, limits)?;
     let broken = || Error::internal("the query of a materialized view is not what it was");
     let Some(Ast::Query(query)) = syntax(&mut tree) else { return Err(broken()) };
@@ -113,10 +123,12 @@ fn tree_of(view: &MaterializedView, limits: &Limits) -> Result<DfStatement> {
     let own = parts_of(name)?.pop().ok_or_else(broken)?;
     alias.get_or_insert_with(|| alias_of(&own));
     *name = ObjectName::from(vec![Ident::with_quote('"', format!("source{TARGET}"))]);
-    select.projection.push(SelectItem::ExprWithAlias {
-        expr: Expr::Identifier(Ident::with_quote('"', ROW_ID)),
-        alias: Ident::with_quote('"', SOURCE_ROW_ID),
-    });
+    if with_ids {
+        select.projection.push(SelectItem::ExprWithAlias {
+            expr: Expr::Identifier(Ident::with_quote('"', ROW_ID)),
+            alias: Ident::with_quote('"', SOURCE_ROW_ID),
+        });
+    }
     Ok(tree)
 }
 
