@@ -16,6 +16,7 @@ from bench import (
     embedding,
     importing,
     many_searches,
+    minhash,
     remote_tables,
     restart,
     search,
@@ -45,6 +46,7 @@ BENCHMARKS = {
     "many_searches": many_searches,
     "embedding": embedding,
     "importing": importing,
+    "minhash": minhash,
 }
 
 

@@ -1,5 +1,6 @@
 """What the figures were taken on."""
 
+import importlib.metadata
 import os
 import platform
 import subprocess
@@ -49,5 +50,7 @@ def describe_versions(server: LakebedServer) -> dict[str, str]:
         "deltalake": deltalake.__version__,
         "duckdb": duckdb.__version__,
         "numpy": np.__version__,
+        "rensa": importlib.metadata.version("rensa"),
+        "datatrove": importlib.metadata.version("datatrove"),
         "python": platform.python_version(),
     }

@@ -4,8 +4,14 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 overrides="$PWD/tests/overrides.txt"
-for folder in tests tests/lancedb_tests bench bench/gpu; do
-  (cd "$folder" && uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
-    --no-emit-index-url --no-header --no-annotate --override "$overrides" \
-    requirements.in --output-file requirements.txt)
+# compile LIST [OPTIONS]: LIST.in into LIST.txt.
+compile() {
+  (cd "$(dirname "$1")" && uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \
+    --no-emit-index-url --no-header --no-annotate "${@:2}" \
+    "$(basename "$1").in" --output-file "$(basename "$1").txt")
+}
+for list in tests/requirements tests/lancedb_tests/requirements tests/operators bench/gpu/requirements; do
+  compile "$list" --override "$overrides"
 done
+# datatrove needs what is left out there.
+compile bench/requirements

@@ -113,6 +113,15 @@ if [ ! -e "$models_stamp" ]; then
   touch "$models_stamp"
 fi
 
+# What functions of lakebed.operators install on workers, as wheels: tests have no index.
+operators_stamp="$cache/wheels/.operators-$(sha256sum tests/operators.txt | cut -c1-16)"
+if [ ! -e "$operators_stamp" ]; then
+  say "fetching the packages of lakebed.operators into $cache/wheels"
+  .venv/bin/python -m pip --quiet --disable-pip-version-check --no-input download --no-deps \
+    --only-binary :all: --require-hashes --dest "$cache/wheels" -r tests/operators.txt
+  touch "$operators_stamp"
+fi
+
 if [ "${1:-}" = bench ]; then
   install bench/requirements.txt
 fi

@@ -6,7 +6,7 @@ import pytest
 
 from support import readme
 from support.server import LakebedServer
-from support.worker import Jobs, Worker
+from support.worker import WHEELS, Jobs, Worker
 
 
 def fresh(make_server: Callable[..., LakebedServer]) -> LakebedServer:
@@ -43,4 +43,17 @@ def test_the_page_about_workers_runs(make_server: Callable[..., LakebedServer]) 
     assert printed[:2] == ["DONE 4", "[]"]
     assert "a black cat on a sofa" in printed[2]
     assert "two kittens asleep" in printed[2]
+    assert worker.stop() == 0
+
+
+@pytest.mark.timeout(200)
+def test_the_page_about_operators_runs(make_server: Callable[..., LakebedServer]) -> None:
+    server = fresh(make_server)
+    [key_file] = (server.work / "home/.config/lakebed").glob("*.key")
+    server.admin_key = key_file.read_text().strip()
+    worker = Worker(server, "w", wheels=WHEELS).start()
+    Jobs(server).wait_for_workers(1)
+    page = readme.ROOT / "docs/operators.md"
+    printed = readme.run(server.http_address, server.work / "home", page).splitlines()
+    assert printed == ["4 2 2", "[1, 2]", "DONE"]
     assert worker.stop() == 0

@@ -97,6 +97,8 @@ pub struct Limits {
     pub cleaning_interval_ms: u64,
     /// How long a worker may be silent before its tasks go to others, in milliseconds.
     pub task_lease_ms: i64,
+    /// Bytes that finding near duplicates may hold in memory: signatures, and 48 more for each row.
+    pub near_duplicates_memory_bytes_max: usize,
     /// Milliseconds a read may go without progress before it is ended.
     pub read_stall_ms_max: u64,
     /// Milliseconds a write may wait for the next message of its stream.
@@ -154,6 +156,7 @@ impl Default for Limits {
             orphan_age_ms: 7 * 24 * 3_600_000,
             cleaning_interval_ms: 3_600_000,
             task_lease_ms: 20_000,
+            near_duplicates_memory_bytes_max: 2_048 * MIB,
             read_stall_ms_max: 600_000,
             write_stall_ms_max: 600_000,
             json_body_bytes_max: 4 * MIB,

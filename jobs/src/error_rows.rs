@@ -64,20 +64,21 @@ fn batch(rows: &[ErrorRow], now_ms: i64) -> Result<RecordBatch> {
     };
     let versions = rows.iter().map(|row| row.function.as_ref().map(|(_, version)| *version));
     let at = TimestampMillisecondArray::from_value(now_ms, rows.len()).with_timezone("UTC");
-    RecordBatch::try_from_iter([
-        ("job_id", text(|row| &row.job_id)),
-        ("table_name", text(|row| &row.table)),
-        ("column_name", text(|row| &row.column)),
-        ("row_id", number(|row| row.row_id)),
-        ("version", number(|row| row.version)),
-        ("error", text(|row| &row.error.error)),
-        ("noted_at", Arc::new(at) as ArrayRef),
-        ("fragment_id", number(|row| u64::from(row.fragment))),
-        ("row_offset", number(|row| u64::from(row.place))),
-        ("function", some_text(|row| row.function.as_ref().map(|(id, _)| id.as_str()))),
-        ("function_version", Arc::new(versions.collect::<UInt64Array>()) as ArrayRef),
-        ("error_type", some_text(|row| row.error.error_type.as_deref())),
-        ("traceback", some_text(|row| row.error.traceback.as_deref())),
+    // What may be null is said, and not told by the rows: the first ones make the table for all others.
+    RecordBatch::try_from_iter_with_nullable([
+        ("job_id", text(|row| &row.job_id), false),
+        ("table_name", text(|row| &row.table), false),
+        ("column_name", text(|row| &row.column), false),
+        ("row_id", number(|row| row.row_id), false),
+        ("version", number(|row| row.version), false),
+        ("error", text(|row| &row.error.error), false),
+        ("noted_at", Arc::new(at) as ArrayRef, false),
+        ("fragment_id", number(|row| u64::from(row.fragment)), false),
+        ("row_offset", number(|row| u64::from(row.place)), false),
+        ("function", some_text(|row| row.function.as_ref().map(|(id, _)| id.as_str())), true),
+        ("function_version", Arc::new(versions.collect::<UInt64Array>()) as ArrayRef, true),
+        ("error_type", some_text(|row| row.error.error_type.as_deref()), true),
+        ("traceback", some_text(|row| row.error.traceback.as_deref()), true),
     ])
     .map_err(|error| Error::internal("rows of errors").with_source(error))
 }

@@ -13,6 +13,7 @@
 //! | know what a model is that users registered | `registered.rs` |
 //! | embed the text or picture of a search | `query.rs` |
 //! | compute the rows of a statement while it waits | `evaluate.rs` |
+//! | find near duplicates by their signatures | `near_duplicates/` |
 
 mod drive;
 mod error_rows;
@@ -21,6 +22,7 @@ mod events;
 mod ids;
 mod ledger;
 mod models;
+mod near_duplicates;
 mod parts;
 mod pass;
 mod perform;
@@ -38,6 +40,7 @@ pub use error_rows::ERRORS_TABLE;
 pub use evaluate::Evaluation;
 pub use ids::{AttemptId, JobId};
 pub use models::{ModelInfo, ModelInput, is_built_in};
+pub use near_duplicates::{Likeness, NearDuplicates};
 pub use query::{Candidate, QueryInput};
 pub use registered::{ModelNotes, ModelSettings, Pooling, RegisteredModel, number_of};
 pub use registry::{COMPUTE_COLUMN, Job, JobState, Jobs, REFRESH_COLUMNS};

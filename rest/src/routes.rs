@@ -166,6 +166,10 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ),
         ("/v1/table/{id}/index/{name}/prewarm", post(table::index::prewarm::prewarm_index)),
         ("/v1/table/{id}/page_cache/prewarm", post(table::page_cache::prewarm_columns)),
+        (
+            "/v1/table/{id}/near_duplicates",
+            changes_table(post(table::near_duplicates::near_duplicates)),
+        ),
         ("/v1/jobs/list", runs_jobs(post(job::list::list_jobs))),
         ("/v1/jobs/describe", runs_jobs(post(job::describe::describe_job))),
         ("/v1/jobs/cancel", runs_jobs(post(job::cancel::cancel_job))),

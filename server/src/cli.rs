@@ -141,6 +141,8 @@ enum IndexVerb {
 enum JobsVerb {
     /// Begin to compute a column, and print the job's id.
     Submit(command::jobs_submit::JobsSubmit),
+    /// Begin to find near duplicates, and print the job's id.
+    NearDuplicates(command::jobs_near_duplicates::JobsNearDuplicates),
     /// Begin to fill a computed column, and print the job's id.
     Refresh(command::jobs_refresh::JobsRefresh),
     /// List jobs, newest first.
@@ -352,6 +354,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Index(IndexVerb::List(verb)) => run_client(verb, &environment),
         Verb::Jobs(verb) => match verb {
             JobsVerb::Submit(verb) => run_client(verb, &environment),
+            JobsVerb::NearDuplicates(verb) => run_client(verb, &environment),
             JobsVerb::Refresh(verb) => run_client(verb, &environment),
             JobsVerb::List(verb) => run_client(verb, &environment),
             JobsVerb::Describe(verb) => run_client(verb, &environment),

@@ -1,5 +1,6 @@
 """A page's Python as a person would run it: every block, as printed, in one session."""
 
+import os
 import re
 import sys
 from pathlib import Path
@@ -28,5 +29,8 @@ def run_with(page: Path, home: Path, address: str, own: str) -> str:
     assert program.count(address) == 1
     program = program.replace(address, own)
     environment = {"HOME": str(home), "PATH": "/usr/bin:/bin"}
+    if "PYTHONPATH" in os.environ:
+        # Who tests another copy of the package means that.
+        environment["PYTHONPATH"] = os.environ["PYTHONPATH"]
     command = [sys.executable, "-"]
     return child.printed(command, environment, folder=home, given=program, timeout_s=300)

@@ -13,6 +13,8 @@ from support.server import LakebedServer
 from support.waiting import wait_until
 
 CACHE = Path(os.environ.get("LAKEBED_CACHE", Path.home() / ".cache/lakebed"))
+# What functions of `lakebed.operators` install, as `make setup` fetched it.
+WHEELS = CACHE / "wheels"
 TEXT_MODEL = "all-MiniLM-L6-v2"
 PICTURE_MODEL = "efficientnet-lite0"
 
@@ -27,10 +29,13 @@ class Worker:
         *,
         key: str | None = None,
         slots: int = 2,
+        wheels: Path | None = None,
         cache: Path = CACHE,
         arguments: Sequence[str] = (),
     ) -> None:
         self.server = server
+        # Environments of functions are made of what lies there, and of nothing without it.
+        self.wheels = wheels
         self.name = name
         self.key = key or server.admin_key
         self.slots = slots
@@ -51,8 +56,11 @@ class Worker:
                     *("--cache-dir", str(self.cache)),
                     *self.arguments,
                 ],
-                # Environments of functions are made of what is here.
-                env={**os.environ, "PIP_NO_INDEX": "1"},
+                env={
+                    **os.environ,
+                    "PIP_NO_INDEX": "1",
+                    **({"PIP_FIND_LINKS": str(self.wheels)} if self.wheels else {}),
+                },
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,

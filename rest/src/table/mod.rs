@@ -26,6 +26,7 @@ pub(crate) mod insert;
 pub(crate) mod list;
 pub(crate) mod merge_insert;
 pub(crate) mod multipart_write;
+pub(crate) mod near_duplicates;
 pub(crate) mod page_cache;
 pub(crate) mod profile;
 pub(crate) mod purge;

@@ -95,6 +95,13 @@ fn line(job: &Value) -> String {
 fn summary(job: &Value) -> String {
     let result = &job["result"];
     match job["job_state"].as_str() {
+        Some("DONE") if result["duplicates"].is_u64() => format!(
+            "done: {} rows, {} clusters, {} duplicates, in version {}",
+            cell(&result["rows"]),
+            cell(&result["clusters"]),
+            cell(&result["duplicates"]),
+            cell(&result["version"])
+        ),
         Some("DONE") if result["rows"].is_u64() => format!(
             "done: {} rows, {} of them with an error, in version {}",
             cell(&result["rows"]),

@@ -23,6 +23,7 @@ pub(crate) mod jobs_change;
 pub(crate) mod jobs_describe;
 pub(crate) mod jobs_errors;
 pub(crate) mod jobs_list;
+pub(crate) mod jobs_near_duplicates;
 pub(crate) mod jobs_refresh;
 pub(crate) mod jobs_submit;
 pub(crate) mod jobs_wait;

@@ -156,6 +156,9 @@ limits! {
         "Time between two passes that look for old versions of all tables.";
     task_lease_ms: i64, 500, 3_600_000,
         "How long a worker may be silent before its tasks go to others.";
+    near_duplicates_memory_bytes_max: usize, MIB, 64 * TIB,
+        "Memory of a job that finds near duplicates: the signatures of all rows, and 48 bytes more for \
+         each.";
     read_stall_ms_max: u64, 1, 30 * DAY_MS,
         "How long a read may go without progress before it is ended.";
     write_stall_ms_max: u64, 1, 30 * DAY_MS,

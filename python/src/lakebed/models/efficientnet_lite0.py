@@ -39,6 +39,7 @@ BLOCKS = [
 ]
 STEM_CHANNELS = 32
 DIMENSIONS = 1280
+CLASSES = 1000
 BATCH_NORM_EPSILON = 1e-3
 GRAPH_REVISION = 1
 TORCH_MAGIC = 0x1950A86A20F9469CFC6C
@@ -125,8 +126,11 @@ def read_torch_legacy(path: Path) -> Tensors:
     return {name: tensor.values() for name, tensor in state.items()}
 
 
-def write_graph(tensors: Tensors, precision: Precision = Precision.FP32) -> "onnx.ModelProto":
-    """The network as a graph: uint8 RGB pixels in, normalised vectors out."""
+def write_graph(
+    tensors: Tensors, precision: Precision = Precision.FP32, *, scores: bool = False
+) -> "onnx.ModelProto":
+    """The network as a graph: uint8 RGB pixels in, normalised vectors out, or with `scores` those
+    of ImageNet's classes, which are 1 together."""
     graph = Graph("efficientnet-lite0", precision)
     pixels = graph.input("pixels", np.uint8, ["rows", SIDE, SIDE, 3])
     value = graph.node("Transpose", graph.real(pixels), perm=[0, 3, 1, 2])
@@ -177,6 +181,11 @@ def write_graph(tensors: Tensors, precision: Precision = Precision.FP32) -> "onn
             channels, block = out_channels, block + 1
     value = convolve(value, "_conv_head", "_bn1", 1, True)
     value = graph.node("Flatten", graph.node("GlobalAveragePool", value), axis=1)
+    if scores:
+        weights = graph.weight("_fc.weight", tensors["_fc.weight"])
+        bias = graph.weight("_fc.bias", tensors["_fc.bias"])
+        value = graph.wide(graph.node("Gemm", value, weights, bias, transB=1))
+        return graph.build(graph.node("Softmax", value, axis=1, output="scores"), ["rows", CLASSES])
     value = graph.wide(value)
     length = graph.node("ReduceL2", value, graph.numbers(1), keepdims=1)
     safe = graph.node("Max", length, graph.wide_number(1e-12))
