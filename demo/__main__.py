@@ -312,7 +312,7 @@ QUERIES = {
 
 CALLS = {
     "What comes near a text, without an index": (
-        f"SELECT caption, round(array_distance(embed('{TEXTS}', caption), "
+        f"SELECT DISTINCT caption, round(array_distance(embed('{TEXTS}', caption), "
         f"embed('{TEXTS}', 'something to drink')), 3) AS distance "
         "FROM captions WHERE path LIKE 'food/%' ORDER BY distance LIMIT 5"
     ),

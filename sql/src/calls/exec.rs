@@ -182,7 +182,8 @@ impl EvaluateExec {
         let given = input.schema();
         let results = shared.steps.iter().map(|step| Arc::clone(&step.call.column));
         let fields: Fields = given.fields().iter().cloned().chain(results).collect();
-        let schema: SchemaRef = Arc::new(Schema::new(fields));
+        let metadata = given.metadata().clone();
+        let schema: SchemaRef = Arc::new(Schema::new_with_metadata(fields, metadata));
         let columns = given.fields().iter().enumerate().map(|(at, field)| {
             let column: Arc<dyn PhysicalExpr> = Arc::new(Column::new(field.name(), at));
             (column, field.name().clone())
