@@ -401,8 +401,6 @@ POST /v1/functions/create
 POST /v1/functions/get
 POST /v1/secret/s/create
 POST /v1/secret/s/alter
-POST /v1/secret/s/describe
-POST /v1/secret/s/drop
 GET /v1/namespace/$/secret/list
 POST /v1/view/v/create
 POST /v1/view/v/drop

@@ -7,17 +7,21 @@ use crate::config::Config;
 use crate::exit::Exit;
 
 /// The file that the settings name, or the default one of the lake; nothing where there is no home directory
-/// to put it in.
+/// to put it in, or that lies inside the lake.
 ///
 /// # Errors
-/// Wrong usage for a file inside the lake.
+/// Wrong usage for a file that was named and lies inside the lake.
 pub(crate) fn file(config: &Config, lake_id: &str) -> Result<Option<PathBuf>, Exit> {
     let path = match (&config.secrets_key_file, &config.home) {
         (Some(path), _) => path.clone(),
         (None, Some(home)) => home.join(".config/lakebed").join(format!("{lake_id}.secrets-key")),
         (None, None) => return Ok(None),
     };
-    beside_the_lake(&path, &config.data, "key of secrets").map(Some)
+    match beside_the_lake(&path, &config.data, "key of secrets") {
+        // Nobody said that the file should lie there, and most lakes have no secrets.
+        Err(_) if config.secrets_key_file.is_none() => Ok(None),
+        path => path.map(Some),
+    }
 }
 
 #[cfg(test)]
@@ -48,5 +52,7 @@ mod tests {
         let beside = folder.path().join("k");
         assert_eq!(file(&config(&lake, Some(&beside), None), "id").unwrap(), Some(beside));
         assert!(file(&config(&lake, Some(&lake.join("deep/k")), None), "id").is_err());
+        let inside = lake.join("home");
+        assert_eq!(file(&config(&lake, None, inside.to_str()), "id").unwrap(), None);
     }
 }

@@ -42,7 +42,9 @@ impl KeyPlace {
     pub(super) fn shown(&self) -> String {
         match &self.0 {
             Some(file) => format!("`{}`", file.path().display()),
-            None => "no file: HOME is not set, nor is `secrets_key_file`".to_owned(),
+            None => {
+                "no file: no home directory outside of the lake, no `secrets_key_file`".to_owned()
+            }
         }
     }
 

@@ -50,15 +50,15 @@ pub(super) struct Resolved {
 impl CallFunction {
     /// `embed` over the models that there are.
     pub(super) fn embed(models: Vec<CalledModel>) -> Arc<ScalarUDF> {
-        Self::new(EMBED.to_owned(), Target::Embed(models))
+        Self::made(EMBED.to_owned(), Target::Embed(models))
     }
 
     /// A function, under the name that the statement has for it.
     pub(super) fn registered(name: String, function: Arc<CalledFunction>) -> Arc<ScalarUDF> {
-        Self::new(name, Target::Function(function))
+        Self::made(name, Target::Function(function))
     }
 
-    fn new(name: String, target: Target) -> Arc<ScalarUDF> {
+    fn made(name: String, target: Target) -> Arc<ScalarUDF> {
         // The types are looked at here, where errors can name a parameter.
         let signature = Signature::user_defined(Volatility::Stable);
         Arc::new(ScalarUDF::new_from_impl(CallFunction { name, target, signature }))

@@ -503,7 +503,7 @@ mod tests {
     #[test]
     fn names_are_quoted_where_they_have_to_be() {
         for (name, shown) in
-            [("id", "id"), ("order", "`order`"), ("Path", "`Path`"), ("a`b", "`a``b`")]
+            [("id", "id"), ("from", "`from`"), ("Path", "`Path`"), ("a`b", "`a``b`")]
         {
             assert_eq!(quoted(name), shown);
         }

@@ -152,6 +152,12 @@ impl<'a> Copier<'a> {
     /// Writes a small object, in the place of what is there.
     pub(super) async fn put(&self, to: &Path, bytes: Bytes) -> Result<()> {
         let mut wait = FIRST_WAIT;
+        if !self.is_dry_run
+            && let Some(target) = self.to.folder_of(to)?
+        {
+            // What a killed run left there; the store would write beside it, and nobody would take it away.
+            let _ = tokio::fs::remove_file(staged(&target)).await;
+        }
         for attempt in 1.. {
             if self.is_dry_run {
                 break;
@@ -209,6 +215,13 @@ fn is_passing(error: &Error) -> bool {
         && !LASTING.iter().any(|lasting| report.contains(lasting))
 }
 
+/// Where a file lies until it is whole: a name that no listing shows, and the first that the local store takes.
+fn staged(target: &FsPath) -> PathBuf {
+    let mut staged = target.as_os_str().to_owned();
+    staged.push("#1");
+    PathBuf::from(staged)
+}
+
 /// Where an object's bytes go.
 enum Sink {
     Local { file: File, staged: PathBuf, target: PathBuf },
@@ -226,10 +239,8 @@ impl Sink {
                 made.await
                     .map_err(|error| Error::internal("a task failed").with_source(error))??;
             }
-            // A name that no listing shows. What a killed run left there is written over.
-            let mut staged = target.clone().into_os_string();
-            staged.push("#1");
-            let staged = PathBuf::from(staged);
+            // What a killed run left there is written over.
+            let staged = staged(&target);
             let file = File::create(&staged).await.map_err(|error| from_io(error, "a write"))?;
             return Ok(Sink::Local { file, staged, target });
         }
