@@ -155,7 +155,9 @@ def test_the_life_of_a_secret(make_server: Make, tmp_path: Path) -> None:
     (tmp_path / "told").write_bytes(b"..." + base64.b64encode(b"xx" + first.encode()))
     assert places_of(tmp_path, first) == [str(tmp_path / "told")], "what looks finds something"
     (tmp_path / "told").unlink()
-    audit = "".join(path.read_text() for path in (there / "_lakebed/audit").rglob("*.jsonl"))
+    audit = "".join(
+        path.read_text() for path in sorted((there / "_lakebed/audit").rglob("*.jsonl"))
+    )
     lines = [json.loads(line) for line in audit.splitlines()]
     told = [
         (line["verb"], line["outcome"], line["subject"])
