@@ -11,6 +11,7 @@ from pathlib import Path
 from bench import (
     add_column,
     compaction,
+    dispatch,
     do_get,
     do_put,
     embedding,
@@ -44,6 +45,7 @@ BENCHMARKS = {
     "search": search,
     "remote_tables": remote_tables,
     "many_searches": many_searches,
+    "dispatch": dispatch,
     "embedding": embedding,
     "importing": importing,
     "minhash": minhash,

@@ -4,6 +4,7 @@ import importlib.metadata
 import os
 import platform
 import subprocess
+from importlib.metadata import version
 from pathlib import Path
 
 import deltalake
@@ -49,6 +50,8 @@ def describe_versions(server: LakebedServer) -> dict[str, str]:
         "lancedb": lancedb.__version__,
         "deltalake": deltalake.__version__,
         "duckdb": duckdb.__version__,
+        "ray": version("ray"),
+        "dask": version("dask"),
         "numpy": np.__version__,
         "rensa": importlib.metadata.version("rensa"),
         "datatrove": importlib.metadata.version("datatrove"),

@@ -1,7 +1,6 @@
 """Columns that attached workers compute: the real server, real workers, the real models."""
 
 import base64
-import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ from pyarrow import flight
 
 from lakebed.models import load
 from lakebed.worker.v1 import worker_pb2 as pb
-from support.flight import Lake, command, commit_marker, status_name
+from support.flight import status_name
+from support.hand import Hand, results
 from support.server import LakebedServer
 from support.worker import CACHE, PICTURE_MODEL, TEXT_MODEL, Jobs, Worker
 
@@ -242,48 +242,6 @@ def test_pausing_resuming_and_calling_off(server: LakebedServer, table: str) -> 
     assert http.post("/v1/jobs/pause", {"job_id": "none"}).status == 404
 
 
-class Hand:
-    """A worker by hand: the protocol's calls, one at a time."""
-
-    def __init__(self, lake: Lake, instance: str = "hand") -> None:
-        self.lake = lake
-        self.instance = instance
-
-    def sync(self, *, slots: int = 1, **fields: Any) -> pb.SyncResponse:
-        model = pb.Model(name=TEXT_MODEL, digest="sha256:hand", dimensions=384, input=pb.INPUT_TEXT)
-        request = pb.SyncRequest(
-            worker="hand", instance=self.instance, slots=slots, models=[model], **fields
-        )
-        action = flight.Action("lakebed.worker.v1.Sync", request.SerializeToString())
-        results = list(self.lake.client.do_action(action, self.lake.options()))
-        return pb.SyncResponse.FromString(results[0].body.to_pybytes())
-
-    def read(self, attempt: pb.AttemptId) -> pa.Table:
-        ticket = json.dumps({"task": named(attempt)})
-        return self.lake.stream(flight.Ticket(ticket.encode())).read_all()
-
-    def put(self, attempt: pb.AttemptId, rows: pa.Table) -> dict[str, Any]:
-        marker = commit_marker(rows.num_rows)
-        return self.lake.put(command({"result": named(attempt)}), rows, marker=marker)
-
-
-def named(attempt: pb.AttemptId) -> dict[str, Any]:
-    """An attempt as the Flight commands write it."""
-    return {"job": attempt.job_id, "task": attempt.task, "attempt": attempt.attempt}
-
-
-def results(rows: pa.Table, value: float = 0.5) -> pa.Table:
-    """Results for the rows of a task, the same vector for each."""
-    count = rows.num_rows
-    return pa.table(
-        {
-            "_rowid": rows["_rowid"],
-            "value": pa.array([[value] * 384] * count, pa.list_(pa.float32(), 384)),
-            "error": pa.nulls(count, pa.string()),
-        }
-    )
-
-
 def test_a_worker_that_is_late_is_refused(make_server: Callable[..., LakebedServer]) -> None:
     server = make_server(env={"LAKEBED_LIMITS_TASK_LEASE_MS": "1000"}).start()
     lake, jobs = server.lake(), Jobs(server)
@@ -336,13 +294,13 @@ def test_a_worker_that_is_late_is_refused(make_server: Callable[..., LakebedServ
 
 def test_a_task_that_always_fails_is_given_up(server: LakebedServer, table: str) -> None:
     lake, jobs = server.lake(), Jobs(server)
-    lake.create(table, pa.table({"id": range(4), "text": ["x"] * 4}))
+    lake.create(table, pa.table({"id": range(4), "text": ["bad", "bad", "x", "x"]}))
     job = jobs.submit(table, "text", "vector", TEXT_MODEL, task_rows=2)
     hand = Hand(lake, "failing")
     ended = False
     while not ended:
         for given in hand.sync(wait_ms=1000).assign:
-            if given.attempt.task == 0:
+            if "bad" in hand.read(given.attempt)["input"].to_pylist():
                 failed = pb.TaskFailed(attempt=given.attempt, error="no memory", retryable=True)
                 hand.sync(slots=0, failed=[failed])
             else:

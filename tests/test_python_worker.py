@@ -21,7 +21,8 @@ from lakebed.worker.agent import Agent, Refused
 from lakebed.worker.pipeline import DECODED_BYTES_MAX
 from lakebed.worker.protocol import Server
 from lakebed.worker.queues import ByteQueue, Closed
-from lakebed.worker.state import Attempt, Holdings
+from lakebed.worker.resources import parse_gpus
+from lakebed.worker.state import RESULT_BYTES_MAX, Attempt, Holdings
 from lakebed.worker.v1 import worker_pb2 as pb
 from support.waiting import wait_until
 from support.worker_server import WorkerServer
@@ -70,6 +71,28 @@ def test_what_has_ended_is_said_until_it_is_recorded() -> None:
     assert not said(held).done
     # A late answer to an early poll names it once more.
     assert held.apply(answer(assign=[ONE])).begin == []
+
+
+def test_a_report_has_results_up_to_some_bytes() -> None:
+    held = Holdings()
+    attempts = [Attempt("j", task, 1) for task in range(3)]
+    held.apply(answer(assign=attempts))
+    for attempt in attempts:
+        assert held.done(attempt, took_ms=7, results=bytes(RESULT_BYTES_MAX // 2))
+    request = said(held)
+    assert [Attempt.of(it.attempt) for it in request.done] == attempts[:2]
+    assert [Attempt.of(block.attempts[0]) for block in request.results] == attempts[:2]
+    assert {it.took_ms for it in request.done} == {7}
+    # The third is told later; until then its lease goes on.
+    assert [Attempt.of(it) for it in request.running] == attempts[2:]
+    held.apply(answer(recorded=attempts[:2]))
+    assert [Attempt.of(it.attempt) for it in said(held).done] == attempts[2:]
+
+
+def test_what_the_driver_says_of_gpus() -> None:
+    told = "NVIDIA H200, 143771, 512, 97\nTesla, old, 16000, [N/A], [N/A]\nOther, 8, [N/A], 3\n"
+    found = [(gpu.name, gpu.memory_mb, gpu.busy_percent) for gpu in parse_gpus(told)]
+    assert found == [("NVIDIA H200", 143_771, 97), ("Other", 8, 3)]
 
 
 def test_a_stop_drops_and_a_late_end_is_not_said() -> None:
@@ -257,6 +280,19 @@ def test_rows_get_their_vectors(stand_in: WorkerServer, start: Callable[..., Age
     assert stages["read"] == 291
     # Null, bad and poisoned ones are not computed.
     assert stages["compute"] == 291 - 6
+
+
+def test_small_results_travel_with_the_report(
+    stand_in: WorkerServer, start: Callable[..., Agent]
+) -> None:
+    stand_in.result_bytes_max = 4_096
+    small = stand_in.add("lengths", rows(20))
+    large = stand_in.add("lengths", rows(2_000))
+    start()
+    stand_in.wait_recorded()
+    assert stand_in.fired["results in a report"] >= 1
+    for task in (small, large):
+        check(task.rows, task.results[task.recorded])
 
 
 def test_a_task_that_comes_later_is_begun_at_once(

@@ -37,7 +37,7 @@ pub(crate) fn read_command(
         Named::Command(Command::Changes(_)) => {
             Err(Error::invalid("descriptor is about changes; a read command or a path is needed"))
         }
-        Named::Command(Command::Task(_) | Command::Result(_)) => {
+        Named::Command(Command::Task(_) | Command::Tasks(_) | Command::Result(_)) => {
             Err(Error::invalid("descriptor is a worker's; a read command or a path is needed"))
         }
     }

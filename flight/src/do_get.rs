@@ -130,7 +130,7 @@ async fn open(
         TicketContents::Read(read) => read_now(service, call, *read).await?,
         TicketContents::ChangesPart(part) => service.read_changes(&call.ctx, &part).await?,
         TicketContents::Changes(command) => changes::do_get(service, call, &command).await?,
-        TicketContents::Task(task) => worker::read_task(service, call, &task).await?,
+        TicketContents::Tasks(tasks) => worker::read_tasks(service, call, &tasks).await?,
         TicketContents::Search(search) => search::do_get(service, call, &search).await?,
         TicketContents::Sql(ticket) => sql::do_get_planned(service, call, *ticket).await?,
         TicketContents::Command(command) => sql::do_get(service, call, *command).await?,

@@ -58,7 +58,7 @@ pub(crate) async fn route(
         }
         "DoGet" => message::<Ticket>(&peeked)
             .and_then(|ticket| ticket::decode(&ticket.ticket).ok())
-            .and_then(|contents| matches!(contents, TicketContents::Task(_)).then_some(Led::Jobs)),
+            .and_then(|contents| matches!(contents, TicketContents::Tasks(_)).then_some(Led::Jobs)),
         _ => message::<Action>(&peeked)
             .filter(|action| WORKER_ACTIONS.contains(&action.r#type.as_str()))
             .map(|_| Led::Jobs),

@@ -10,14 +10,14 @@
 //! Tickets live in clients for an hour and may come back damaged, from another server or from a newer
 //! version of this one; each of these is told apart. A ticket carries no right: whoever opens it needs
 //! a key that may read the table. A ticket that is plain JSON, `{"read": {…}}`,
-//! `{"search": {…}}`, `{"changes": {…}}` or a worker's `{"task": {…}}`, is taken as well, so
+//! `{"search": {…}}`, `{"changes": {…}}` or a worker's `{"task": {…}}` or `{"tasks": {…}}`, is taken as well, so
 //! that a client can read without asking for a plan first, and so is a Flight SQL command.
 
 use arrow_flight::sql::Command as SqlCommand;
 use bytes::Bytes;
 use lakebed_core::{Error, Result};
 use lakebed_proto::changes::ChangesCommand;
-use lakebed_proto::command::{Command, ReadCommand, TaskCommand};
+use lakebed_proto::command::{Command, ReadCommand, TasksCommand};
 use lakebed_proto::search::SearchRequest;
 use lakebed_service::{ChangesPart, ReadPart};
 
@@ -42,8 +42,8 @@ pub(crate) enum TicketContents {
     ChangesPart(Box<ChangesPart>),
     /// Changes that are planned now.
     Changes(Box<ChangesCommand>),
-    /// The rows of a worker's task.
-    Task(TaskCommand),
+    /// The rows of a worker's tasks.
+    Tasks(TasksCommand),
     /// A planned statement.
     Sql(Box<SqlTicket>),
     /// A Flight SQL command that is answered now.
@@ -101,7 +101,11 @@ pub(crate) fn decode(ticket: &[u8]) -> Result<TicketContents> {
             Command::Write(_) => Err(Error::invalid("ticket is a write command; a read is needed")),
             Command::Search(search) => Ok(TicketContents::Search(search)),
             Command::Changes(changes) => Ok(TicketContents::Changes(changes)),
-            Command::Task(task) => Ok(TicketContents::Task(task)),
+            Command::Task(task) => Ok(TicketContents::Tasks(TasksCommand {
+                job: task.job,
+                tasks: vec![(task.task, task.attempt)],
+            })),
+            Command::Tasks(tasks) => Ok(TicketContents::Tasks(tasks)),
             Command::Result(_) => {
                 Err(Error::invalid("ticket is a command for results; a task is needed"))
             }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use futures::{FutureExt as _, Stream};
 use lakebed_core::{Error, Limits, RequestContext, Result};
-use lakebed_proto::command::{CommitRule, TaskCommand};
+use lakebed_proto::command::{CommitRule, TaskCommand, TasksCommand};
 use lakebed_proto::worker::v1;
 use lakebed_proto::worker::v1::worker_service_server::WorkerServiceServer;
 use lakebed_proto::worker::v1::{SyncRequest, SyncResponse};
@@ -104,13 +104,16 @@ pub(crate) async fn model_file(service: &Service, call: &Call, body: &[u8]) -> R
     service.model_piece_for_worker(&call.ctx, &request).await
 }
 
-/// The rows of a task.
-pub(crate) async fn read_task(
+/// The rows of tasks.
+pub(crate) async fn read_tasks(
     service: &Service,
     call: &Call,
-    task: &TaskCommand,
+    tasks: &TasksCommand,
 ) -> Result<(SchemaRef, BatchStream)> {
-    service.read_task(&call.ctx, &attempt(task)).await
+    let job = JobId::new(&tasks.job);
+    let attempt = |(task, attempt)| AttemptId { job: job.clone(), task, attempt };
+    let attempts: Vec<AttemptId> = tasks.tasks.iter().copied().map(attempt).collect();
+    service.read_tasks(&call.ctx, &attempts).await
 }
 
 /// The results of a task.

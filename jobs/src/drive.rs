@@ -1,7 +1,7 @@
 //! One job from its first plan to its end.
 //!
 //! ```text
-//!   plan a pass ─► tasks to the scheduler ─► groups done ─► errors noted ─► fill ─► parts deleted
+//!   plan a pass ─► rows to the scheduler ─► groups done ─► errors noted ─► fill ─► parts deleted
 //!       ▲                                                                    │ moved
 //!       └──────────────── where are these rows now? ◄────────────────────────┘
 //! ```
@@ -16,102 +16,69 @@ use std::time::Duration;
 
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::UInt64Type;
-use futures::{FutureExt as _, StreamExt, TryStreamExt as _};
+use futures::{FutureExt as _, TryStreamExt as _};
 use lakebed_core::{DatabaseName, Error, ErrorKind, Result};
-use lakebed_storage::{
-    At, BatchStream, ChangeKind, ChangesSpec, FieldMetadata, FragmentValues, RowPlaces, Snapshot,
-    Table,
-};
-use roaring::{RoaringBitmap, RoaringTreemap};
+use lakebed_storage::{At, ChangeKind, ChangesSpec, FieldMetadata, RowPlaces, Snapshot, Table};
+use roaring::RoaringTreemap;
 use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::error_rows::{ErrorRow, note_errors};
-use crate::ids::{AttemptId, JobId};
-use crate::ledger::{Ledger, Record, folder_of};
-use crate::parts::{self, RowError};
+use crate::ids::{AttemptId, JobId, RowRange};
+use crate::ledger::{Ledger, Record, Ticket, folder_of};
+use crate::parts;
 use crate::pass::{Pass, PassFragment, places_of_ids};
 use crate::registry::{Job, JobState};
-use crate::runtime::{ColumnJobs, ColumnSpec, Ended, Running};
-use crate::scheduler::{Event, ModelKey};
+use crate::replay::Replayed;
+use crate::runtime::{ColumnJobs, ColumnSpec, EndedRows, RunState, Running};
+use crate::scheduler::{Event, GroupRows};
 use crate::work::{JOB_ID, ModelWork, SOURCE_VERSION, Work, origin};
 
 /// Fragments that are filled in one version.
 const FILLED_AT_ONCE: usize = 16;
 /// Passes before a job gives up: a table that changes under each of them never holds still.
 const PASSES_MAX: u32 = 100;
-const WAIT_FIRST: Duration = Duration::from_millis(500);
-const WAIT_MAX: Duration = Duration::from_secs(30);
+pub(crate) const WAIT_FIRST: Duration = Duration::from_millis(500);
+pub(crate) const WAIT_MAX: Duration = Duration::from_secs(30);
 
-/// What the ledger said when the job was taken up.
-#[derive(Default)]
-struct Replayed {
-    planned: Option<Record>,
-    model: Option<ModelKey>,
-    ended: BTreeMap<u64, Ended>,
-    filled: BTreeSet<u32>,
-    moved: BTreeSet<u32>,
-    rows_filled: u64,
-    errors: u64,
-    version: Option<u64>,
-    has_given_up: bool,
+/// What is known of a job that was submitted just now.
+pub(crate) struct Begun {
+    /// Its table, and the version whose rows are computed.
+    pub(crate) table: Arc<Table>,
+    pub(crate) snapshot: Snapshot,
+    /// Cancelled once its record is durable.
+    pub(crate) is_stored: CancellationToken,
 }
 
-impl Replayed {
-    fn of(records: Vec<Record>) -> Replayed {
-        let mut replayed = Replayed::default();
-        for record in records {
-            match record {
-                Record::Planned { .. } => {
-                    replayed.planned = Some(record);
-                    replayed.ended.clear();
-                    replayed.filled.clear();
-                    replayed.moved.clear();
-                }
-                Record::Model { name, digest } => {
-                    replayed.model = Some(ModelKey { name, digest });
-                }
-                Record::Done { task, attempt, errors } => {
-                    replayed.ended.insert(task, Ended::Part { attempt, errors });
-                }
-                Record::GaveUp { task, error } => {
-                    replayed.has_given_up = true;
-                    replayed.ended.insert(task, Ended::GivenUp(error));
-                }
-                Record::Filled { groups, version, rows, errors } => {
-                    replayed.filled.extend(groups);
-                    replayed.rows_filled += rows;
-                    replayed.errors += errors;
-                    replayed.version = version.or(replayed.version);
-                }
-                Record::Moved { groups } => replayed.moved.extend(groups),
-            }
-        }
-        replayed
-    }
-}
+/// A pass, and its record on the way to the ledger.
+type Planned = (Arc<Pass>, Option<Ticket>);
 
 impl ColumnJobs {
-    /// Takes up a job that is in the records, in a task of its own.
+    /// Takes up a job that is in the records, or begun just now, in a task of its own.
     pub(crate) fn take_up(
         self: &Arc<Self>,
         job: Job,
         cancel: CancellationToken,
         term: CancellationToken,
+        begun: Option<Begun>,
     ) {
         let jobs = Arc::clone(self);
         tokio::spawn(async move {
             let job_id = job.job_id.clone();
-            let outcome = std::panic::AssertUnwindSafe(jobs.run(&job, cancel.clone(), &term))
-                .catch_unwind()
-                .await
-                .unwrap_or_else(|_| Some(Err(Error::internal("the job broke off"))));
+            let is_stored = begun.as_ref().map(|begun| begun.is_stored.clone());
+            let outcome =
+                std::panic::AssertUnwindSafe(jobs.run(&job, cancel.clone(), &term, begun))
+                    .catch_unwind()
+                    .await
+                    .unwrap_or_else(|_| Some(Err(Error::internal("the job broke off"))));
             if !term.is_cancelled() {
                 jobs.leave(&job_id);
             }
             // Without an outcome the server stops, and the job goes on after its next start.
             if let Some(outcome) = outcome {
+                if let Some(is_stored) = is_stored {
+                    is_stored.cancelled().await;
+                }
                 jobs.end(&job_id, outcome, cancel.is_cancelled()).await;
             }
         });
@@ -130,16 +97,38 @@ impl ColumnJobs {
         job: &Job,
         cancel: CancellationToken,
         term: &CancellationToken,
+        mut begun: Option<Begun>,
     ) -> Option<Result<serde_json::Value>> {
         let mut wait = WAIT_FIRST;
+        let deadline = self.deadline_of(job);
+        let mut is_late = std::pin::pin!(async {
+            match deadline {
+                Some(deadline) => tokio::time::sleep_until(deadline).await,
+                None => std::future::pending().await,
+            }
+        });
         loop {
+            let begun = begun.take();
             let work = async {
-                let job = self.in_turn(job).await?;
-                let (run, mut groups, replayed) = self.open_job(&job).await?;
-                self.drive(&run, &mut groups, replayed).await
+                let (job, has_waited) = self.in_turn(job).await?;
+                // What one that waited computes was chosen after that.
+                let begun = begun.filter(|_| !has_waited);
+                let (run, mut groups, replayed) = self.open_job(&job, begun.as_ref()).await?;
+                let lost = run.is_lost.clone();
+                tokio::select! {
+                    outcome = self.drive(&run, &mut groups, replayed, begun) => outcome,
+                    () = lost.cancelled() => Err(Error::new(
+                        ErrorKind::Unavailable,
+                        "what ended could not be written down",
+                    )),
+                }
             };
             let outcome = tokio::select! {
                 outcome = work => outcome,
+                () = &mut is_late => return Some(Err(Error::new(
+                    ErrorKind::DeadlineExceeded,
+                    "the job did not end within its `timeout_s`",
+                ))),
                 () = cancel.cancelled() => return self.called_off(term),
                 () = term.cancelled() => return None,
             };
@@ -157,12 +146,21 @@ impl ColumnJobs {
         }
     }
 
+    /// When a job is called off that may take only so long.
+    fn deadline_of(&self, job: &Job) -> Option<tokio::time::Instant> {
+        let spec = serde_json::from_value::<ColumnSpec>(job.spec.clone()).ok()?;
+        let timeout_ms = i64::try_from(spec.terms.timeout_s?.saturating_mul(1_000)).ok()?;
+        let left_ms = job.created_at_ms.saturating_add(timeout_ms) - self.clock.now_ms();
+        let left = Duration::from_millis(u64::try_from(left_ms).unwrap_or(0));
+        Some(tokio::time::Instant::now() + left)
+    }
+
     /// Waits until no job that was asked for before writes the same columns. A job that had to wait computes
-    /// what there is then.
-    async fn in_turn(&self, job: &Job) -> Result<Job> {
+    /// what there is then; says whether it had to.
+    async fn in_turn(&self, job: &Job) -> Result<(Job, bool)> {
         if self.before(&job.job_id).is_none() {
             // As the record has it: it may have waited before the server was started again.
-            return Ok(self.records.find(&job.job_id)?.0);
+            return Ok((self.records.find(&job.job_id)?.0, false));
         }
         self.records.until(|| self.before(&job.job_id).is_none()).await;
         let spec: ColumnSpec = spec_of(job)?;
@@ -170,7 +168,7 @@ impl ColumnJobs {
         let table = self.lake.table_by_uid(&database, &spec.table_uid).await?;
         let spec = serde_json::to_value(self.renewed(&table, spec).await?)
             .map_err(|error| Error::internal("write a job's spec").with_source(error))?;
-        self.records.change(&job.job_id, |job| job.spec = spec).await
+        Ok((self.records.change(&job.job_id, |job| job.spec = spec).await?, true))
     }
 
     /// What a job that was cancelled ends with; nothing when the server stops, which cancels all.
@@ -198,12 +196,18 @@ impl ColumnJobs {
     async fn open_job(
         self: &Arc<Self>,
         job: &Job,
+        begun: Option<&Begun>,
     ) -> Result<(Arc<Running>, mpsc::UnboundedReceiver<u32>, Replayed)> {
         let spec = spec_of(job)?;
-        let (ledger, records) = Ledger::open(self.system.clone(), &job.job_id).await?;
-        let replayed = Replayed::of(records);
+        let job_id = JobId::new(&job.job_id);
+        let system = self.system.clone();
+        let (ledger, records) = match begun {
+            Some(begun) => (Ledger::new(system, &job.job_id, begun.is_stored.clone()), Vec::new()),
+            None => Ledger::open(system, &job.job_id).await?,
+        };
+        let replayed = Replayed::of(&job_id, records);
         let (run, groups) = Running::new(
-            JobId::new(&job.job_id),
+            job_id,
             DatabaseName::parse(&job.database)?,
             job.table.clone(),
             spec,
@@ -212,7 +216,8 @@ impl ColumnJobs {
         let model = replayed.model.clone().unwrap_or_else(|| run.spec.work.need());
         run.state().model = Some(model.clone());
         self.running().insert(run.id.clone(), Arc::clone(&run));
-        self.step(Event::AddJob { job: run.id.clone(), model });
+        let terms = run.spec.scheduled(model);
+        self.step(Event::AddJob { job: run.id.clone(), terms });
         // As it is now: it may have been paused since.
         if self.records.state(&job.job_id) == Some(JobState::Paused) {
             self.step(Event::Pause(run.id.clone()));
@@ -225,20 +230,25 @@ impl ColumnJobs {
         run: &Arc<Running>,
         groups: &mut mpsc::UnboundedReceiver<u32>,
         mut replayed: Replayed,
+        begun: Option<Begun>,
     ) -> Result<serde_json::Value> {
-        let table = self.lake.table_by_uid(&run.database, &run.spec.table_uid).await?;
+        let (table, snapshot) = match begun {
+            Some(begun) => (begun.table, Some(begun.snapshot)),
+            None => (self.lake.table_by_uid(&run.database, &run.spec.table_uid).await?, None),
+        };
         {
             let mut state = run.state();
             (state.rows_done, state.errors) = (replayed.rows_filled, replayed.errors);
             state.version = replayed.version;
             state.has_given_up |= replayed.has_given_up;
         }
-        let mut pass = match replayed.planned.take() {
+        let (mut pass, mut ticket) = match replayed.planned.take() {
             Some(record) => self.open_pass(&table, &record).await?,
-            None => self.plan_first(run, &table).await?,
+            None => self.plan_first(run, &table, snapshot).await?,
         };
         loop {
-            let moved = self.fill_pass(run, &table, &pass, groups, &mut replayed).await?;
+            let planned = (Arc::clone(&pass), ticket);
+            let moved = self.fill_pass(run, &table, planned, groups, &mut replayed).await?;
             let Some((snapshot, places)) = self.left_over(run, &table, &pass, &moved).await? else {
                 break;
             };
@@ -250,10 +260,9 @@ impl ColumnJobs {
                     format!("the table changed under each of {PASSES_MAX} passes"),
                 ));
             }
-            let (inputs, task_rows) = (run.spec.work.input_names(), run.spec.task_rows);
-            let record = Pass::plan(number, &snapshot, &inputs, places, task_rows, Some(&pass))?;
-            run.ledger.append(std::slice::from_ref(&record)).await?;
-            pass = Arc::new(Pass::open(&record, snapshot)?);
+            let inputs = run.spec.work.input_names();
+            let record = Pass::plan(number, &snapshot, &inputs, places, Some(&pass))?;
+            (pass, ticket) = begin_pass(run, record, snapshot)?;
         }
         self.finish(run, &table).await
     }
@@ -297,17 +306,25 @@ impl ColumnJobs {
         Ok((!places.is_empty()).then_some((snapshot, places)))
     }
 
-    async fn open_pass(&self, table: &Arc<Table>, record: &Record) -> Result<Arc<Pass>> {
+    async fn open_pass(&self, table: &Arc<Table>, record: &Record) -> Result<Planned> {
         let Record::Planned { version, .. } = record else {
             return Err(Error::internal("a pass of another record"));
         };
         let snapshot = table.snapshot(None, &At::Version(*version)).await?;
-        Ok(Arc::new(Pass::open(record, snapshot)?))
+        Ok((Arc::new(Pass::open(record, snapshot)?), None))
     }
 
-    async fn plan_first(&self, run: &Running, table: &Arc<Table>) -> Result<Arc<Pass>> {
+    async fn plan_first(
+        &self,
+        run: &Running,
+        table: &Arc<Table>,
+        snapshot: Option<Snapshot>,
+    ) -> Result<Planned> {
         let spec = &run.spec;
-        let snapshot = table.snapshot(None, &At::Version(spec.source_version)).await?;
+        let snapshot = match snapshot {
+            Some(snapshot) => snapshot,
+            None => table.snapshot(None, &At::Version(spec.source_version)).await?,
+        };
         let output = without_values(&spec.work);
         let filter = match (&spec.filter, spec.recompute) {
             (None, true) => None,
@@ -327,9 +344,8 @@ impl ColumnJobs {
             }
         }
         let inputs = spec.work.input_names();
-        let record = Pass::plan(1, &snapshot, &inputs, places, spec.task_rows, None)?;
-        run.ledger.append(std::slice::from_ref(&record)).await?;
-        Ok(Arc::new(Pass::open(&record, snapshot)?))
+        let record = Pass::plan(1, &snapshot, &inputs, places, None)?;
+        begin_pass(run, record, snapshot)
     }
 
     /// Where the rows lie whose inputs changed since a version. Where that is gone or too far away to be
@@ -380,31 +396,36 @@ impl ColumnJobs {
         }
     }
 
-    /// Has the tasks of a pass done and its fragments filled; returns the groups that moved.
+    /// Has the rows of a pass done and its fragments filled; returns the groups that moved.
     async fn fill_pass(
         self: &Arc<Self>,
         run: &Arc<Running>,
         table: &Arc<Table>,
-        pass: &Arc<Pass>,
+        planned: Planned,
         done: &mut mpsc::UnboundedReceiver<u32>,
         replayed: &mut Replayed,
     ) -> Result<Vec<u32>> {
+        let (pass, ticket) = planned;
         let ended = std::mem::take(&mut replayed.ended);
         let filled = std::mem::take(&mut replayed.filled);
         let mut moved: Vec<u32> = std::mem::take(&mut replayed.moved).into_iter().collect();
         let mut open: BTreeSet<u32> =
             pass.fragments.iter().map(|fragment| fragment.group).collect();
         open.retain(|group| !filled.contains(group) && !moved.contains(group));
-        let tasks: Vec<(u64, u32)> = pass
-            .tasks()
-            .filter(|(task, group)| open.contains(group) && !ended.contains_key(task))
-            .collect();
-        let mut ready: Vec<u32> = open
+        let groups: Vec<GroupRows> = pass
+            .fragments
             .iter()
-            .filter(|group| !tasks.iter().any(|(_, of)| of == *group))
-            .copied()
+            .filter(|fragment| open.contains(&fragment.group))
+            .map(|fragment| open_rows(fragment, &ended.ended))
             .collect();
-        self.enter(run, pass, ended, &open, tasks).await?;
+        let whole = groups.iter().filter(|group| group.open.is_empty());
+        let mut ready: Vec<u32> = whole.map(|group| group.group).collect();
+        self.enter(run, &pass, ended, groups, ticket.is_some()).await?;
+        // Workers may begin; what they have done is written after it.
+        if let Some(ticket) = ticket {
+            run.ledger.written(ticket).await?;
+        }
+        let pass = &pass;
         while !open.is_empty() {
             if ready.is_empty() {
                 let group = done.recv().await;
@@ -426,206 +447,53 @@ impl ColumnJobs {
         Ok(moved)
     }
 
-    /// Shows a pass to everybody and hands its tasks to the scheduler.
+    /// Shows a pass to everybody and hands its rows to the scheduler.
     async fn enter(
         self: &Arc<Self>,
         run: &Arc<Running>,
         pass: &Arc<Pass>,
-        ended: BTreeMap<u64, Ended>,
-        open: &BTreeSet<u32>,
-        tasks: Vec<(u64, u32)>,
+        replayed: RunState,
+        groups: Vec<GroupRows>,
+        is_new: bool,
     ) -> Result<()> {
         let mut staged = Vec::new();
-        let folder = format!("{}/parts", folder_of(run.id.as_str()));
-        for object in self.system.list(&folder).await? {
-            staged.extend(parts::parse_path(&object.path));
+        if !is_new {
+            let folder = format!("{}/parts", folder_of(run.id.as_str()));
+            for object in self.system.list(&folder).await? {
+                staged.extend(parts::parse_path(&object.path));
+            }
         }
         {
             let mut state = run.state();
-            let left: u64 = pass
-                .fragments
+            let left: u64 = groups
                 .iter()
-                .filter(|fragment| open.contains(&fragment.group))
+                .filter_map(|group| pass.group(group.group))
                 .map(|fragment| fragment.planned.places.len())
                 .sum();
             state.rows = Some(state.rows_done + left);
-            let rows: u64 = ended.keys().filter_map(|task| pass.rows_of(*task).ok()).sum();
-            state.rows_done += rows;
-            state.errors +=
-                ended.iter().map(|(task, end)| errors_of(pass, *task, end)).sum::<u64>();
+            let open: BTreeSet<u32> = groups.iter().map(|group| group.group).collect();
+            let is_open = |first: &u64| {
+                let found = pass.fragment_of(RowRange::new(*first, 1));
+                found.is_ok_and(|fragment| open.contains(&fragment.group))
+            };
+            for (first, rows) in replayed.ended.iter().filter(|(first, _)| is_open(first)) {
+                state.rows_done += rows.end - first;
+                state.errors += rows.errors;
+            }
             let now_ms = self.clock.now_ms();
             let done = state.rows_done;
             state.since.get_or_insert((now_ms, done));
             state.staged = staged.iter().map(|(task, at, n)| ((*task, *at), *n)).collect();
-            state.ended = ended.into_iter().collect();
+            state.inline.clear();
+            state.ended = replayed.ended;
             state.pass = Some(Arc::clone(pass));
         }
-        self.step(Event::AddTasks { job: run.id.clone(), tasks });
+        self.step(Event::AddRows { job: run.id.clone(), groups });
         for (task, attempt, _) in staged {
             self.step(Event::Staged(AttemptId { job: run.id.clone(), task, attempt }));
         }
         self.wake();
         Ok(())
-    }
-
-    /// Fills the fragments of groups, however often it takes; returns the groups that moved.
-    async fn fill_groups(
-        &self,
-        run: &Arc<Running>,
-        table: &Arc<Table>,
-        pass: &Arc<Pass>,
-        groups: &[u32],
-    ) -> Result<Vec<u32>> {
-        let mut wait = WAIT_FIRST;
-        loop {
-            match self.try_fill(run, table, pass, groups).await {
-                Err(error) if passes(&error) => {
-                    tracing::warn!(job_id = %run.id, error = %error.report(), "a fill is tried again");
-                    run.state().waits_for = Some(error.message().to_owned());
-                    tokio::time::sleep(wait).await;
-                    wait = (wait * 2).min(WAIT_MAX);
-                }
-                outcome => {
-                    run.state().waits_for = None;
-                    return outcome;
-                }
-            }
-        }
-    }
-
-    async fn try_fill(
-        &self,
-        run: &Arc<Running>,
-        table: &Arc<Table>,
-        pass: &Arc<Pass>,
-        groups: &[u32],
-    ) -> Result<Vec<u32>> {
-        let (mut fragments, mut errors) = (Vec::new(), BTreeMap::new());
-        for group in groups {
-            let fragment = pass.group(*group).ok_or_else(|| Error::internal("a lost group"))?;
-            let (values, of_group) = self.values_of(run, pass, fragment).await?;
-            errors.insert(*group, of_group);
-            fragments.push(values);
-        }
-        let (outputs, inputs) = (run.spec.work.output_names(), run.spec.work.input_names());
-        let table = self.lake.insist(table).await?;
-        let filled = table.fill_columns(None, &outputs, &inputs, fragments).await?;
-        let is_filled = |group: &&u32| {
-            pass.group(**group).is_some_and(|it| filled.filled.contains(&it.planned.fragment))
-        };
-        let (done, moved): (Vec<u32>, Vec<u32>) = groups.iter().partition(is_filled);
-        // Those of rows that moved are made again with their rows.
-        let mut count = 0;
-        for group in &done {
-            let rows = errors.remove(group).unwrap_or_default();
-            count += rows.len() as u64;
-            let write_id = format!("{}-{group}-errors", run.id);
-            note_errors(&self.lake, &run.database, rows, write_id, self.clock.now_ms()).await?;
-        }
-        let rows = |groups: &[u32]| -> u64 {
-            let of = |group: &u32| pass.group(*group).map_or(0, |it| it.planned.places.len());
-            groups.iter().map(of).sum()
-        };
-        let mut records = Vec::new();
-        if !done.is_empty() {
-            records.push(Record::Filled {
-                groups: done.clone(),
-                version: filled.version,
-                rows: rows(&done),
-                errors: count,
-            });
-        }
-        if !moved.is_empty() {
-            records.push(Record::Moved { groups: moved.clone() });
-        }
-        run.ledger.append(&records).await?;
-        let mut ended = Vec::new();
-        {
-            let mut state = run.state();
-            state.version = filled.version.or(state.version);
-            // They are counted again with the next pass.
-            state.rows_done = state.rows_done.saturating_sub(rows(&moved));
-            let lost: usize = errors.values().map(Vec::len).sum();
-            state.errors = state.errors.saturating_sub(lost as u64);
-            for fragment in groups.iter().filter_map(|group| pass.group(*group)) {
-                for task in fragment.first_task..fragment.first_task + fragment.tasks {
-                    if let Some(Ended::Part { attempt, errors }) = state.ended.remove(&task) {
-                        ended.push((task, attempt, errors));
-                    }
-                }
-            }
-        }
-        for (task, attempt, errors) in ended {
-            let attempt = AttemptId { job: run.id.clone(), task, attempt };
-            // What stays goes with the job's folder.
-            let _ = self.system.delete(&parts::path_of(&attempt, errors)).await;
-        }
-        Ok(moved)
-    }
-
-    /// What a fragment is filled with, and the rows that have an error instead.
-    async fn values_of(
-        &self,
-        run: &Arc<Running>,
-        pass: &Arc<Pass>,
-        fragment: &PassFragment,
-    ) -> Result<(FragmentValues, Vec<ErrorRow>)> {
-        let (mut places, mut found, mut errors) = (RoaringBitmap::new(), Vec::new(), Vec::new());
-        let outputs = run.spec.work.output_names();
-        let function = match &run.spec.work {
-            Work::Function(work) => Some((work.function.id.clone(), work.function.version)),
-            Work::Model(_) => None,
-        };
-        let error_row = |row_id, place, error: RowError| ErrorRow {
-            job_id: run.id.to_string(),
-            table: run.table.clone(),
-            column: outputs.join(","),
-            row_id,
-            version: pass.snapshot.version(),
-            fragment: fragment.planned.fragment,
-            place,
-            function: function.clone(),
-            error,
-        };
-        for task in fragment.first_task..fragment.first_task + fragment.tasks {
-            let ended = run.state().ended.get(&task).cloned();
-            match ended.ok_or_else(|| Error::internal("a task of a whole group is open"))? {
-                Ended::GivenUp(error) => {
-                    let rows = pass.task_rows(task).await?;
-                    errors.extend(rows.iter().map(|(place, row_id)| {
-                        let error = RowError { error: error.clone(), ..RowError::default() };
-                        error_row(*row_id, *place, error)
-                    }));
-                }
-                Ended::Part { attempt, errors: count } => {
-                    let attempt = AttemptId { job: run.id.clone(), task, attempt };
-                    places |= pass.places_of(task)?;
-                    if count > 0 {
-                        let part = parts::load(&self.system, &attempt, count).await?;
-                        for (place, row_id, error) in parts::errors_in(&part)? {
-                            errors.push(error_row(row_id, place, error));
-                        }
-                    }
-                    found.push((attempt, count));
-                }
-            }
-        }
-        let system = self.system.clone();
-        let values = futures::stream::iter(found).then(move |(attempt, count)| {
-            let (system, outputs) = (system.clone(), outputs.clone());
-            async move { parts::values_in(&parts::load(&system, &attempt, count).await?, &outputs) }
-        });
-        let values: BatchStream = values.boxed();
-        Ok((
-            FragmentValues {
-                fragment: fragment.planned.fragment,
-                source_files: fragment.planned.source_files.clone(),
-                places,
-                values,
-                write_id: format!("{}-{}", run.id, fragment.group),
-            },
-            errors,
-        ))
     }
 
     /// Notes on the columns where their values come from.
@@ -710,6 +578,10 @@ impl ColumnJobs {
                         job.result = Some(result.clone());
                     }
                     Err(_) if is_cancelled => job.state = JobState::Cancelled,
+                    Err(error) if error.kind() == ErrorKind::DeadlineExceeded => {
+                        job.state = JobState::TimedOut;
+                        job.failure = Some(error.message().to_owned());
+                    }
                     Err(error) => {
                         job.state = JobState::Failed;
                         job.failure = Some(error.message().to_owned());
@@ -743,12 +615,25 @@ fn spec_of(job: &Job) -> Result<ColumnSpec> {
     })
 }
 
-/// Rows of a task that have an error.
-fn errors_of(pass: &Pass, task: u64, end: &Ended) -> u64 {
-    match end {
-        Ended::Part { errors, .. } => *errors,
-        Ended::GivenUp(_) => pass.rows_of(task).unwrap_or(0),
+/// A pass whose record is on its way to the ledger: what is written down after it is read after it.
+fn begin_pass(run: &Running, record: Record, snapshot: Snapshot) -> Result<Planned> {
+    let pass = Pass::open(&record, snapshot)?;
+    Ok((Arc::new(pass), Some(run.ledger.queue(vec![record], Vec::new()))))
+}
+
+/// The rows of a fragment that have not ended.
+fn open_rows(fragment: &PassFragment, ended: &BTreeMap<u64, EndedRows>) -> GroupRows {
+    let (mut open, mut next) = (Vec::new(), fragment.first);
+    for (first, rows) in ended.range(fragment.first..fragment.end) {
+        if next < *first {
+            open.push((next, *first));
+        }
+        next = rows.end;
     }
+    if next < fragment.end {
+        open.push((next, fragment.end));
+    }
+    GroupRows { group: fragment.group, first: fragment.first, open }
 }
 
 /// True for rows that have no value yet.
@@ -760,7 +645,7 @@ fn without_values(work: &Work) -> String {
 }
 
 /// Whether what failed may succeed later without anybody doing anything.
-fn passes(error: &Error) -> bool {
+pub(crate) fn passes(error: &Error) -> bool {
     matches!(
         error.kind(),
         ErrorKind::Busy

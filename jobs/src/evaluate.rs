@@ -7,7 +7,8 @@
 //! ```
 //!
 //! To the scheduler and to workers an evaluation is a job like any other, so leases, lost workers, further
-//! tries and fairness are theirs. It has no record: it ends with whoever asked, and with the server.
+//! tries and fairness are theirs. To the scheduler each batch is one row, so it is never cut: an error ends
+//! the statement, whichever row it is of. It has no record: it ends with whoever asked, and with the server.
 //!
 //! What always holds: dropping the evaluation takes its tasks back; an answer has a value or null for each
 //! row that was asked for, in their order.
@@ -28,13 +29,15 @@ use tokio::time::Instant;
 use crate::ids::{AttemptId, JobId};
 use crate::parts::{self, Results, TaskRows};
 use crate::runtime::ColumnJobs;
-use crate::scheduler::{Event, LOST_TOO_OFTEN, ModelKey};
+use crate::scheduler::{
+    Event, GroupRows, LOST_TOO_OFTEN, Labels, ModelKey, Resources, TaskSize, Terms,
+};
 use crate::work::{ResultColumn, Work};
 
 /// Tasks of all evaluations that are under way at once.
 pub(crate) const UNDER_WAY_MAX: usize = 256;
 /// Rows of one task at most.
-const ROWS_MAX: usize = 1_024;
+const ROWS_MAX: u32 = 1_024;
 /// Bytes of the results of one task, which stay in memory.
 const RESULT_BYTES_MAX: usize = 64 << 20;
 /// How often it is looked whether there is still a worker.
@@ -61,6 +64,7 @@ pub(crate) struct Evaluating {
 #[derive(Default)]
 struct Tasks {
     next: u64,
+    /// By the number of the batch, which is the row that the scheduler knows.
     open: HashMap<u64, Open>,
 }
 
@@ -76,12 +80,12 @@ struct Open {
 /// Forgets a task when nobody waits for it any more.
 struct Waiting<'a> {
     shared: &'a Evaluating,
-    task: u64,
+    batch: u64,
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.shared.tasks().open.remove(&self.task);
+        self.shared.tasks().open.remove(&self.batch);
         metrics::gauge!("lakebed_evaluations_waiting").decrement(1.0);
     }
 }
@@ -122,7 +126,15 @@ impl ColumnJobs {
         let wanted = Mutex::new(need.clone());
         let shared = Arc::new(Evaluating { id: id.clone(), work, need: wanted, results, tasks });
         self.evaluations().insert(id.clone(), Arc::clone(&shared));
-        self.step(Event::AddJob { job: id, model: need });
+        let terms = Terms {
+            model: need,
+            priority: 0,
+            workers_max: None,
+            labels: Labels::new(),
+            resources: Resources::default(),
+            size: TaskSize::Fixed(1),
+        };
+        self.step(Event::AddJob { job: id, terms });
         Ok(Evaluation { jobs: Arc::clone(self), shared })
     }
 
@@ -156,19 +168,21 @@ impl Evaluation {
     /// `InvalidArgument` with the error of the first row that has one, or what is wrong with the function;
     /// `Unavailable` when the last worker that can run it went away.
     pub async fn evaluate(&self, batch: &RecordBatch) -> Result<ArrayRef> {
-        if batch.num_rows() > ROWS_MAX {
+        if batch.num_rows() > ROWS_MAX as usize {
             return Err(Error::internal("a task of an evaluation has too many rows"));
         }
         let permit = Arc::clone(&self.jobs.evaluating_tasks).acquire_owned().await;
         let _permit = permit.map_err(|_| Error::internal("evaluations were closed"))?;
         let (answer, mut answered) = oneshot::channel();
-        let rows = self.shared.rows(batch)?;
+        let first = self.shared.tasks().next();
+        let rows = self.shared.rows(first, batch)?;
         let number = rows.num_rows() as u64;
-        let task = self.shared.tasks().add(Open { rows, answer, staged: None });
+        self.shared.tasks().open.insert(first, Open { rows, answer, staged: None });
         metrics::gauge!("lakebed_evaluations_waiting").increment(1.0);
-        let waiting = Waiting { shared: &self.shared, task };
-        let group = u32::try_from(task).unwrap_or(u32::MAX);
-        self.jobs.step(Event::AddTasks { job: self.shared.id.clone(), tasks: vec![(task, group)] });
+        let waiting = Waiting { shared: &self.shared, batch: first };
+        let group = u32::try_from(first).unwrap_or(u32::MAX);
+        let groups = vec![GroupRows { group, first, open: vec![(first, first + 1)] }];
+        self.jobs.step(Event::AddRows { job: self.shared.id.clone(), groups });
         self.jobs.wake();
         let mut offered = Instant::now();
         let outcome = loop {
@@ -210,10 +224,11 @@ impl Evaluating {
         *self.need.lock().unwrap_or_else(PoisonError::into_inner) = model;
     }
 
-    /// Rows as workers read them.
-    fn rows(&self, batch: &RecordBatch) -> Result<RecordBatch> {
+    /// The rows of a batch as workers read them.
+    fn rows(&self, number: u64, batch: &RecordBatch) -> Result<RecordBatch> {
         let mut fields = vec![Field::new("_rowid", DataType::UInt64, false)];
-        let ids = UInt64Array::from_iter_values(0..batch.num_rows() as u64);
+        let rows = ids_of(number, batch.num_rows());
+        let ids = UInt64Array::from_iter_values(rows.into_iter().map(|(_, id)| id));
         let mut columns: Vec<ArrayRef> = vec![Arc::new(ids)];
         let inputs = self.work.inputs();
         if inputs.len() != batch.num_columns() {
@@ -228,8 +243,8 @@ impl Evaluating {
     }
 
     /// What a worker is told of a task.
-    pub(crate) fn assignment(&self, task: u64) -> Option<(v1::RowsTask, &Work)> {
-        let rows = self.tasks().open.get(&task)?.rows.num_rows() as u64;
+    pub(crate) fn assignment(&self, attempt: &AttemptId) -> Option<(v1::RowsTask, &Work)> {
+        let rows = self.tasks().open.get(&attempt.range().first)?.rows.num_rows() as u64;
         let task = v1::RowsTask {
             rows,
             database: String::new(),
@@ -249,14 +264,43 @@ impl Evaluating {
         &self.work
     }
 
-    /// The rows of a task.
+    /// The rows of tasks, of which there is one at least.
     ///
     /// # Errors
-    /// `Conflict` when nobody waits for it any more.
-    pub(crate) fn read(&self, attempt: &AttemptId) -> Result<(SchemaRef, BatchStream)> {
-        let rows = self.tasks().open.get(&attempt.task).map(|open| open.rows.clone());
-        let rows = rows.ok_or_else(|| over(attempt))?;
-        Ok((rows.schema(), futures::stream::iter([Ok(rows)]).boxed()))
+    /// `Conflict` when nobody waits for one any more.
+    pub(crate) fn read(&self, attempts: &[AttemptId]) -> Result<(SchemaRef, BatchStream)> {
+        let tasks = self.tasks();
+        let rows_of = |attempt: &AttemptId| {
+            let open = tasks.open.get(&attempt.range().first);
+            open.map(|open| open.rows.clone()).ok_or_else(|| over(attempt))
+        };
+        let batches = attempts.iter().map(rows_of).collect::<Result<Vec<RecordBatch>>>()?;
+        let schema = batches.first().map(RecordBatch::schema);
+        let schema = schema.ok_or_else(|| Error::invalid("no task is named"))?;
+        Ok((schema, futures::stream::iter(batches.into_iter().map(Ok)).boxed()))
+    }
+
+    /// Takes in the results of tasks that came in one stream.
+    ///
+    /// # Errors
+    /// Those of [`Evaluating::stage`]; what was taken in before is kept.
+    pub(crate) async fn stage_all(
+        &self,
+        attempts: &[&AttemptId],
+        batches: Vec<RecordBatch>,
+    ) -> Result<()> {
+        for attempt in attempts {
+            let rows = self.rows_of(attempt)?;
+            let own = parts::only(&rows, batches.clone())?;
+            self.stage(attempt, futures::stream::iter(own.into_iter().map(Ok)).boxed()).await?;
+        }
+        Ok(())
+    }
+
+    fn rows_of(&self, attempt: &AttemptId) -> Result<TaskRows> {
+        let batch = attempt.range().first;
+        let rows = self.tasks().open.get(&batch).map(|open| open.rows.num_rows());
+        Ok(ids_of(batch, rows.ok_or_else(|| over(attempt))?))
     }
 
     /// Takes in the results of an attempt; returns how many rows they are.
@@ -264,20 +308,18 @@ impl Evaluating {
     /// # Errors
     /// `Conflict` when nobody waits for it any more, `InvalidArgument` for results that do not fit.
     pub(crate) async fn stage(&self, attempt: &AttemptId, batches: BatchStream) -> Result<u64> {
-        let rows = self.tasks().open.get(&attempt.task).map(|open| open.rows.num_rows());
-        let rows = u32::try_from(rows.ok_or_else(|| over(attempt))?).unwrap_or(u32::MAX);
-        let ids: TaskRows = (0..rows).map(|row| (row, u64::from(row))).collect();
+        let rows = self.rows_of(attempt)?;
         let columns = std::slice::from_ref(&self.results);
-        let results = parts::collect(&ids, columns, batches, RESULT_BYTES_MAX).await?;
+        let results = parts::collect(&rows, columns, batches, RESULT_BYTES_MAX).await?;
         let mut tasks = self.tasks();
-        let open = tasks.open.get_mut(&attempt.task).ok_or_else(|| over(attempt))?;
+        let open = tasks.open.get_mut(&attempt.range().first).ok_or_else(|| over(attempt))?;
         open.staged = Some((attempt.attempt, results));
-        Ok(u64::from(rows))
+        Ok(rows.len() as u64)
     }
 
     /// Gives whoever waits the results of an attempt that is done.
     pub(crate) fn done(&self, attempt: &AttemptId) {
-        let Some(open) = self.tasks().open.remove(&attempt.task) else { return };
+        let Some(open) = self.tasks().open.remove(&attempt.range().first) else { return };
         let results = match open.staged {
             Some((number, results)) if number == attempt.attempt => Ok(results.into_batch()),
             _ => Err(Error::internal("a task is done and has no results")),
@@ -288,7 +330,7 @@ impl Evaluating {
 
     /// Tells whoever waits that a task was given up.
     pub(crate) fn gave_up(&self, attempt: &AttemptId, error: &str) {
-        let Some(open) = self.tasks().open.remove(&attempt.task) else { return };
+        let Some(open) = self.tasks().open.remove(&attempt.range().first) else { return };
         let kind = match error.starts_with(LOST_TOO_OFTEN) {
             true => ErrorKind::Unavailable,
             false => ErrorKind::InvalidArgument,
@@ -298,12 +340,18 @@ impl Evaluating {
 }
 
 impl Tasks {
-    fn add(&mut self, open: Open) -> u64 {
-        let task = self.next;
+    fn next(&mut self) -> u64 {
+        let batch = self.next;
         self.next += 1;
-        self.open.insert(task, open);
-        task
+        batch
     }
+}
+
+/// The row ids of a batch: no two of an evaluation are alike, because the results of several batches may
+/// come in one stream.
+fn ids_of(batch: u64, rows: usize) -> TaskRows {
+    let first = batch * u64::from(ROWS_MAX);
+    (0..ROWS_MAX).take(rows).map(|row| (row, first + u64::from(row))).collect()
 }
 
 fn over(attempt: &AttemptId) -> Error {

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow_array::{ArrayRef, RecordBatch, StringArray, TimestampMillisecondArray};
 use lakebed_core::{Error, Result};
 
+use crate::ids::RowRange;
 use crate::ledger::{Ledger, Record};
 use crate::registry::{Job, JobState, Jobs};
 
@@ -32,6 +33,7 @@ impl Jobs {
             let event = match job.state {
                 JobState::Failed => "failed",
                 JobState::Cancelled => "cancelled",
+                JobState::TimedOut => "timed_out",
                 JobState::Done | JobState::InProgress | JobState::Paused => "done",
             };
             let result = || job.result.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -44,7 +46,8 @@ impl Jobs {
 
 fn told(at_ms: i64, record: &Record) -> Event {
     let (event, message) = match record {
-        Record::Planned { pass, version, fragments, .. } => {
+        Record::Planned { pass, version, fragments, .. }
+        | Record::PlannedBefore { pass, version, fragments, .. } => {
             let rows: u64 = fragments.iter().map(|fragment| fragment.places.len()).sum();
             ("planned", format!("pass {pass} over {rows} rows of version {version}"))
         }
@@ -52,9 +55,17 @@ fn told(at_ms: i64, record: &Record) -> Event {
             ("model", format!("{name} {}", digest.as_deref().unwrap_or_default()))
         }
         Record::Done { task, errors, .. } => {
-            ("task_done", format!("task {task}; {errors} rows have no value"))
+            ("task_done", format!("{}; {errors} have no value", RowRange::of(*task)))
         }
-        Record::GaveUp { task, error } => ("task_given_up", format!("task {task}: {error}")),
+        Record::DoneHere { runs } => {
+            let rows: u64 = runs.iter().map(|(first, end, _)| end - first).sum();
+            let errors: u64 = runs.iter().map(|(_, _, errors)| errors).sum();
+            let first = runs.iter().map(|(first, ..)| *first).min().unwrap_or(0);
+            ("tasks_done", format!("{rows} rows from {first} on; {errors} have no value"))
+        }
+        Record::GaveUp { task, error } => {
+            ("task_given_up", format!("{}: {error}", RowRange::of(*task)))
+        }
         Record::Filled { version, rows, errors, .. } => {
             let version = version.map(|version| format!(" in version {version}"));
             let version = version.unwrap_or_default();

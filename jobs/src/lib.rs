@@ -5,11 +5,11 @@
 //! | see the record of a job, whatever its type | `registry.rs` |
 //! | submit a job that computes a column, pause and resume it | `submit.rs` |
 //! | know what a job runs over which columns | `work.rs` |
-//! | follow one from its plan to its end | `drive.rs`, `pass.rs` |
+//! | follow one from its plan to its end | `drive.rs`, `pass.rs`, `fill.rs` |
 //! | know who gets which task, and what a dead worker means | `scheduler.rs` |
 //! | see what a worker may ask | `sync.rs`; on the wire `worker_server.rs` |
 //! | see what happened to a job | `events.rs` |
-//! | know what survives a crash | `ledger.rs`, `parts.rs` |
+//! | know what survives a crash | `ledger.rs`, `parts.rs`; read back by `replay.rs`, `results.rs` |
 //! | know what a model is that users registered | `registered.rs` |
 //! | embed the text or picture of a search | `query.rs` |
 //! | compute the rows of a statement while it waits | `evaluate.rs` |
@@ -19,6 +19,7 @@ mod drive;
 mod error_rows;
 mod evaluate;
 mod events;
+mod fill;
 mod ids;
 mod ledger;
 mod models;
@@ -29,6 +30,8 @@ mod perform;
 mod query;
 mod registered;
 mod registry;
+mod replay;
+mod results;
 mod runtime;
 mod scheduler;
 mod submit;
@@ -44,7 +47,8 @@ pub use near_duplicates::{Likeness, NearDuplicates};
 pub use query::{Candidate, QueryInput};
 pub use registered::{ModelNotes, ModelSettings, Pooling, RegisteredModel, number_of};
 pub use registry::{COMPUTE_COLUMN, Job, JobState, Jobs, REFRESH_COLUMNS};
-pub use runtime::{ColumnJobs, ColumnSpec, Progress};
+pub use runtime::{ColumnJobs, ColumnSpec, JobTerms, Progress};
+pub use scheduler::{Labels, Resources};
 pub use submit::{RefreshRule, SubmitJob, has_new_inputs, last_refreshed};
 pub use sync::{FunctionOf, WorkerView};
 pub use work::{

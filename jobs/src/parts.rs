@@ -4,7 +4,7 @@
 //! stream of one batch sorted by place. Attempts never share a name, so one that comes late can do no
 //! harm to the one that counts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use arrow_array::cast::AsArray;
@@ -16,10 +16,14 @@ use arrow_array::{
 use arrow_buffer::{BooleanBuffer, NullBuffer};
 use arrow_cast::cast;
 use arrow_schema::{DataType, Field, FieldRef, Schema};
+use arrow_select::concat::concat_batches;
+use arrow_select::filter::filter_record_batch;
 use arrow_select::interleave::interleave;
 use bytes::Bytes;
 use futures::TryStreamExt;
-use lakebed_core::{Error, ErrorKind, Result};
+use lakebed_core::{Error, ErrorKind, Limits, Result};
+use lakebed_proto::ipc_decode::{Decoded, IpcDecoder};
+use lakebed_proto::ipc_stream::{Frame, IpcFramer};
 use lakebed_storage::{BatchStream, SystemStore};
 
 use crate::ids::AttemptId;
@@ -31,6 +35,8 @@ const ERROR_BYTES_MAX: usize = 1_000;
 const TRACEBACK_BYTES_MAX: usize = 8_000;
 /// Bytes of the results of one task: they are in memory until they are stored as one object.
 pub(crate) const RESULT_BYTES_MAX: usize = 512 << 20;
+/// Bytes that results in a report may decode to.
+const DECODED_BYTES_MAX: usize = 16 << 20;
 
 /// The rows of a task: physical position in the fragment, and stable row id.
 pub(crate) type TaskRows = Vec<(u32, u64)>;
@@ -44,7 +50,7 @@ pub(crate) fn vector_type(dimensions: u32) -> DataType {
 /// The results of one attempt, whole.
 #[derive(Debug)]
 pub(crate) struct Results {
-    batch: RecordBatch,
+    pub(crate) batch: RecordBatch,
     pub(crate) errors: u64,
 }
 
@@ -86,8 +92,7 @@ pub(crate) async fn collect(
     let mut bytes = 0;
     while let Some(batch) = batches.try_next().await? {
         // Arrays of one message share its memory, so only what is theirs is counted.
-        let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
-        bytes += batch.columns().iter().map(size).sum::<usize>();
+        bytes += bytes_of(&batch);
         if bytes > bytes_max {
             let message = format!("the results of a task have more than {bytes_max} bytes");
             return Err(Error::invalid(message));
@@ -354,12 +359,16 @@ pub(crate) async fn store(
     attempt: &AttemptId,
     results: &Results,
 ) -> Result<()> {
-    let failed = |error| Error::internal("write a part").with_source(error);
-    let mut writer = arrow_ipc::writer::StreamWriter::try_new(Vec::new(), &results.batch.schema())
-        .map_err(failed)?;
-    writer.write(&results.batch).map_err(failed)?;
-    let bytes = writer.into_inner().map_err(failed)?;
+    let bytes = stream(&results.batch.schema(), &results.batch)?;
     system.put(&path_of(attempt, results.errors), Bytes::from(bytes)).await
+}
+
+fn stream(schema: &Schema, batch: &RecordBatch) -> Result<Vec<u8>> {
+    let failed = |error| Error::internal("write a part").with_source(error);
+    let mut writer =
+        arrow_ipc::writer::StreamWriter::try_new(Vec::new(), schema).map_err(failed)?;
+    writer.write(batch).map_err(failed)?;
+    writer.into_inner().map_err(failed)
 }
 
 /// Reads a part back.
@@ -371,12 +380,109 @@ pub(crate) async fn load(
     attempt: &AttemptId,
     errors: u64,
 ) -> Result<RecordBatch> {
-    let path = path_of(attempt, errors);
+    load_at(system, &path_of(attempt, errors)).await
+}
+
+/// Reads the results of an object.
+///
+/// # Errors
+/// `Corrupt` when it is gone or broken.
+pub(crate) async fn load_at(system: &SystemStore, path: &str) -> Result<RecordBatch> {
     let corrupt = || Error::new(ErrorKind::Corrupt, format!("part `{path}` is gone or broken"));
-    let bytes = system.get(&path).await?.ok_or_else(corrupt)?;
+    let bytes = system.get(path).await?.ok_or_else(corrupt)?;
     let mut reader = arrow_ipc::reader::StreamReader::try_new(std::io::Cursor::new(bytes), None)
         .map_err(|error| corrupt().with_source(error))?;
     reader.next().ok_or_else(corrupt)?.map_err(|error| corrupt().with_source(error))
+}
+
+/// Where a segment of a ledger has its records, among the metadata of its schema.
+const RECORDS: &str = "records";
+/// How every message of an Arrow stream begins, and no line of JSON.
+const STREAM_START: u8 = 0xff;
+
+/// Bytes that results take in memory, of those that share it only their own.
+pub(crate) fn bytes_of(batch: &RecordBatch) -> usize {
+    let size = |column: &ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0);
+    batch.columns().iter().map(size).sum()
+}
+
+/// A segment of a ledger that has results beside its records.
+///
+/// # Errors
+/// `Internal` for results of different types.
+pub(crate) fn segment<'a>(
+    records: String,
+    results: impl Iterator<Item = &'a RecordBatch>,
+) -> Result<Vec<u8>> {
+    let failed = |error| Error::internal("write a segment").with_source(error);
+    let results: Vec<&RecordBatch> = results.collect();
+    let first = results.first().ok_or_else(|| Error::internal("a segment without results"))?;
+    let batch = concat_batches(&first.schema(), results.iter().copied()).map_err(failed)?;
+    let schema = Schema::clone(&first.schema());
+    let schema = schema.with_metadata(HashMap::from([(RECORDS.to_owned(), records)]));
+    let batch = batch.with_schema(Arc::new(schema.clone())).map_err(failed)?;
+    stream(&schema, &batch)
+}
+
+/// Whether the bytes of a segment begin like those of one with results.
+pub(crate) fn is_segment(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&STREAM_START)
+}
+
+/// The records of a segment with results, of which the bytes are the beginning.
+///
+/// # Errors
+/// `Corrupt` for bytes that are none, or too few.
+pub(crate) fn records_in(bytes: &[u8]) -> Result<String> {
+    let corrupt = || Error::new(ErrorKind::Corrupt, "a segment of a job's ledger is broken");
+    let reader = arrow_ipc::reader::StreamReader::try_new(std::io::Cursor::new(bytes), None)
+        .map_err(|error| corrupt().with_source(error))?;
+    reader.schema().metadata().get(RECORDS).cloned().ok_or_else(corrupt)
+}
+
+/// Reads the results of a worker that came with its report.
+///
+/// # Errors
+/// `InvalidArgument` for bytes that are no whole Arrow stream, or that claim to be much more.
+pub(crate) fn decode(mut bytes: Bytes) -> Result<Vec<RecordBatch>> {
+    let limits = Limits { batch_bytes_max: DECODED_BYTES_MAX, ..Limits::default() };
+    let (mut framer, mut decoder) = (IpcFramer::new(&limits), IpcDecoder::new(&limits));
+    let mut batches = Vec::new();
+    while let Some(frame) = framer.take(&mut bytes)? {
+        if let Frame::Message { header, body } = frame
+            && let Decoded::Batch(batch) = decoder.decode(&header, body)?
+        {
+            batches.push(batch);
+        }
+    }
+    match framer.is_ended() {
+        true => Ok(batches),
+        false => Err(Error::invalid("the results in a report break off")),
+    }
+}
+
+/// The rows of results that are among some; there may be others, of tasks that were lost meanwhile.
+///
+/// # Errors
+/// `InvalidArgument` for results without row ids.
+pub(crate) fn only(rows: &TaskRows, batches: Vec<RecordBatch>) -> Result<Vec<RecordBatch>> {
+    let wanted: HashSet<u64> = rows.iter().map(|(_, id)| *id).collect();
+    let wrong = |error| Error::invalid("results of a report").with_source(error);
+    let some = |batch: RecordBatch| {
+        let ids =
+            batch.column_by_name("_rowid").and_then(|ids| ids.as_primitive_opt::<UInt64Type>());
+        let ids = ids.ok_or_else(|| Error::invalid("the results have no column `_rowid`"))?;
+        let is_wanted = ids.iter().map(|id| id.is_some_and(|id| wanted.contains(&id)));
+        let is_wanted = BooleanArray::from(is_wanted.collect::<Vec<bool>>());
+        filter_record_batch(&batch, &is_wanted).map_err(wrong)
+    };
+    batches.into_iter().map(some).collect()
+}
+
+/// How many rows of results have an error.
+pub(crate) fn errors_count(results: &RecordBatch) -> u64 {
+    let errors = results.column_by_name("error");
+    errors.map_or(0, |errors| (errors.len() - errors.null_count()) as u64)
 }
 
 /// The rows of a part that have an error instead of a value, by place and id.

@@ -1,11 +1,11 @@
-//! A pass: the rows of one version that a job has to compute, cut into tasks.
+//! A pass: the rows of one version that a job has to compute, numbered through.
 //!
 //! A job is done in one pass unless the table changes under it. Rows whose fragment was rewritten
-//! meanwhile are looked for by their ids in the newest version and make another pass.
+//! meanwhile are looked for by their ids in the newest version and make another pass, whose numbers go on.
 //!
 //! ```text
-//!   fragment ─► places of its rows ─► tasks of a few hundred rows, numbered through
-//!       └─ a group: when all its tasks are recorded, the fragment can be filled
+//!   fragment ─► places of its rows ─► their numbers, of which tasks are ranges
+//!       └─ a group: when all its rows are recorded, the fragment can be filled
 //! ```
 
 use std::collections::VecDeque;
@@ -15,6 +15,7 @@ use lakebed_core::{Error, Result};
 use lakebed_storage::{RowPlaces, Snapshot};
 use roaring::{RoaringBitmap, RoaringTreemap};
 
+use crate::ids::RowRange;
 use crate::ledger::{PlannedFragment, Record};
 use crate::parts::TaskRows;
 
@@ -26,29 +27,30 @@ pub(crate) struct Pass {
     pub(crate) number: u32,
     pub(crate) snapshot: Snapshot,
     pub(crate) fragments: Vec<PassFragment>,
-    pub(crate) task_rows: u32,
     row_ids: Mutex<VecDeque<(u32, Arc<TaskRows>)>>,
+    reading: tokio::sync::Mutex<()>,
 }
 
 /// The rows of one fragment in a pass.
 pub(crate) struct PassFragment {
     pub(crate) planned: PlannedFragment,
     pub(crate) group: u32,
-    pub(crate) first_task: u64,
-    pub(crate) tasks: u64,
+    /// The number of its first row.
+    pub(crate) first: u64,
+    /// The number after its last row.
+    pub(crate) end: u64,
 }
 
 impl Pass {
     /// Plans a pass over the rows at `places`.
     ///
     /// # Errors
-    /// `NotFound` when a source column is gone.
+    /// `NotFound` when a source column is gone, `InvalidArgument` for more rows than a job can have.
     pub(crate) fn plan(
         number: u32,
         snapshot: &Snapshot,
         sources: &[String],
         places: RowPlaces,
-        task_rows: u32,
         before: Option<&Pass>,
     ) -> Result<Record> {
         let mut files = snapshot.source_files(sources)?;
@@ -57,49 +59,43 @@ impl Pass {
             let source_files = files.remove(&fragment).unwrap_or_default();
             PlannedFragment { fragment, source_files, places }
         });
+        let fragments: Vec<PlannedFragment> = fragments.collect();
+        let first_row = before.map_or(0, Pass::next_row);
+        let rows: u64 = fragments.iter().map(|fragment| fragment.places.len()).sum();
+        if first_row.saturating_add(rows) > RowRange::NUMBERS_MAX {
+            return Err(Error::invalid(format!(
+                "a job has at most {} rows",
+                RowRange::NUMBERS_MAX
+            )));
+        }
         Ok(Record::Planned {
             pass: number,
             version: snapshot.version(),
-            task_rows,
-            first_task: before.map_or(0, Pass::next_task),
+            first_row,
             first_group: before.map_or(0, Pass::next_group),
-            fragments: fragments.collect(),
+            fragments,
         })
     }
 
     /// The pass that a record says, over the version that it names.
     pub(crate) fn open(record: &Record, snapshot: Snapshot) -> Result<Pass> {
-        let Record::Planned { pass, task_rows, first_task, first_group, fragments, .. } = record
-        else {
+        let Record::Planned { pass, first_row, first_group, fragments, .. } = record else {
             return Err(Error::internal("a pass is opened from another record"));
         };
-        let (mut task, mut group) = (*first_task, *first_group);
+        let (mut first, mut group) = (*first_row, *first_group);
         let mut opened = Vec::with_capacity(fragments.len());
         for planned in fragments {
-            let tasks = planned.places.len().div_ceil(u64::from(*task_rows));
-            opened.push(PassFragment { planned: planned.clone(), group, first_task: task, tasks });
-            task += tasks;
+            let end = first + planned.places.len();
+            opened.push(PassFragment { planned: planned.clone(), group, first, end });
+            first = end;
             group += 1;
         }
-        Ok(Pass {
-            number: *pass,
-            snapshot,
-            fragments: opened,
-            task_rows: *task_rows,
-            row_ids: Mutex::default(),
-        })
+        let (row_ids, reading) = Default::default();
+        Ok(Pass { number: *pass, snapshot, fragments: opened, row_ids, reading })
     }
 
-    /// Every task with its group.
-    pub(crate) fn tasks(&self) -> impl Iterator<Item = (u64, u32)> + '_ {
-        self.fragments.iter().flat_map(|fragment| {
-            let tasks = fragment.first_task..fragment.first_task + fragment.tasks;
-            tasks.map(|task| (task, fragment.group))
-        })
-    }
-
-    fn next_task(&self) -> u64 {
-        self.fragments.last().map_or(0, |last| last.first_task + last.tasks)
+    fn next_row(&self) -> u64 {
+        self.fragments.last().map_or(0, |last| last.end)
     }
 
     fn next_group(&self) -> u32 {
@@ -108,54 +104,53 @@ impl Pass {
 
     /// The fragment of a group.
     pub(crate) fn group(&self, group: u32) -> Option<&PassFragment> {
-        self.fragments.iter().find(|fragment| fragment.group == group)
+        let at = self.fragments.partition_point(|fragment| fragment.group < group);
+        self.fragments.get(at).filter(|fragment| fragment.group == group)
     }
 
-    fn fragment_of(&self, task: u64) -> Result<&PassFragment> {
-        let found = self.fragments.iter().find(|fragment| {
-            (fragment.first_task..fragment.first_task + fragment.tasks).contains(&task)
-        });
-        found.ok_or_else(|| Error::not_found(format!("task {task} is not in the pass under way")))
-    }
-
-    /// How many rows a task has.
+    /// The fragment that has all rows of a range.
     ///
     /// # Errors
-    /// `NotFound` for a task of another pass.
-    pub(crate) fn rows_of(&self, task: u64) -> Result<u64> {
-        let fragment = self.fragment_of(task)?;
-        let start = (task - fragment.first_task) * u64::from(self.task_rows);
-        Ok((fragment.planned.places.len() - start).min(u64::from(self.task_rows)))
+    /// `NotFound` for rows of another pass.
+    pub(crate) fn fragment_of(&self, range: RowRange) -> Result<&PassFragment> {
+        let at = self.fragments.partition_point(|fragment| fragment.end <= range.first);
+        let found = self.fragments.get(at);
+        let has_all = |it: &&PassFragment| it.first <= range.first && range.end() <= it.end;
+        found
+            .filter(has_all)
+            .ok_or_else(|| Error::not_found(format!("{range} are not in the pass under way")))
     }
 
-    /// The places of a task's rows.
-    pub(crate) fn places_of(&self, task: u64) -> Result<RoaringBitmap> {
-        let fragment = self.fragment_of(task)?;
-        let start = (task - fragment.first_task) * u64::from(self.task_rows);
-        let places = &fragment.planned.places;
-        let first = u32::try_from(start).ok().and_then(|start| places.select(start));
-        let first = first.ok_or_else(|| Error::internal("a task without rows"))?;
-        Ok(places.range(first..).take(self.task_rows as usize).collect())
-    }
-
-    /// The rows of a task, by place.
+    /// The rows of a range, by place.
     ///
     /// # Errors
-    /// `NotFound` for a task of another pass; those of reading row ids.
-    pub(crate) async fn task_rows(&self, task: u64) -> Result<TaskRows> {
-        let fragment = self.fragment_of(task)?;
-        let places = self.places_of(task)?;
+    /// `NotFound` for rows of another pass; those of reading row ids.
+    pub(crate) async fn rows_of(&self, range: RowRange) -> Result<TaskRows> {
+        let fragment = self.fragment_of(range)?;
         let all = self.row_ids(fragment).await?;
-        let rows: TaskRows =
-            all.iter().filter(|(place, _)| places.contains(*place)).copied().collect();
-        if rows.len() as u64 != places.len() {
-            return Err(Error::internal(format!(
-                "a task has {} rows and {} row ids",
-                places.len(),
-                rows.len()
-            )));
-        }
-        Ok(rows)
+        // By place, as the rows are numbered.
+        let start = usize::try_from(range.first - fragment.first).unwrap_or(usize::MAX);
+        let rows = all.get(start..start.saturating_add(range.rows as usize));
+        let rows = rows.ok_or_else(|| Error::internal("a range has more rows than row ids"))?;
+        Ok(rows.to_vec())
+    }
+
+    /// The places of some rows of a fragment, from a number to the one after the last.
+    ///
+    /// # Errors
+    /// `Internal` for rows that it does not have.
+    pub(crate) fn places_of(
+        &self,
+        fragment: &PassFragment,
+        first: u64,
+        end: u64,
+    ) -> Result<RoaringBitmap> {
+        let places = &fragment.planned.places;
+        let at = first.checked_sub(fragment.first).and_then(|at| u32::try_from(at).ok());
+        let start = at.and_then(|at| places.select(at));
+        let start = start.ok_or_else(|| Error::internal("a range without rows"))?;
+        let rows = usize::try_from(end.saturating_sub(first)).unwrap_or(usize::MAX);
+        Ok(places.range(start..).take(rows).collect())
     }
 
     /// The row ids of all rows of a fragment in the pass.
@@ -165,7 +160,19 @@ impl Pass {
         if let Some((_, found)) = cached().iter().find(|(of, _)| *of == id) {
             return Ok(Arc::clone(found));
         }
+        // One reads for all: workers that begin at the same time ask for the same.
+        let _reading = self.reading.lock().await;
+        if let Some((_, found)) = cached().iter().find(|(of, _)| *of == id) {
+            return Ok(Arc::clone(found));
+        }
         let found = Arc::new(self.snapshot.row_ids_at(id, &fragment.planned.places).await?);
+        if found.len() as u64 != fragment.planned.places.len() {
+            return Err(Error::internal(format!(
+                "fragment {id} has {} rows and {} row ids",
+                fragment.planned.places.len(),
+                found.len()
+            )));
+        }
         let mut cached = cached();
         cached.truncate(CACHED_FRAGMENTS - 1);
         cached.push_front((id, Arc::clone(&found)));

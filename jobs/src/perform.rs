@@ -3,13 +3,21 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use futures::future::join_all;
+
 use crate::ids::{AttemptId, JobId};
-use crate::ledger::Record;
-use crate::runtime::{ColumnJobs, Ended};
+use crate::ledger::{Inline, Record};
+use crate::runtime::{ColumnJobs, Ended, EndedRows, Running};
 use crate::scheduler::{Action, Event, ModelKey};
 
-/// A record, and the attempt whose end it is.
-type Write = (Record, AttemptId);
+/// How a task ends.
+enum End {
+    /// Its results are in a part, so many of them errors.
+    Part(u64),
+    /// Its results are written down with it.
+    Inline(Inline),
+    GivenUp(String),
+}
 
 impl ColumnJobs {
     /// Carries out actions; returns those that are for workers.
@@ -17,7 +25,7 @@ impl ColumnJobs {
         let mut told = Vec::new();
         let mut left = actions;
         while !left.is_empty() {
-            let mut writes: BTreeMap<JobId, Vec<Write>> = BTreeMap::new();
+            let mut writes: BTreeMap<JobId, Vec<(End, AttemptId)>> = BTreeMap::new();
             for action in std::mem::take(&mut left) {
                 match action {
                     Action::Assign { .. } | Action::Stop { .. } | Action::Forget { .. } => {
@@ -30,14 +38,12 @@ impl ColumnJobs {
                         left.append(&mut self.answer_task(attempt, Some(&error)));
                     }
                     Action::Record(attempt) => {
-                        let errors = self.errors_of(&attempt);
-                        let AttemptId { task, attempt: number, .. } = attempt;
-                        let record = Record::Done { task, attempt: number, errors };
-                        writes.entry(attempt.job.clone()).or_default().push((record, attempt));
+                        let end = self.end_of(&attempt);
+                        writes.entry(attempt.job.clone()).or_default().push((end, attempt));
                     }
                     Action::GiveUp(attempt, error) => {
-                        let record = Record::GaveUp { task: attempt.task, error };
-                        writes.entry(attempt.job.clone()).or_default().push((record, attempt));
+                        let end = End::GivenUp(error);
+                        writes.entry(attempt.job.clone()).or_default().push((end, attempt));
                     }
                     Action::ChooseModel(job, model) => {
                         if let Some(evaluating) = self.evaluating(&job) {
@@ -45,10 +51,12 @@ impl ColumnJobs {
                             continue;
                         }
                         if let Some(run) = self.find(&job) {
-                            let mut state = run.state();
-                            (state.model, state.is_model_new) = (Some(model), true);
+                            run.state().model = Some(model.clone());
+                            // Written before all that is made with it: whoever waits for that has this
+                            // written, too.
+                            let ModelKey { name, digest } = model;
+                            run.ledger.queue(vec![Record::Model { name, digest }], Vec::new());
                         }
-                        writes.entry(job).or_default();
                     }
                     Action::GroupDone(job, group) => {
                         if let Some(run) = self.find(&job) {
@@ -59,9 +67,9 @@ impl ColumnJobs {
                     Action::Answer(query, outcome) => self.answer(&query, outcome),
                 }
             }
-            for (job, writes) in writes {
-                left.append(&mut self.write_down(&job, writes).await);
-            }
+            // Each job has a ledger of its own.
+            let writes = writes.into_iter().map(|(job, ends)| self.write_down(job, ends));
+            left.extend(join_all(writes).await.into_iter().flatten());
         }
         told
     }
@@ -77,54 +85,79 @@ impl ColumnJobs {
         self.step(Event::Recorded(attempt))
     }
 
-    fn errors_of(&self, attempt: &AttemptId) -> u64 {
-        let run = self.find(&attempt.job);
-        let staged = (attempt.task, attempt.attempt);
-        run.and_then(|run| run.state().staged.get(&staged).copied()).unwrap_or(0)
+    fn end_of(&self, attempt: &AttemptId) -> End {
+        let Some(run) = self.find(&attempt.job) else { return End::Part(0) };
+        let (mut state, key) = (run.state(), (attempt.task, attempt.attempt));
+        match state.inline.remove(&key) {
+            Some(inline) => End::Inline(inline),
+            None => End::Part(state.staged.get(&key).copied().unwrap_or(0)),
+        }
     }
 
-    async fn write_down(&self, job: &JobId, writes: Vec<Write>) -> Vec<Action> {
-        let Some(run) = self.find(job) else { return Vec::new() };
-        let new_model = {
-            let state = run.state();
-            state.model.clone().filter(|_| state.is_model_new)
-        };
-        // Before anything that was made with it, and again if it could not be written.
-        let model = new_model.map(|ModelKey { name, digest }| Record::Model { name, digest });
-        let ends = writes.iter().map(|(record, _)| record.clone());
-        let records: Vec<Record> = model.into_iter().chain(ends).collect();
-        if records.is_empty() {
-            return Vec::new();
-        }
-        let outcome = run.ledger.append(&records).await;
-        if outcome.is_ok() {
-            run.state().is_model_new = false;
-        }
-        let mut actions = Vec::new();
-        for (record, attempt) in writes {
-            if outcome.is_err() {
-                actions.append(&mut self.step(Event::RecordFailed(attempt)));
-                continue;
+    async fn write_down(&self, job: JobId, ends: Vec<(End, AttemptId)>) -> Vec<Action> {
+        let Some(run) = self.find(&job) else { return Vec::new() };
+        let (mut records, mut results) = (Vec::new(), Vec::new());
+        for (end, AttemptId { task, attempt, .. }) in &ends {
+            match end {
+                End::Part(errors) => {
+                    records.push(Record::Done { task: *task, attempt: *attempt, errors: *errors });
+                }
+                End::Inline(inline) => results.push(inline.clone()),
+                End::GivenUp(error) => {
+                    records.push(Record::GaveUp { task: *task, error: error.clone() });
+                }
             }
-            let rows = run.pass().and_then(|pass| pass.rows_of(attempt.task)).unwrap_or(0);
-            let (ended, errors) = match record {
-                Record::Done { attempt, errors, .. } => (Ended::Part { attempt, errors }, errors),
-                Record::GaveUp { error, .. } => (Ended::GivenUp(error), rows),
-                _ => continue,
-            };
-            {
-                let mut state = run.state();
-                state.has_given_up |= matches!(ended, Ended::GivenUp(_));
-                state.ended.insert(attempt.task, ended);
-                state.staged.retain(|(task, _), _| *task != attempt.task);
+        }
+        let ticket = run.ledger.queue(records, results);
+        match run.ledger.written(ticket).await {
+            Ok(written) => self.ended(&run, ends, |first| written.place_of(first)),
+            Err(error) => {
+                tracing::warn!(%job, error = %error.report(), "the end of tasks was not written down");
+                // Nobody knows whether it was: the job is taken up again from what is there.
+                run.is_lost.cancel();
+                let failed = ends.into_iter().map(|(_, attempt)| Event::RecordFailed(attempt));
+                failed.flat_map(|event| self.step(event)).collect()
+            }
+        }
+    }
+
+    /// Notes that tasks have ended, which is durable.
+    fn ended(
+        &self,
+        run: &Running,
+        ends: Vec<(End, AttemptId)>,
+        place_of: impl Fn(u64) -> Option<(u64, u64)>,
+    ) -> Vec<Action> {
+        let (mut actions, mut done, mut given_up) = (Vec::new(), 0, 0);
+        {
+            let mut state = run.state();
+            for (end, attempt) in &ends {
+                let range = attempt.range();
+                let rows = u64::from(range.rows);
+                let (how, errors) = match end {
+                    End::Part(errors) => (Ended::Part(attempt.clone()), *errors),
+                    End::GivenUp(error) => (Ended::GivenUp(error.clone()), rows),
+                    End::Inline(inline) => match place_of(range.first) {
+                        Some((number, from)) => (Ended::Segment { number, from }, inline.errors),
+                        None => continue,
+                    },
+                };
+                let is_given_up = matches!(how, Ended::GivenUp(_));
+                *(if is_given_up { &mut given_up } else { &mut done }) += rows;
+                state.has_given_up |= is_given_up;
+                state.end(range.first, EndedRows { end: range.end(), errors, how });
+                state.staged.remove(&(attempt.task, attempt.attempt));
                 state.rows_done += rows;
                 state.errors += errors;
             }
-            metrics::counter!("lakebed_job_rows_total").increment(rows);
-            actions.append(&mut self.step(Event::Recorded(attempt)));
         }
-        if let Err(error) = outcome {
-            tracing::warn!(%job, error = %error.report(), "the end of tasks was not written down");
+        metrics::counter!("lakebed_job_rows_total").increment(done + given_up);
+        metrics::counter!("lakebed_job_rows_given_up_total").increment(given_up);
+        metrics::counter!("lakebed_job_tasks_total").increment(ends.len() as u64);
+        let mut scheduler = self.scheduler();
+        let now_ms = self.clock.now_ms();
+        for (_, attempt) in ends {
+            actions.append(&mut scheduler.step(now_ms, Event::Recorded(attempt)));
         }
         actions
     }

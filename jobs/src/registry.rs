@@ -48,6 +48,8 @@ pub enum JobState {
     Done,
     /// It ended with an error and committed nothing.
     Failed,
+    /// It took longer than it may; what it committed before stays.
+    TimedOut,
     /// It was called off; unless its commit was under way by then, it committed nothing.
     Cancelled,
 }
@@ -55,7 +57,7 @@ pub enum JobState {
 impl JobState {
     /// Whether the job is over.
     pub fn is_ended(self) -> bool {
-        matches!(self, JobState::Done | JobState::Failed | JobState::Cancelled)
+        matches!(self, JobState::Done | JobState::Failed | JobState::TimedOut | JobState::Cancelled)
     }
 }
 
@@ -98,6 +100,8 @@ pub struct Jobs {
     /// Told when a job of this server has ended.
     ended: Notify,
     known: Mutex<HashMap<String, (Job, CancellationToken)>>,
+    /// Jobs whose record is not durable yet, with what tells that it is.
+    noted: Mutex<HashMap<String, CancellationToken>>,
 }
 
 impl Jobs {
@@ -116,6 +120,7 @@ impl Jobs {
             server: OnceLock::new(),
             ended: Notify::new(),
             known: Mutex::default(),
+            noted: Mutex::default(),
         };
         if !is_shared {
             jobs.refresh(true, |_| false).await?;
@@ -347,17 +352,51 @@ impl Jobs {
         Ok(())
     }
 
-    /// Notes a job that runs elsewhere, and what calls it off.
+    /// Notes a job that runs elsewhere and may begin, before its record is durable, for which
+    /// [`Jobs::store_noted`] sees. Returns what calls it off, and what is cancelled once it is durable.
+    pub(crate) fn note(&self, mut job: Job) -> (CancellationToken, CancellationToken) {
+        job.server = self.server.get().cloned();
+        let (cancel, is_stored) = (self.stop.child_token(), CancellationToken::new());
+        self.lock_noted().insert(job.job_id.clone(), is_stored.clone());
+        self.remember(job, cancel.clone());
+        (cancel, is_stored)
+    }
+
+    /// Notes a job that runs elsewhere, with a durable record; returns what calls it off.
     ///
     /// # Errors
     /// `Unavailable` when the record cannot be written; there is no job then.
-    pub async fn add(&self, mut job: Job) -> Result<CancellationToken> {
-        job.server = self.server.get().cloned();
-        self.forget_old().await?;
-        self.store(&job).await?;
-        let cancel = self.stop.child_token();
-        self.remember(job, cancel.clone());
+    pub async fn add(&self, job: Job) -> Result<CancellationToken> {
+        let job_id = job.job_id.clone();
+        let (cancel, _) = self.note(job);
+        self.store_noted(&job_id).await?;
         Ok(cancel)
+    }
+
+    /// Makes the record of a noted job durable.
+    ///
+    /// # Errors
+    /// `Unavailable` when the record cannot be written; the job is called off and forgotten then.
+    pub(crate) async fn store_noted(&self, job_id: &str) -> Result<()> {
+        let stored = async {
+            self.forget_old().await?;
+            let (job, _) = self.find(job_id)?;
+            self.store(&job).await
+        };
+        let stored = stored.await;
+        if stored.is_err()
+            && let Some((_, cancel)) = self.lock().remove(job_id)
+        {
+            cancel.cancel();
+        }
+        if let Some(is_stored) = self.lock_noted().remove(job_id) {
+            is_stored.cancel();
+        }
+        stored
+    }
+
+    fn lock_noted(&self) -> std::sync::MutexGuard<'_, HashMap<String, CancellationToken>> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes the record of a job.
@@ -365,6 +404,11 @@ impl Jobs {
     /// # Errors
     /// `NotFound`, or `Unavailable` when the record cannot be written; it is unchanged then.
     pub async fn change(&self, job_id: &str, change: impl FnOnce(&mut Job)) -> Result<Job> {
+        // What comes first is written first.
+        let noted = self.lock_noted().get(job_id).cloned();
+        if let Some(noted) = noted {
+            noted.cancelled().await;
+        }
         let (mut job, cancel) = self.find(job_id)?;
         change(&mut job);
         self.store(&job).await?;

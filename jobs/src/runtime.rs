@@ -1,8 +1,8 @@
 //! What drives the scheduler: the clock, the ledger, the lake, and the calls of workers.
 //!
 //! ```text
-//!   submit ─► record ─► drive.rs: plan ─► tasks ─┐                     ┌─► groups done ─► fill ─► next
-//!   Sync   ─────────────────────────────► Scheduler::step ─► actions ──┤
+//!   submit ─► record ─► drive.rs: plan ─► rows ──┐                     ┌─► groups done ─► fill ─► next
+//!   Sync   ─► small results checked ─────► Scheduler::step ─► actions ──┤
 //!   put    ─► part stored ─────────────────────►─┘   (perform.rs)      └─► ledger ─► Recorded
 //! ```
 //!
@@ -10,7 +10,7 @@
 //! before. What is carried out for a call is carried out in a task of its own, so that a caller that
 //! goes away cannot leave the scheduler half told.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,13 +22,15 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::evaluate::{Evaluating, UNDER_WAY_MAX};
-use crate::ids::JobId;
-use crate::ledger::Ledger;
+use crate::ids::{AttemptId, JobId, RowRange};
+use crate::ledger::{Inline, Ledger};
 use crate::models::{ModelInfo, built_in};
 use crate::pass::Pass;
 use crate::query::PendingQuery;
 use crate::registry::Jobs;
-use crate::scheduler::{Action, Event, ModelKey, Scheduler, SchedulerLimits};
+use crate::scheduler::{
+    Action, Event, Labels, ModelKey, Resources, Scheduler, SchedulerLimits, TaskSize, Terms,
+};
 use crate::sync::WorkerView;
 use crate::work::{ModelWork, Work};
 
@@ -48,8 +50,15 @@ pub struct ColumnSpec {
     pub filter: Option<String>,
     /// Whether rows that have a value get a new one.
     pub recompute: bool,
-    /// Rows of a task.
-    pub task_rows: u32,
+    /// Rows of a task; none where workers get as many as they do in a few seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub task_rows: Option<u32>,
+    /// Rows that a task may have.
+    #[serde(default = "rows_max")]
+    pub task_rows_max: u32,
+    /// Who may run it, and when.
+    #[serde(default)]
+    pub terms: JobTerms,
     /// The version whose rows are computed.
     pub source_version: u64,
     /// The version of the last such job: rows whose input changed since are computed again.
@@ -60,7 +69,47 @@ pub struct ColumnSpec {
     pub is_automatic: bool,
 }
 
+fn rows_max() -> u32 {
+    RowRange::ROWS_MAX
+}
+
+/// Who may run a job, and when.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct JobTerms {
+    /// Jobs of a higher one go first; -100 to 100.
+    pub priority: i32,
+    /// Workers that may have tasks of it at a time.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_workers: Option<u32>,
+    /// Labels that a worker has to have.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// What each of its tasks takes of a worker.
+    #[serde(skip_serializing_if = "Resources::is_none")]
+    pub resources: Resources,
+    /// Seconds from its submission after which it is called off.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub timeout_s: Option<u64>,
+}
+
 impl ColumnSpec {
+    /// What the scheduler is told of it.
+    pub(crate) fn scheduled(&self, model: ModelKey) -> Terms {
+        let size = match self.task_rows {
+            Some(rows) => TaskSize::Fixed(rows),
+            None => TaskSize::Measured { rows_max: self.task_rows_max },
+        };
+        Terms {
+            model,
+            priority: self.terms.priority,
+            workers_max: self.terms.max_workers,
+            labels: self.terms.labels.clone(),
+            resources: self.terms.resources,
+            size,
+        }
+    }
+
     /// Whether another job writes one of the columns that this one does.
     pub(crate) fn writes_what(&self, other: &ColumnSpec) -> bool {
         let columns = self.work.output_names();
@@ -92,10 +141,20 @@ pub struct Progress {
     pub rows_done: u64,
     /// Rows that have an error instead of a value.
     pub errors: u64,
-    /// Tasks that nobody has.
+    /// Tasks that nobody has; where their size is measured, the fewest that they can be.
     pub tasks_ready: usize,
     /// Tasks that workers have.
     pub tasks_held: usize,
+    /// Attempts that failed or lost their worker since the server took the job up.
+    pub retries: u64,
+    /// Fragments that were rewritten before they were filled, and are done again.
+    pub conflicts: u64,
+    /// The workers that have tasks of it, by name.
+    pub workers: Vec<String>,
+    /// How much of their time these workers computed lately, of 1.
+    pub utilization: Option<f64>,
+    /// The same of their GPUs, where they can be read.
+    pub gpu_utilization: Option<f64>,
     /// Rows per second since the server took the job up.
     pub rows_per_second: Option<f64>,
     /// Time that is left at this rate, in milliseconds.
@@ -104,10 +163,24 @@ pub struct Progress {
     pub waits_for: Option<String>,
 }
 
-/// How a task ended.
+/// Rows that have come to their end.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct EndedRows {
+    /// The row after the last.
+    pub(crate) end: u64,
+    /// How many of them have an error.
+    pub(crate) errors: u64,
+    pub(crate) how: Ended,
+}
+
+/// Where the results of rows are.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Ended {
-    Part { attempt: u64, errors: u64 },
+    /// In the part of an attempt.
+    Part(AttemptId),
+    /// In a segment of the ledger, from this row of it on.
+    Segment { number: u64, from: u64 },
+    /// There are none.
     GivenUp(String),
 }
 
@@ -119,19 +192,22 @@ pub(crate) struct Running {
     pub(crate) spec: ColumnSpec,
     pub(crate) ledger: Ledger,
     pub(crate) groups: mpsc::UnboundedSender<u32>,
+    /// Cancelled when a write to the ledger failed: the job has to be taken up again.
+    pub(crate) is_lost: CancellationToken,
     state: Mutex<RunState>,
 }
 
 #[derive(Default)]
 pub(crate) struct RunState {
     pub(crate) pass: Option<Arc<Pass>>,
-    /// Tasks of the pass that are recorded.
-    pub(crate) ended: HashMap<u64, Ended>,
+    /// Rows of the pass that are recorded, by the first.
+    pub(crate) ended: BTreeMap<u64, EndedRows>,
     /// Errors in the parts of attempts that are not recorded.
     pub(crate) staged: HashMap<(u64, u64), u64>,
+    /// Results that came with a report and are written down next.
+    pub(crate) inline: HashMap<(u64, u64), Inline>,
+    pub(crate) conflicts: u64,
     pub(crate) model: Option<ModelKey>,
-    /// Whether the ledger does not have that model yet.
-    pub(crate) is_model_new: bool,
     /// Rows of the job, as far as they are planned.
     pub(crate) rows: Option<u64>,
     pub(crate) rows_done: u64,
@@ -144,6 +220,23 @@ pub(crate) struct RunState {
     pub(crate) waits_for: Option<String>,
 }
 
+impl RunState {
+    /// Notes that rows have come to their end; those of one segment that lie side by side become one.
+    pub(crate) fn end(&mut self, first: u64, rows: EndedRows) {
+        if let Ended::Segment { number, from } = rows.how
+            && let Some((before, last)) = self.ended.range_mut(..first).next_back()
+            && last.end == first
+            && let Ended::Segment { number: same, from: start } = last.how
+            && (same, start + (first - before)) == (number, from)
+        {
+            last.end = rows.end;
+            last.errors += rows.errors;
+            return;
+        }
+        self.ended.insert(first, rows);
+    }
+}
+
 impl Running {
     pub(crate) fn new(
         id: JobId,
@@ -153,8 +246,8 @@ impl Running {
         ledger: Ledger,
     ) -> (Arc<Running>, mpsc::UnboundedReceiver<u32>) {
         let (groups, done) = mpsc::unbounded_channel();
-        let state = Mutex::default();
-        let running = Running { id, database, table, spec, ledger, groups, state };
+        let (is_lost, state) = (CancellationToken::new(), Mutex::default());
+        let running = Running { id, database, table, spec, ledger, groups, is_lost, state };
         (Arc::new(running), done)
     }
 
@@ -235,6 +328,8 @@ impl ColumnJobs {
                 let actions = jobs.step(Event::Tick);
                 jobs.perform(actions).await;
                 jobs.forget_workers();
+                metrics::gauge!("lakebed_workers").set(jobs.workers().len() as f64);
+                metrics::counter!("lakebed_job_retries_total").absolute(jobs.scheduler().retries());
                 jobs.wake();
             }
         });
@@ -251,7 +346,7 @@ impl ColumnJobs {
         let term = self.stop.child_token();
         *self.lock_term() = Some(term.clone());
         for (job, cancel) in self.records.unfinished() {
-            self.take_up(job, cancel, term.clone());
+            self.take_up(job, cancel, term.clone(), None);
         }
         Ok(())
     }
@@ -360,6 +455,7 @@ impl ColumnJobs {
             let fresh = state.rows_done.saturating_sub(done);
             (seconds > 0.0 && fresh > 0).then(|| fresh as f64 / seconds)
         });
+        let (workers, utilization, gpu_utilization) = self.use_of(&counts.workers);
         let left = rows.map(|rows| rows.saturating_sub(state.rows_done));
         let remaining_ms = left.zip(rate).map(|(left, rate)| (left as f64 / rate * 1_000.0) as u64);
         Some(Progress {
@@ -368,6 +464,11 @@ impl ColumnJobs {
             errors: state.errors,
             tasks_ready: counts.ready,
             tasks_held: counts.held,
+            retries: counts.retries,
+            conflicts: state.conflicts,
+            workers,
+            utilization,
+            gpu_utilization,
             rows_per_second: rate,
             remaining_ms,
             waits_for: state
@@ -377,18 +478,54 @@ impl ColumnJobs {
         })
     }
 
+    /// The names of some workers, and how much of their time and their GPUs' they use, on average.
+    fn use_of(&self, instances: &[String]) -> (Vec<String>, Option<f64>, Option<f64>) {
+        let workers = self.workers();
+        let found: Vec<&WorkerView> =
+            instances.iter().filter_map(|instance| workers.get(instance)).collect();
+        let mut names: Vec<String> = found.iter().map(|worker| worker.worker.clone()).collect();
+        names.sort_unstable();
+        let mean = |shares: Vec<f64>| {
+            (!shares.is_empty()).then(|| shares.iter().sum::<f64>() / shares.len() as f64)
+        };
+        let busy = mean(found.iter().filter_map(|worker| worker.utilization).collect());
+        let gpus = found.iter().flat_map(|worker| &worker.gpus);
+        let gpus = mean(gpus.map(|gpu| f64::from(gpu.busy_percent) / 100.0).collect());
+        (names, busy, gpus)
+    }
+
     fn waits_for(&self, run: &Running, ready: usize, state: &RunState) -> Option<String> {
         let model = state.model.clone().unwrap_or_else(|| run.spec.work.need());
-        let is_offered = self
-            .workers()
-            .values()
-            .any(|worker| worker.offers.iter().any(|offered| model.is_met_by(offered)));
-        (ready > 0 && !is_offered).then(|| match &run.spec.work {
-            Work::Model(ModelWork { registered: Some(_), .. }) => {
-                "a worker that runs registered models".to_owned()
-            }
-            Work::Model(_) => format!("a worker with the model {}", model.name),
-            Work::Function(work) => work.interpreter.to_string(),
+        let terms = run.spec.scheduled(model);
+        let workers = self.workers();
+        let is_offered = |worker: &&WorkerView| {
+            worker.offers.iter().any(|offered| terms.model.is_met_by(offered))
+        };
+        if ready == 0 {
+            return None;
+        }
+        let offering: Vec<&WorkerView> = workers.values().filter(is_offered).collect();
+        if offering.is_empty() {
+            return Some(match &run.spec.work {
+                Work::Model(ModelWork { registered: Some(_), .. }) => {
+                    "a worker that runs registered models".to_owned()
+                }
+                Work::Model(_) => format!("a worker with the model {}", terms.model.name),
+                Work::Function(work) => work.interpreter.to_string(),
+            });
+        }
+        let fits = |worker: &&WorkerView| {
+            terms.are_met_by(&worker.labels) && worker.resources.covers(&terms.resources)
+        };
+        (!offering.iter().any(fits)).then(|| {
+            let labels = terms.labels.iter().map(|(name, value)| format!("{name}={value}"));
+            let Resources { cpus, gpus, gpu_memory_mb } = terms.resources;
+            let counts = [(cpus.into(), "CPUs"), (gpus.into(), "GPUs")];
+            let counts = counts.into_iter().chain([(gpu_memory_mb, "MiB of GPU memory")]);
+            let counts = counts.filter(|(count, _): &(u64, &str)| *count > 0);
+            let counts = counts.map(|(count, what)| format!("{count} {what}"));
+            let wanted: Vec<String> = labels.chain(counts).collect();
+            format!("a worker with {}", wanted.join(", "))
         })
     }
 }

@@ -8,19 +8,25 @@ use futures::TryStreamExt as _;
 use lakebed_core::{Error, ErrorKind, ModelRef, RequestContext, Result, Subject, nearest_names};
 use lakebed_storage::{At, ChangeKind, ChangesSpec, ScanSpec, Snapshot, Table};
 
+use crate::drive::Begun;
+use crate::ids::RowRange;
 use crate::models::{self, ModelInfo, ModelInput};
 use crate::parts::vector_type;
 use crate::registered::RegisteredModel;
 use crate::registry::{COMPUTE_COLUMN, Job, JobState, REFRESH_COLUMNS, is_column_job};
-use crate::runtime::{ColumnJobs, ColumnSpec};
+use crate::runtime::{ColumnJobs, ColumnSpec, JobTerms};
 use crate::scheduler::Event;
 use crate::work::{FunctionWork, JOB_ID, ModelWork, SOURCE_VERSION, Work};
 
-/// Rows of a task unless the job says otherwise: a few seconds of a small model on a processor.
-const TASK_ROWS: u32 = 256;
-const TASK_ROWS_MAX: u32 = 65_536;
+/// Rows that a task may have.
+const TASK_ROWS_MAX: u32 = RowRange::ROWS_MAX;
 /// Bytes of the results of one task.
 const TASK_BYTES_MAX: u32 = 64 << 20;
+
+const PRIORITY_MAX: i32 = 100;
+const LABELS_MAX: usize = 16;
+const LABEL_BYTES_MAX: usize = 256;
+const TIMEOUT_S_MAX: u64 = 366 * 24 * 3_600;
 
 /// What a job shall compute.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -35,8 +41,10 @@ pub struct SubmitJob {
     pub filter: Option<String>,
     /// Whether rows that have a value get a new one.
     pub recompute: bool,
-    /// Rows of a task.
+    /// Rows of a task; as many as a worker does in a few seconds without it.
     pub task_rows: Option<u32>,
+    /// Who may run it, and when.
+    pub terms: JobTerms,
 }
 
 /// Which rows a function runs over.
@@ -46,8 +54,10 @@ pub struct RefreshRule {
     pub filter: Option<String>,
     /// Whether rows that have a value get a new one.
     pub recompute: bool,
-    /// Rows of a task.
+    /// Rows of a task; as many as a worker does in a few seconds without it.
     pub task_rows: Option<u32>,
+    /// Who may run it, and when.
+    pub terms: JobTerms,
     /// Whether the server asks by itself: rows that failed before are left alone.
     pub is_automatic: bool,
 }
@@ -66,8 +76,9 @@ impl ColumnJobs {
         command: SubmitJob,
     ) -> Result<Job> {
         let (model, registered) = self.model_named(&command.model).await?;
-        let task_rows = task_rows(command.task_rows, model.dimensions)?;
-        let snapshot = table.snapshot(None, &At::Latest).await?;
+        let task_rows_max = task_rows(command.task_rows, model.dimensions)?;
+        check_terms(&command.terms)?;
+        let mut snapshot = table.snapshot(None, &At::Latest).await?;
         let schema = snapshot.written_schema();
         check_input(&schema, &command.input, &model)?;
         if command.filter.is_some() {
@@ -82,10 +93,10 @@ impl ColumnJobs {
                 let table = self.lake.insist(table).await?;
                 let field = output_field(&command, &model, registered.as_ref());
                 table.add_null_columns(None, Arc::new(Schema::new(vec![field]))).await?;
+                // The newest again: it has the column.
+                snapshot = table.snapshot(None, &At::Latest).await?;
             }
         }
-        // The newest again: it has the column.
-        let snapshot = table.snapshot(None, &At::Latest).await?;
         let spec = ColumnSpec {
             table_uid: table.uid().to_owned(),
             work: Work::Model(ModelWork {
@@ -97,12 +108,14 @@ impl ColumnJobs {
             }),
             filter: command.filter,
             recompute: command.recompute,
-            task_rows,
+            task_rows: command.task_rows,
+            task_rows_max,
+            terms: command.terms,
             source_version: snapshot.version(),
             stale_since: None,
             is_automatic: false,
         };
-        self.start(ctx, COMPUTE_COLUMN, name, &spec).await
+        self.start(ctx, COMPUTE_COLUMN, (name, Arc::clone(table), snapshot), &spec).await
     }
 
     /// The model that a text names: built in or offered by a worker, else registered, which may say a version
@@ -153,6 +166,7 @@ impl ColumnJobs {
             schema.field_with_name(&column).map_err(|_| unknown(&schema, &column))?;
         }
         work.results(&schema)?;
+        check_terms(&rule.terms)?;
         if rule.filter.is_some() {
             let spec = ScanSpec { filter: rule.filter.clone(), ..ScanSpec::default() };
             snapshot.scan_schema(&spec).await?;
@@ -163,7 +177,9 @@ impl ColumnJobs {
             work,
             filter: rule.filter,
             recompute: rule.recompute,
-            task_rows: task_rows(rule.task_rows, 1)?,
+            task_rows: rule.task_rows,
+            task_rows_max: task_rows(rule.task_rows, 1)?,
+            terms: rule.terms,
             source_version: snapshot.version(),
             stale_since,
             is_automatic,
@@ -177,7 +193,7 @@ impl ColumnJobs {
                 return Err(is_written(&job, &spec));
             }
         }
-        self.start(ctx, REFRESH_COLUMNS, name, &spec).await
+        self.start(ctx, REFRESH_COLUMNS, (name, Arc::clone(table), snapshot), &spec).await
     }
 
     /// What a job that waited for another one is to compute: all that is there by now.
@@ -213,18 +229,20 @@ impl ColumnJobs {
         found.map(|(spec, job)| (job, spec)).collect()
     }
 
+    /// Begins a job over a version of a table. Its tasks may be given away before its record is durable,
+    /// which it is when this returns; until then nothing of it is written.
     async fn start(
         self: &Arc<Self>,
         ctx: &RequestContext,
         job_type: &str,
-        table: String,
+        (name, table, snapshot): (String, Arc<Table>, Snapshot),
         spec: &ColumnSpec,
     ) -> Result<Job> {
         let job = Job {
             job_id: uuid::Uuid::now_v7().to_string(),
             job_type: job_type.to_owned(),
             database: ctx.database.to_string(),
-            table,
+            table: name,
             state: JobState::InProgress,
             created_at_ms: self.clock.now_ms(),
             ended_at_ms: None,
@@ -235,8 +253,14 @@ impl ColumnJobs {
             server: None,
         };
         let term = self.term()?;
-        let cancel = self.records.add(job.clone()).await?;
-        self.take_up(job.clone(), cancel, term);
+        let (cancel, is_stored) = self.records.note(job.clone());
+        let begun = Begun { table, snapshot, is_stored };
+        self.take_up(job.clone(), cancel, term, Some(begun));
+        let (records, job_id) = (Arc::clone(&self.records), job.job_id.clone());
+        // To its end, also when the caller goes away.
+        let stored = tokio::spawn(async move { records.store_noted(&job_id).await });
+        let broken = |error| Error::internal("a submission broke off").with_source(error);
+        stored.await.map_err(broken)??;
         Ok(job)
     }
 
@@ -373,14 +397,40 @@ fn is_written(job: &Job, spec: &ColumnSpec) -> Error {
     Error::new(ErrorKind::AlreadyExists, message)
 }
 
+/// Rows that a task may have whose results are vectors.
 fn task_rows(asked: Option<u32>, dimensions: u32) -> Result<u32> {
-    let fitting = (TASK_BYTES_MAX / (dimensions * 4)).max(1);
+    let fitting = (TASK_BYTES_MAX / (dimensions * 4)).clamp(1, TASK_ROWS_MAX);
     match asked {
-        None => Ok(TASK_ROWS.min(fitting)),
-        Some(rows @ 1..=TASK_ROWS_MAX) if rows <= fitting => Ok(rows),
+        None => Ok(fitting),
+        Some(rows) if (1..=fitting).contains(&rows) => Ok(rows),
         Some(rows) => Err(Error::invalid(format!(
-            "`task_rows` is {rows}; 1 to {} are allowed for {dimensions} dimensions",
-            fitting.min(TASK_ROWS_MAX)
+            "`task_rows` is {rows}; 1 to {fitting} are allowed for {dimensions} dimensions"
+        ))),
+    }
+}
+
+fn check_terms(terms: &JobTerms) -> Result<()> {
+    let JobTerms { priority, max_workers, labels, resources: _, timeout_s } = terms;
+    if !(-PRIORITY_MAX..=PRIORITY_MAX).contains(priority) {
+        return Err(Error::invalid(format!(
+            "`priority` is {priority}; -{PRIORITY_MAX} to {PRIORITY_MAX} are allowed"
+        )));
+    }
+    if *max_workers == Some(0) {
+        return Err(Error::invalid("`max_workers` is 0; pause the job instead"));
+    }
+    let is_long = |text: &String| text.is_empty() || text.len() > LABEL_BYTES_MAX;
+    if labels.len() > LABELS_MAX
+        || labels.iter().any(|(name, value)| is_long(name) || is_long(value))
+    {
+        return Err(Error::invalid(format!(
+            "`labels` are at most {LABELS_MAX}, each name and value of 1 to {LABEL_BYTES_MAX} bytes"
+        )));
+    }
+    match timeout_s {
+        None | Some(1..=TIMEOUT_S_MAX) => Ok(()),
+        Some(seconds) => Err(Error::invalid(format!(
+            "`timeout_s` is {seconds}; 1 to {TIMEOUT_S_MAX} are allowed"
         ))),
     }
 }

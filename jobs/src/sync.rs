@@ -1,10 +1,12 @@
-//! The calls of workers: Sync, the rows of a task, and its results.
+//! The calls of workers: Sync, the rows of tasks, and their results.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use arrow_array::{ArrayRef, RecordBatch, UInt64Array};
 use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use bytes::Bytes;
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, Result};
 use lakebed_proto::worker::v1;
@@ -12,12 +14,13 @@ use lakebed_storage::{BatchStream, Projection, ScanSpec};
 use serde::Serialize;
 
 use crate::ids::{AttemptId, JobId};
+use crate::ledger::Inline;
 use crate::models::{DIMENSIONS_MAX, ModelInfo, ModelInput};
 use crate::parts;
 use crate::query::{Candidate, QueryInput, Question};
 use crate::registered::{RegisteredModel, runner_key};
 use crate::runtime::ColumnJobs;
-use crate::scheduler::{Action, Event, ModelKey, WorkerSync};
+use crate::scheduler::{Action, Event, Labels, ModelKey, Resources, WorkerSync};
 use crate::work::{FunctionWork, Interpreter, Work};
 
 const TEXT_BYTES_MAX: usize = 256;
@@ -26,11 +29,20 @@ const ATTEMPTS_MAX: usize = 10_000;
 const MODELS_MAX: usize = 256;
 const INTERPRETERS_MAX: usize = 16;
 const RUNNERS_MAX: usize = 16;
+const LABELS_MAX: usize = 64;
+const GPUS_MAX: usize = 16;
 const SLOTS_MAX: u32 = 1_024;
 const WORKERS_MAX: usize = 10_000;
 /// A call waits no longer than this, whatever the worker asks for: its leases run meanwhile, and proxies
 /// cut long calls.
 const WAIT_MS_MAX: u32 = 10_000;
+/// Over how long it is seen how much of its time a worker computes.
+const LOOK_MS: i64 = 5_000;
+/// Bytes of results that come with a report: of a task, and of all.
+const INLINE_TASK_BYTES_MAX: usize = 64 << 10;
+const INLINE_BYTES_MAX: usize = 4 << 20;
+/// Bytes of the results of one task that its next ones are made for.
+const RESULT_BYTES_WANTED: u64 = 16 << 20;
 /// A worker that is silent for this long is not listed any more.
 const LISTED_MS: i64 = 60_000;
 
@@ -64,6 +76,56 @@ pub struct WorkerView {
     pub(crate) offers: Vec<ModelKey>,
     /// Where its time went: stage, busy milliseconds, rows.
     pub stages: Vec<(String, u64, u64)>,
+    /// Its labels.
+    #[serde(skip_serializing_if = "Labels::is_empty")]
+    pub labels: Labels,
+    /// What it has.
+    pub resources: Resources,
+    /// How much of its time it computed lately, of 1.
+    pub utilization: Option<f64>,
+    /// Its GPUs, where they can be read.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub gpus: Vec<GpuView>,
+    /// When the time that it computes was last looked at, and how much that was, in milliseconds.
+    #[serde(skip)]
+    pub(crate) looked: (i64, u64),
+}
+
+/// A GPU of a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct GpuView {
+    /// Its name.
+    pub name: String,
+    /// Its memory, in MiB.
+    pub memory_mb: u64,
+    /// How much of that is used.
+    pub memory_used_mb: u64,
+    /// How much of the time it was busy lately, in percent.
+    pub busy_percent: u32,
+}
+
+impl WorkerView {
+    /// Milliseconds that it computed since it started.
+    fn computed_ms(&self) -> u64 {
+        self.stages.iter().filter(|(stage, ..)| stage == "compute").map(|(_, ms, _)| ms).sum()
+    }
+
+    /// Goes on with what was seen of the same worker before.
+    fn after(mut self, before: Option<&WorkerView>) -> WorkerView {
+        let now = (self.seen_ms, self.computed_ms());
+        self.looked = now;
+        let Some(before) = before else { return self };
+        self.since_ms = before.since_ms;
+        let (since_ms, computed_ms) = before.looked;
+        let passed_ms = now.0.saturating_sub(since_ms);
+        if passed_ms < LOOK_MS {
+            (self.looked, self.utilization) = (before.looked, before.utilization);
+        } else {
+            let share = now.1.saturating_sub(computed_ms) as f64 / passed_ms as f64;
+            self.utilization = Some(share.min(1.0));
+        }
+        self
+    }
 }
 
 /// A function that an attempt is to run.
@@ -105,8 +167,9 @@ impl ColumnJobs {
     /// # Errors
     /// `InvalidArgument` for a report that breaks the protocol.
     pub async fn sync(self: &Arc<Self>, request: v1::SyncRequest) -> Result<v1::SyncResponse> {
-        let (view, sync) = checked(&request, self.clock.now_ms())?;
+        let (view, mut sync) = checked(&request, self.clock.now_ms())?;
         let term = self.term()?;
+        self.take_inline(&request.results, &mut sync).await?;
         self.note_worker(view, sync.leaving)?;
         let half_a_lease = u32::try_from(self.limits.lease_ms / 2).unwrap_or(u32::MAX);
         let wait_ms = request.wait_ms.min(WAIT_MS_MAX).min(half_a_lease);
@@ -146,8 +209,12 @@ impl ColumnJobs {
         let told =
             told.await.map_err(|error| Error::internal("a report broke off").with_source(error))?;
         let lease_ms = u32::try_from(self.limits.lease_ms).unwrap_or(u32::MAX);
-        let mut answer =
-            v1::SyncResponse { lease_ms, sync_ms: lease_ms / 4, ..v1::SyncResponse::default() };
+        let mut answer = v1::SyncResponse {
+            lease_ms,
+            sync_ms: lease_ms / 4,
+            result_bytes_max: INLINE_TASK_BYTES_MAX as u32,
+            ..v1::SyncResponse::default()
+        };
         for action in told {
             match action {
                 Action::Assign { attempt, model, .. } => {
@@ -180,7 +247,7 @@ impl ColumnJobs {
             }
             None if self.is_evaluation(&attempt) => {
                 let evaluating = self.evaluating(&attempt.job)?;
-                let (task, work) = evaluating.assignment(attempt.task)?;
+                let (task, work) = evaluating.assignment(&attempt)?;
                 function = function_in(work);
                 v1::assignment::Work::Rows(task)
             }
@@ -191,7 +258,7 @@ impl ColumnJobs {
                     Work::Model(work) => registered = work.registered.clone(),
                 }
                 v1::assignment::Work::Rows(v1::RowsTask {
-                    rows: run.pass().ok()?.rows_of(attempt.task).ok()?,
+                    rows: attempt.range().rows.into(),
                     database: run.database.to_string(),
                     table: run.table.clone(),
                     input: run.spec.work.input_names().join(","),
@@ -216,12 +283,13 @@ impl ColumnJobs {
             workers.remove(&view.instance);
             return Ok(());
         }
-        let since_ms = workers.get(&view.instance).map_or(view.since_ms, |known| known.since_ms);
         if !workers.contains_key(&view.instance) && workers.len() >= WORKERS_MAX {
             let message = format!("{WORKERS_MAX} workers are attached");
             return Err(Error::new(ErrorKind::Busy, message).with_retry_after_ms(10_000));
         }
-        workers.insert(view.instance.clone(), WorkerView { since_ms, ..view });
+        let instance = view.instance.clone();
+        let view = view.after(workers.get(&instance));
+        workers.insert(instance, view);
         Ok(())
     }
 
@@ -258,18 +326,115 @@ impl ColumnJobs {
         }
     }
 
-    /// The rows of a task: `_rowid`, and the columns that are read under the names that the worker knows.
+    /// Takes the results that came with a report: what they are of can be recorded then. Those that do not
+    /// fit their tasks make these fail.
+    async fn take_inline(&self, results: &[v1::Results], sync: &mut WorkerSync) -> Result<()> {
+        let bytes: usize = results.iter().map(|it| it.stream.len()).sum();
+        if bytes > INLINE_BYTES_MAX {
+            return Err(Error::invalid(format!(
+                "the results in a report have {bytes} bytes; {INLINE_BYTES_MAX} are allowed"
+            )));
+        }
+        for block in results {
+            let attempts = block.attempts.iter().map(|attempt| from_wire(Some(attempt)));
+            let attempts = attempts.collect::<Result<Vec<AttemptId>>>()?;
+            if block.stream.len() > INLINE_TASK_BYTES_MAX.saturating_mul(attempts.len()) {
+                return Err(Error::invalid(format!(
+                    "the results of a task in a report have more than {INLINE_TASK_BYTES_MAX} bytes"
+                )));
+            }
+            match self.take_block(&attempts, block.stream.clone()).await {
+                Ok(()) => {}
+                Err(error) if error.kind() == ErrorKind::InvalidArgument => {
+                    sync.done.retain(|(attempt, _)| !attempts.contains(attempt));
+                    let text = error.message().to_owned();
+                    let failed = attempts.into_iter().map(|attempt| (attempt, text.clone(), true));
+                    sync.failed.extend(failed);
+                }
+                // Somebody else's, or of a job that is gone: the answer says so.
+                Err(error) if matches!(error.kind(), ErrorKind::Conflict | ErrorKind::NotFound) => {
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn take_block(&self, attempts: &[AttemptId], stream: Bytes) -> Result<()> {
+        let mut attempts: Vec<&AttemptId> = attempts.iter().collect();
+        attempts.sort_by_key(|attempt| attempt.task);
+        // What was recorded meanwhile, or given to another, stays out; its rows may be in the stream.
+        let (held, lost): (Vec<&AttemptId>, Vec<&AttemptId>) = {
+            let scheduler = self.scheduler();
+            attempts.into_iter().partition(|attempt| scheduler.may_stage(attempt))
+        };
+        let Some(first) = held.first() else { return Ok(()) };
+        if let Some(evaluating) = self.evaluating(&first.job) {
+            evaluating.stage_all(&held, parts::decode(stream)?).await?;
+            for attempt in held {
+                self.step(Event::Staged(attempt.clone()));
+            }
+            return Ok(());
+        }
+        let run = self.find(&first.job).ok_or_else(|| Error::not_found("the job is gone"))?;
+        if held.iter().chain(&lost).any(|attempt| attempt.job != first.job) {
+            return Err(Error::invalid("results in a report are of several jobs"));
+        }
+        let pass = run.pass()?;
+        let mut rows = Vec::new();
+        for attempt in &held {
+            rows.extend(pass.rows_of(attempt.range()).await?);
+        }
+        let mut batches = parts::decode(stream)?;
+        if !lost.is_empty() {
+            batches = parts::only(&rows, batches)?;
+        }
+        let columns = run.spec.work.results(&pass.snapshot.written_schema())?;
+        let batches = futures::stream::iter(batches.into_iter().map(Ok)).boxed();
+        let results = parts::collect(&rows, &columns, batches, parts::RESULT_BYTES_MAX).await?;
+        let mut from = 0;
+        for attempt in held {
+            let range = attempt.range();
+            let batch = results.batch.slice(from, range.rows as usize);
+            from += range.rows as usize;
+            let errors = parts::errors_count(&batch);
+            // Another report may have been quicker.
+            if self.held(attempt).is_err() {
+                continue;
+            }
+            let inline = Inline { range, batch, errors };
+            run.state().inline.insert((attempt.task, attempt.attempt), inline);
+            self.step(Event::Staged(attempt.clone()));
+        }
+        Ok(())
+    }
+
+    /// The rows of tasks of one job: `_rowid`, and the columns that are read under the names that the
+    /// worker knows.
     ///
     /// # Errors
-    /// `Conflict` when the attempt does not hold its task; those of reading.
-    pub async fn read_task(&self, attempt: &AttemptId) -> Result<(SchemaRef, BatchStream)> {
-        self.held(attempt)?;
-        if let Some(evaluating) = self.evaluating(&attempt.job) {
-            return evaluating.read(attempt);
+    /// `Conflict` when an attempt does not hold its task, `InvalidArgument` for none or too many; those of
+    /// reading.
+    pub async fn read_tasks(&self, attempts: &[AttemptId]) -> Result<(SchemaRef, BatchStream)> {
+        let first = attempts.first().ok_or_else(|| Error::invalid("no task is named"))?;
+        if attempts.len() > ATTEMPTS_MAX {
+            return Err(Error::invalid(format!("at most {ATTEMPTS_MAX} tasks are read at once")));
         }
-        let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
+        for attempt in attempts {
+            self.held(attempt)?;
+            if attempt.job != first.job {
+                return Err(Error::invalid("the tasks that are read are of several jobs"));
+            }
+        }
+        if let Some(evaluating) = self.evaluating(&first.job) {
+            return evaluating.read(attempts);
+        }
+        let run = self.find(&first.job).ok_or_else(|| Error::internal("a task without job"))?;
         let pass = run.pass()?;
-        let rows = pass.task_rows(attempt.task).await?;
+        let mut rows = Vec::new();
+        for attempt in attempts {
+            rows.extend(pass.rows_of(attempt.range()).await?);
+        }
         let ids: Vec<u64> = rows.iter().map(|(_, id)| *id).collect();
         let inputs = run.spec.work.inputs();
         let mut names = run.spec.work.input_names();
@@ -322,7 +487,7 @@ impl ColumnJobs {
         }
         let run = self.find(&attempt.job).ok_or_else(|| Error::internal("a task without job"))?;
         let pass = run.pass()?;
-        let rows = pass.task_rows(attempt.task).await?;
+        let rows = pass.rows_of(attempt.range()).await?;
         let columns = run.spec.work.results(&pass.snapshot.written_schema())?;
         let results = parts::collect(&rows, &columns, batches, parts::RESULT_BYTES_MAX).await?;
         parts::store(&self.system, attempt, &results).await?;
@@ -330,6 +495,9 @@ impl ColumnJobs {
         self.held(attempt)?;
         run.state().staged.insert((attempt.task, attempt.attempt), results.errors);
         self.step(Event::Staged(attempt.clone()));
+        let row_bytes = (parts::bytes_of(&results.batch) / rows.len().max(1)).max(1) as u64;
+        let bound = u32::try_from(RESULT_BYTES_WANTED / row_bytes).unwrap_or(u32::MAX);
+        self.step(Event::BoundRows(attempt.job.clone(), bound));
         Ok(rows.len() as u64)
     }
 }
@@ -398,6 +566,10 @@ fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, Worker
         }
         done.push((from_wire(end.attempt.as_ref())?, end.vector.clone()));
     }
+    let mut took_ms = BTreeMap::new();
+    for end in request.done.iter().filter(|end| end.took_ms > 0) {
+        took_ms.insert(from_wire(end.attempt.as_ref())?, end.took_ms);
+    }
     let mut failed = Vec::with_capacity(request.failed.len());
     for end in &request.failed {
         let error = &end.error[..end.error.floor_char_boundary(ERROR_BYTES_MAX)];
@@ -427,6 +599,23 @@ fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, Worker
     for runner in request.runners.iter().take(RUNNERS_MAX) {
         offers.push(runner_key(text("runners", runner)?));
     }
+    let mut labels = Labels::new();
+    for label in request.labels.iter().take(LABELS_MAX) {
+        let (name, value) = (text("label", &label.name)?, text("label", &label.value)?);
+        labels.insert(name.to_owned(), value.to_owned());
+    }
+    let resources = request.resources.unwrap_or_default();
+    let resources = Resources {
+        cpus: resources.cpus,
+        gpus: resources.gpus,
+        gpu_memory_mb: resources.gpu_memory_mb,
+    };
+    let gpus = request.gpus.iter().take(GPUS_MAX).map(|gpu| GpuView {
+        name: gpu.name.chars().take(64).collect(),
+        memory_mb: gpu.memory_mb,
+        memory_used_mb: gpu.memory_used_mb,
+        busy_percent: gpu.busy_percent.min(100),
+    });
     let view = WorkerView {
         worker: text("worker", &request.worker)?.to_owned(),
         instance: text("instance", &request.instance)?.to_owned(),
@@ -440,6 +629,11 @@ fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, Worker
         pythons,
         offers: offers.clone(),
         stages: stages.collect(),
+        labels: labels.clone(),
+        resources,
+        utilization: None,
+        gpus: gpus.collect(),
+        looked: (now_ms, 0),
     };
     let sync = WorkerSync {
         instance: request.instance.clone(),
@@ -447,7 +641,10 @@ fn checked(request: &v1::SyncRequest, now_ms: i64) -> Result<(WorkerView, Worker
         running: running?,
         done,
         failed,
+        took_ms,
         models: offers,
+        labels,
+        resources,
         leaving: request.leaving,
     };
     Ok((view, sync))

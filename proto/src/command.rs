@@ -29,6 +29,8 @@ pub enum Command {
     Changes(Box<ChangesCommand>),
     /// Read the rows of a worker's task.
     Task(TaskCommand),
+    /// Read the rows of several tasks of one job.
+    Tasks(TasksCommand),
     /// Hand in the results of a worker's task. They are kept only if the last message carries a
     /// [`CommitMarker`].
     Result(TaskCommand),
@@ -65,6 +67,16 @@ pub struct TaskCommand {
     pub task: u64,
     /// The attempt.
     pub attempt: u64,
+}
+
+/// `{"tasks": {…}}`: attempts of several tasks of one job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TasksCommand {
+    /// The job's id.
+    pub job: String,
+    /// The tasks, each with its attempt.
+    pub tasks: Vec<(u64, u64)>,
 }
 
 /// `{"read": {…}}`: which rows and columns of which version.

@@ -84,21 +84,21 @@ impl Service {
         self.column_jobs.sync(request).await
     }
 
-    /// The rows of a task that a worker holds.
+    /// The rows of tasks that a worker holds.
     ///
     /// # Errors
-    /// `Conflict` when the attempt does not hold its task; those of reading.
-    pub async fn read_task(
+    /// `Conflict` when an attempt does not hold its task; those of reading.
+    pub async fn read_tasks(
         &self,
         ctx: &RequestContext,
-        attempt: &AttemptId,
+        attempts: &[AttemptId],
     ) -> Result<(SchemaRef, BatchStream)> {
         require(ctx, Role::Worker)?;
         let guard = self.gate.enter()?;
-        if self.column_jobs.is_evaluation(attempt) {
+        if attempts.first().is_some_and(|attempt| self.column_jobs.is_evaluation(attempt)) {
             // Its rows are in memory, and the statement that waits for them holds a place: waiting for
             // another one here could be waiting for that statement.
-            let (schema, batches) = self.column_jobs.read_task(attempt).await?;
+            let (schema, batches) = self.column_jobs.read_tasks(attempts).await?;
             let batches = batches.inspect(move |_| {
                 let _ = &guard;
             });
@@ -106,7 +106,7 @@ impl Service {
         }
         let request = self.admission.admit_request().await?;
         let memory = self.admission.read_bytes(READ_BYTES).await?;
-        let (schema, batches) = self.column_jobs.read_task(attempt).await?;
+        let (schema, batches) = self.column_jobs.read_tasks(attempts).await?;
         let held = (guard, request, memory);
         let batches = batches.inspect(move |_| {
             // Gate and admission are held for as long as the stream lives.

@@ -88,8 +88,9 @@ pub use keys::{ADMIN_KEY_ID, KeySummary, NewKey, check_secret};
 pub use lakebed_compaction::{Pass as CompactionPass, Reason as CompactionReason};
 pub use lakebed_jobs::Pooling as ModelPooling;
 pub use lakebed_jobs::{
-    AttemptId, Job, JobId, JobState, Likeness, ModelInfo, ModelInput, ModelNotes, ModelSettings,
-    NearDuplicates, Progress, QueryInput, RefreshRule, SubmitJob, WorkerServer, WorkerView,
+    AttemptId, Job, JobId, JobState, JobTerms, Labels, Likeness, ModelInfo, ModelInput, ModelNotes,
+    ModelSettings, NearDuplicates, Progress, QueryInput, RefreshRule, Resources, SubmitJob,
+    WorkerServer, WorkerView,
 };
 pub use lakebed_storage::Profile;
 /// What an index and a merge are, for the doors.

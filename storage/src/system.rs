@@ -4,6 +4,7 @@
 //! its folder synced; a put to S3 is atomic by itself.
 
 use async_recursion::async_recursion as boxed;
+use std::ops::Range;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -71,6 +72,19 @@ impl SystemStore {
             Err(error) => Err(error),
         };
         match result {
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(from_object_store(error, &format!("read of `{path}`"))),
+        }
+    }
+
+    /// Some of the bytes at `path`, or nothing. There have to be so many.
+    ///
+    /// # Errors
+    /// `Unavailable` when the store does not answer.
+    #[boxed]
+    pub async fn get_range(&self, path: &str, range: Range<u64>) -> Result<Option<Bytes>> {
+        match self.store.get_range(&self.full(path)?, range).await {
             Ok(bytes) => Ok(Some(bytes)),
             Err(object_store::Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(from_object_store(error, &format!("read of `{path}`"))),

@@ -56,6 +56,8 @@ class WorkerServer(flight.FlightServerBase):
         self.given_queries: set[int] = set()
         self.lease_ms = 3_000
         self.sync_ms = 200
+        # Bytes of results that may come with a report.
+        self.result_bytes_max = 0
         self.digests: dict[str, str] = {}
         self.left: set[str] = set()
         self.syncs: list[pb.SyncRequest] = []
@@ -159,12 +161,20 @@ class WorkerServer(flight.FlightServerBase):
         return pa.py_buffer(json.dumps(task.function).encode())
 
     def _answer(self, request: pb.SyncRequest) -> pb.SyncResponse:
-        response = pb.SyncResponse(lease_ms=self.lease_ms, sync_ms=self.sync_ms)
+        response = pb.SyncResponse(
+            lease_ms=self.lease_ms, sync_ms=self.sync_ms, result_bytes_max=self.result_bytes_max
+        )
         now = time.monotonic()
         if request.leaving:
             self.left.add(request.instance)
         # Also for a Sync that was under way when its worker left.
         is_leaving = request.instance in self.left
+        for block in request.results:
+            self.fired["results in a report"] += 1
+            [attempt] = block.attempts
+            assert len(block.stream) <= self.result_bytes_max
+            task = self.tasks[attempt.task]
+            task.results[attempt.attempt] = pa.ipc.open_stream(block.stream).read_all()
         for done in request.done:
             self._end(done.attempt, done, response)
         for failed in request.failed:

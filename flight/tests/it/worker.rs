@@ -113,7 +113,7 @@ async fn a_job_is_done_over_grpc() {
     messages.push(marker(3));
     assert_eq!(put(&mut client, messages).await.unwrap(), r#"{"rows":3}"#);
 
-    let done = TaskDone { attempt: Some(attempt.clone()), vector: Vec::new() };
+    let done = TaskDone { attempt: Some(attempt.clone()), ..TaskDone::default() };
     let ended = SyncRequest { done: vec![done], wait_ms: 0, ..report() };
     for _ in 0..200 {
         worker.sync(ended.clone()).await.unwrap();

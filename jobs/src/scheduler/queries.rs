@@ -1,6 +1,8 @@
 //! Queries: single texts or pictures that somebody waits for. They go before all rows, are never tried
 //! twice and never written down.
 
+use std::collections::BTreeSet;
+
 use super::{Action, ModelKey, Scheduler};
 use crate::ids::{AttemptId, JobId};
 
@@ -69,7 +71,7 @@ impl Scheduler {
         &self,
         instance: &str,
         models: &[ModelKey],
-        named: &[(JobId, u64)],
+        named: &BTreeSet<(JobId, u64)>,
         actions: &mut Vec<Action>,
     ) {
         for (id, query) in &self.queries {

@@ -9,5 +9,6 @@ fn main() -> std::io::Result<()> {
     tonic_prost_build::configure()
         .out_dir(out)
         .bytes("QueryTask.picture")
+        .bytes("Results.stream")
         .compile_protos(&[format!("{proto}/lakebed/worker/v1/worker.proto")], &[proto])
 }

@@ -3,7 +3,7 @@ itself."""
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -32,7 +32,7 @@ class JobStatus:
     """A job as it was when it was asked about.
 
     Attributes:
-        state: `IN_PROGRESS`, `PAUSED`, `DONE`, `FAILED` or `CANCELLED`.
+        state: `IN_PROGRESS`, `PAUSED`, `DONE`, `FAILED`, `CANCELLED` or `TIMED_OUT`.
         rows_done: rows that have their answer, where the job counts rows.
         rows_total: rows that it is about.
         rows_failed: rows whose answer is an error.
@@ -121,6 +121,11 @@ class Jobs:
         where: str | None = None,
         recompute: bool = False,
         task_rows: int | None = None,
+        priority: int = 0,
+        max_workers: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        resources: Mapping[str, int] | None = None,
+        timeout_s: int | None = None,
     ) -> Job:
         """Computes a column by a model, on attached workers.
 
@@ -129,7 +134,12 @@ class Jobs:
             output: the column of vectors; made where it is missing.
             where: rows to compute, as a condition in SQL; all without one.
             recompute: whether rows that have a vector get another.
-            task_rows: rows of one task; the server's choice without it.
+            task_rows: rows of one task; as many as a worker does in a few seconds without it.
+            priority: jobs of a higher one go first; -100 to 100.
+            max_workers: workers that may have tasks of it at a time.
+            labels: labels that a worker has to have.
+            resources: what each task takes of a worker: `cpus`, `gpus`, `gpu_memory_mb`.
+            timeout_s: seconds after which it is called off and `TIMED_OUT`.
 
         Raises:
             LakebedError: by kind; `NotFound` where table or column is missing, `InvalidArgument`
@@ -142,6 +152,16 @@ class Jobs:
             body["recompute"] = True
         if task_rows is not None:
             body["task_rows"] = task_rows
+        if priority:
+            body["priority"] = priority
+        if max_workers is not None:
+            body["max_workers"] = max_workers
+        if labels:
+            body["labels"] = dict(labels)
+        if resources:
+            body["resources"] = dict(resources)
+        if timeout_s is not None:
+            body["timeout_s"] = timeout_s
         answer = self._post("submit", body, changes=True)
         return Job(self, str(answer["job_id"]))
 

@@ -18,6 +18,7 @@ fn state(state: JobState) -> &'static str {
         JobState::Done => "DONE",
         JobState::Failed => "FAILED",
         JobState::Cancelled => "CANCELLED",
+        JobState::TimedOut => "TIMED_OUT",
     }
 }
 

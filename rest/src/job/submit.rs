@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use lakebed_core::{Error, TableId};
-use lakebed_service::SubmitJob;
+use lakebed_service::{JobTerms, Labels, Resources, SubmitJob};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -25,6 +25,11 @@ pub(crate) struct SubmitBody {
     filter: Option<String>,
     recompute: Option<bool>,
     task_rows: Option<u32>,
+    priority: Option<i32>,
+    max_workers: Option<u32>,
+    labels: Option<Labels>,
+    resources: Option<Resources>,
+    timeout_s: Option<u64>,
 }
 
 pub(crate) async fn submit_job(
@@ -45,6 +50,13 @@ pub(crate) async fn submit_job(
         filter: body.filter.filter(|filter| !filter.is_empty()),
         recompute: body.recompute.unwrap_or_default(),
         task_rows: body.task_rows,
+        terms: JobTerms {
+            priority: body.priority.unwrap_or_default(),
+            max_workers: body.max_workers,
+            labels: body.labels.unwrap_or_default(),
+            resources: body.resources.unwrap_or_default(),
+            timeout_s: body.timeout_s,
+        },
     };
     let job = door.service.submit_job(target.ctx(), &table, command).await?;
     let answer = json!({ "job_id": job.job_id, "job_state": state(job.state), "spec": job.spec });

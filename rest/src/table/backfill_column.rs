@@ -4,7 +4,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use lakebed_core::Error;
-use lakebed_service::RefreshRule;
+use lakebed_service::{JobTerms, Labels, RefreshRule, Resources};
 use serde::Deserialize;
 use serde_json::json;
 
@@ -24,6 +24,11 @@ pub(crate) struct BackfillColumn {
     filter: Option<String>,
     recompute: Option<bool>,
     task_rows: Option<u32>,
+    priority: Option<i32>,
+    max_workers: Option<u32>,
+    labels: Option<Labels>,
+    resources: Option<Resources>,
+    timeout_s: Option<u64>,
 }
 
 pub(crate) async fn backfill_column(
@@ -40,6 +45,13 @@ pub(crate) async fn backfill_column(
         filter: body.filter.filter(|filter| !filter.is_empty()),
         recompute: body.recompute.unwrap_or_default(),
         task_rows: body.task_rows,
+        terms: JobTerms {
+            priority: body.priority.unwrap_or_default(),
+            max_workers: body.max_workers,
+            labels: body.labels.unwrap_or_default(),
+            resources: body.resources.unwrap_or_default(),
+            timeout_s: body.timeout_s,
+        },
         is_automatic: false,
     };
     let job_id = door

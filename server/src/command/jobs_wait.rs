@@ -83,6 +83,15 @@ fn line(job: &Value) -> String {
     if let Some(errors) = progress["errors"].as_u64().filter(|errors| *errors > 0) {
         line.push_str(&format!(", {errors} errors"));
     }
+    if let Some(workers) = progress["workers"].as_array().filter(|workers| !workers.is_empty()) {
+        line.push_str(&format!(", {} workers", workers.len()));
+        if let Some(share) = progress["utilization"].as_f64() {
+            line.push_str(&format!(" {:.0} % busy", share * 100.0));
+        }
+    }
+    if let Some(retries) = progress["retries"].as_u64().filter(|retries| *retries > 0) {
+        line.push_str(&format!(", {retries} retries"));
+    }
     if let Some(what) = progress["waits_for"].as_str() {
         line.push_str(&format!(", waits for {what}"));
     }
@@ -120,10 +129,11 @@ mod tests {
     fn a_line_shows_what_is_known() {
         let job = json!({"job_state": "IN_PROGRESS", "progress": {
             "rows": 200, "rows_done": 100, "errors": 2, "rows_per_second": 10.4,
-            "remaining_ms": 9_600,
+            "remaining_ms": 9_600, "workers": ["a", "b"], "utilization": 0.756, "retries": 3,
         }});
         let line = line(&job);
-        assert!(line.contains("100/200 rows, 10/s, 10s left, 2 errors"), "{line}");
+        let wanted = "100/200 rows, 10/s, 10s left, 2 errors, 2 workers 76 % busy, 3 retries";
+        assert!(line.contains(wanted), "{line}");
         assert_eq!(super::line(&json!({"job_state": "IN_PROGRESS"})), "planning");
     }
 }

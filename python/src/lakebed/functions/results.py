@@ -36,6 +36,11 @@ class Results:
         self._file: Any = tempfile.SpooledTemporaryFile(MEMORY_BYTES_MAX)  # noqa: SIM115
         self._writer = pa.ipc.new_stream(pa.PythonFile(self._file, mode="w"), self.schema)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all of it in memory."""
+        return self._bytes
+
     def take(self, row_ids: pa.Array, results: pa.RecordBatch) -> None:
         """Rows with three columns of errors, and the values."""
         failed = pc.is_valid(results.column(0))

@@ -26,6 +26,7 @@ from lakebed.worker.v1 import worker_pb2 as pb
 if TYPE_CHECKING:
     from lakebed.worker.function_runs import FunctionOptions, FunctionRuns
     from lakebed.worker.registered_models import ModelOptions, RegisteredModels
+    from lakebed.worker.resources import Offered
 
 log = logging.getLogger("lakebed.worker")
 
@@ -60,6 +61,8 @@ class Agent:
         slots: int,
         decoders: int,
         device: str = "cpu",
+        labels: Mapping[str, str] | None = None,
+        resources: "Offered | None" = None,
         functions: "FunctionOptions | None" = None,
         registered: "ModelOptions | None" = None,
         lanes: int = 1,
@@ -67,6 +70,8 @@ class Agent:
         """
         Args:
             device: what it says it runs on where it has no model.
+            labels: what jobs may ask for.
+            resources: what tasks may take of it; nothing without it.
             functions: how it runs functions; None where it runs models only.
             registered: how it runs registered models; None where it runs its own only.
             lanes: threads that compute, where it has no model that says how many.
@@ -77,6 +82,8 @@ class Agent:
         self._instance = uuid.uuid4().hex
         self._slots = slots
         self._device = next((model.device for model in models.values()), device)
+        self._labels = dict(labels or {})
+        self._resources = resources
         self._stages = Stages()
         self._held = Holdings()
         lanes = max((model.lanes for model in models.values()), default=lanes)
@@ -106,6 +113,7 @@ class Agent:
         self._stop = threading.Event()
         self._refusal: str | None = None
         self._sync_ms = SYNC_MS_DEFAULT
+        self._result_bytes_max = 0
 
     # ---- life ---------------------------------------------------------------------------------
 
@@ -192,6 +200,11 @@ class Agent:
             interpreters=self._interpreters,
             runners=self._runners,
         )
+        for label, value in self._labels.items():
+            request.labels.append(pb.Label(name=label, value=value))
+        if self._resources is not None:
+            request.resources.CopyFrom(self._resources.message())
+            request.gpus.extend(self._resources.gpus_in_use())
         for model in self._models.values():
             request.models.append(
                 pb.Model(
@@ -211,6 +224,7 @@ class Agent:
         response = self._server.sync(self._request(wait_ms))
         if response.sync_ms:
             self._sync_ms = response.sync_ms
+            self._result_bytes_max = response.result_bytes_max
         change = self._held.apply(response)
         for attempt in change.drop:
             log.info("%s: dropped", attempt)
@@ -344,13 +358,18 @@ class Agent:
 
     # ---- how attempts end ---------------------------------------------------------------------
 
+    @property
+    def result_bytes_max(self) -> int:
+        """Bytes of the results of one task that may go with a report, as the server says."""
+        return self._result_bytes_max
+
     def holds(self, attempt: Attempt) -> bool:
         """Whether the attempt is still wanted."""
         return self._held.holds(attempt)
 
-    def done(self, attempt: Attempt) -> None:
-        """Results of an attempt are durable."""
-        if self._held.done(attempt):
+    def done(self, attempt: Attempt, *, took_ms: int = 0, results: bytes | None = None) -> None:
+        """Results of an attempt are durable, or go with the next report."""
+        if self._held.done(attempt, took_ms=took_ms, results=results):
             self._something_ended.set()
 
     def failed(self, attempt: Attempt, error: str, *, retryable: bool) -> None:

@@ -38,7 +38,7 @@ from lakebed.functions.evaluate import Evaluator
 from lakebed.functions.instance import Cancelled, Limits
 from lakebed.functions.pool import IDLE_SECONDS, LIVE_MAX, Instances
 from lakebed.functions.results import Results
-from lakebed.worker.pipeline import RETRY_KINDS, RETRYABLE_KINDS, Outcome, Source
+from lakebed.worker.pipeline import RETRY_KINDS, RETRYABLE_KINDS, Outcome, Source, inline
 from lakebed.worker.queues import ByteQueue, Closed
 from lakebed.worker.stages import Stages
 from lakebed.worker.state import Attempt
@@ -90,6 +90,9 @@ class _Run:
         self.digest = digest
         self.is_check = is_check
         self.begun_s = time.monotonic()
+        # How long its rows were computed, and its results where they are small.
+        self.took_ms = 0
+        self.inline: bytes | None = None
         self.input: ByteQueue[pa.RecordBatch | None] = ByteQueue(INPUT_BYTES_MAX)
         self.results: Results | None = None
         # Whether it was given to the lanes. Only its reader asks.
@@ -310,6 +313,7 @@ class FunctionRuns:
     def _compute(self, run: _Run) -> None:
         definition, environment = run.prepared
         assert run.results is not None
+        begun_s = time.monotonic()
         with self._device(definition):
             evaluator = Evaluator(
                 self._instances, definition, environment, run.is_cancelled, run.results
@@ -323,6 +327,7 @@ class FunctionRuns:
             finally:
                 evaluator.close()
         run.results.finish()
+        run.took_ms = max(1, round((time.monotonic() - begun_s) * 1_000))
         self._computed.put(run)
 
     def _write(self, run: _Run) -> None:
@@ -331,8 +336,12 @@ class FunctionRuns:
 
         def put(_: int) -> None:
             job, lanes = run.attempt.job_id, self._lanes_now(WRITERS)
+            bytes_max = self._outcome.result_bytes_max
             with self._stages.busy("write", results.rows, job=job, lanes=lanes):
-                self._source.put(run.attempt, results.schema, results.batches)
+                if results.nbytes < bytes_max:
+                    run.inline = inline(results.schema, results.batches(), bytes_max)
+                if run.inline is None:
+                    self._source.put(run.attempt, results.schema, results.batches)
 
         self._patiently(run, "write", put)
         passed = time.monotonic() - run.begun_s
@@ -375,7 +384,7 @@ class FunctionRuns:
         with self._lock:
             self._runs.pop(run.attempt, None)
         log.info("%s of %s: %s", run.attempt, run.name, what)
-        self._outcome.done(run.attempt)
+        self._outcome.done(run.attempt, took_ms=run.took_ms, results=run.inline)
 
     def _fail(self, run: _Run, error: str, *, retryable: bool) -> None:
         was_wanted = not run.is_cancelled()

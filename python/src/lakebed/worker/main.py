@@ -108,6 +108,20 @@ def parser() -> argparse.ArgumentParser:
     made.add_argument(
         "--cache-dir", type=Path, help="where graphs and environments are kept [LAKEBED_CACHE]"
     )
+    made.add_argument(
+        "--label",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="what jobs may ask for; may be given several times",
+    )
+    made.add_argument(
+        "--cpus", type=int, help="processors that tasks may take [default: all of them]"
+    )
+    made.add_argument("--gpus", type=int, help="GPUs [default: 1 with CUDA, else 0]")
+    made.add_argument(
+        "--gpu-memory-mb", type=int, help="their memory in MiB [default: what they have]"
+    )
     made.add_argument("--ca-file", help="certificates in PEM to trust instead of the system's")
     functions = made.add_argument_group(
         "functions", "what users wrote runs with the rights of this process's account"
@@ -156,6 +170,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         to = target(given.url, given.api_key, ca_file=given.ca_file)
         _check_numbers(given)
+        labels = _labels(given.label)
     except InvalidArgument as error:
         print(f"lakebed-worker: {error}", file=sys.stderr)
         return WRONG_USAGE
@@ -169,6 +184,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         from lakebed.worker.devices import functions_device
         from lakebed.worker.protocol import Server
         from lakebed.worker.registered_models import ModelOptions
+        from lakebed.worker.resources import Offered
     except ImportError as error:
         log.error("%s; pip install 'lakebed[worker]'", error)
         return CANNOT_WORK
@@ -206,6 +222,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         slots=given.slots,
         decoders=max(2, given.threads or cores()),
         device=device,
+        labels=labels,
+        resources=Offered(
+            cores() if given.cpus is None else given.cpus,
+            int(device != "cpu") if given.gpus is None else given.gpus,
+            given.gpu_memory_mb,
+            device,
+        ),
         functions=_function_options(given, cache, device) if runs_functions else None,
         registered=ModelOptions(cache, given.device, given.threads),
         lanes=1 if device.startswith("cuda") else given.threads or cores(),
@@ -236,6 +259,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return _exit(0)
 
 
+def _labels(given: Sequence[str]) -> dict[str, str]:
+    """Labels as the flags have them."""
+    found = {}
+    for each in given:
+        name, is_there, value = each.partition("=")
+        if not (name and is_there and value):
+            raise InvalidArgument(f"--label is `{each}`; NAME=VALUE is expected")
+        found[name] = value
+    return found
+
+
 def _check_numbers(given: argparse.Namespace) -> None:
     """
     Raises:
@@ -246,6 +280,9 @@ def _check_numbers(given: argparse.Namespace) -> None:
         value = vars(given)[flag]
         if value is not None and not 1 <= value <= most:
             raise InvalidArgument(f"--{flag} is {value}; 1 to {most} are possible")
+    for flag in ("cpus", "gpus", "gpu_memory_mb"):
+        if vars(given)[flag] is not None and not 0 <= vars(given)[flag] < 1 << 31:
+            raise InvalidArgument(f"--{flag.replace('_', '-')} is {vars(given)[flag]}")
     for flag in FUNCTION_LIMITS:
         # Also what is no number at all.
         if not 0 < vars(given)[flag] < FUNCTION_LIMIT_MAX:

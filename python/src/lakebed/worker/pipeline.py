@@ -65,12 +65,17 @@ class Source(Protocol):
 class Outcome(Protocol):
     """Who is told how attempts end; see `lakebed.worker.agent.Agent`."""
 
+    @property
+    def result_bytes_max(self) -> int:
+        """Bytes of the results of one task that may be given to `done`."""
+        ...
+
     def holds(self, attempt: Attempt) -> bool:
         """Whether the attempt is still wanted."""
         ...
 
-    def done(self, attempt: Attempt) -> None:
-        """Results are durable."""
+    def done(self, attempt: Attempt, *, took_ms: int = 0, results: bytes | None = None) -> None:
+        """Results are durable, or they are given here as an Arrow stream."""
         ...
 
     def failed(self, attempt: Attempt, error: str, *, retryable: bool) -> None:
@@ -91,6 +96,8 @@ class Run:
         self.rows = rows
         self.tries = tries
         self.begun_s = time.monotonic()
+        # When the model began with the first of its rows, and ended with the last so far.
+        self._computed_s: tuple[float, float] | None = None
         self._is_cancelled = False
         self.lock = threading.Lock()
         # Rows that were read and have no result yet, the reader's own share among them until its
@@ -129,6 +136,19 @@ class Run:
             self._row_ids.append(np.array(row_ids, np.uint64))
             self._values.append(vectors)
             return self._less(len(row_ids))
+
+    def computed(self, begun_s: float) -> None:
+        """The model was at work on its rows since then."""
+        with self.lock:
+            first = begun_s if self._computed_s is None else min(self._computed_s[0], begun_s)
+            self._computed_s = (first, time.monotonic())
+
+    @property
+    def took_ms(self) -> int:
+        """How long its rows were computed; 0 where none were."""
+        if self._computed_s is None:
+            return 0
+        return max(1, round((self._computed_s[1] - self._computed_s[0]) * 1_000))
 
     def add_bare(self, rows: Sequence[tuple[int, str | None]]) -> bool:
         """Rows without a vector, with the error or None for rows without input; whether they were
@@ -361,6 +381,7 @@ class Pipeline:
         run, rows = self._pool.take()
         if run.is_cancelled():
             return
+        begun_s = time.monotonic()
         job = run.attempt.job_id
         try:
             with self._stages.busy("compute", len(rows), job=job, lanes=self._computers):
@@ -370,6 +391,7 @@ class Pipeline:
             log.exception("%s: the model failed", run.attempt)
             self._fail(run, f"model failed: {type(error).__name__}: {error}", retryable=True)
             return
+        run.computed(begun_s)
         is_last = False
         # Nothing is added where there is nothing: whether it was the last is asked once.
         if found.errors:
@@ -382,11 +404,16 @@ class Pipeline:
     def _write(self) -> None:
         run = self._results.get()
         tries = 0
+        bytes_max = self._outcome.result_bytes_max
         while not run.is_cancelled():
+            results = None
             try:
                 job, lanes = run.attempt.job_id, self._lanes(WRITERS)
                 with self._stages.busy("write", run.rows_read, job=job, lanes=lanes):
-                    self._source.put(run.attempt, run.schema(), run.batches)
+                    if run.rows_read * run.model.dimensions * 4 < bytes_max:
+                        results = inline(run.schema(), run.batches(), bytes_max)
+                    if results is None:
+                        self._source.put(run.attempt, run.schema(), run.batches)
             except LakebedError as error:
                 if error.kind not in RETRY_KINDS:
                     self._give_up_or_again(run, error, "write")
@@ -402,7 +429,7 @@ class Pipeline:
             passed = time.monotonic() - run.begun_s
             words = "%s: %d rows, %d with an error, in %.2f s"
             log.info(words, run.attempt, run.rows_read, run.errors, passed)
-            self._outcome.done(run.attempt)
+            self._outcome.done(run.attempt, took_ms=run.took_ms, results=results)
             return
 
     # ---- what goes wrong ----------------------------------------------------------------------
@@ -428,6 +455,18 @@ class Pipeline:
         run.cancel()
         log.error("%s: failed: %s", run.attempt, error)
         self._outcome.failed(run.attempt, error[:ERROR_CHARACTERS_MAX], retryable=retryable)
+
+
+def inline(schema: pa.Schema, batches: Iterator[pa.RecordBatch], bytes_max: int) -> bytes | None:
+    """Results as an Arrow stream, if they are small enough to travel with a report."""
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_stream(sink, schema) as writer:
+        for batch in batches:
+            writer.write_batch(batch)
+            if sink.tell() > bytes_max:
+                return None
+    stream: bytes = sink.getvalue().to_pybytes()
+    return stream if len(stream) <= bytes_max else None
 
 
 def _is_text(kind: pa.DataType) -> bool:

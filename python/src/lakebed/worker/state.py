@@ -15,6 +15,8 @@ from typing import NamedTuple
 from lakebed.worker.v1 import worker_pb2 as pb
 
 ENDED_MAX = 10_000
+# Bytes of results in one report; a server takes 4 MiB.
+RESULT_BYTES_MAX = 3 << 20
 
 
 class Attempt(NamedTuple):
@@ -38,6 +40,17 @@ class Attempt(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Done:
+    """An attempt that has ended well."""
+
+    vector: tuple[float, ...] = ()
+    # How long its rows were computed.
+    took_ms: int = 0
+    # Its results as an Arrow stream, where they were not put.
+    results: bytes | None = None
+
+
+@dataclass(frozen=True)
 class Change:
     """What an answer asks for."""
 
@@ -51,7 +64,7 @@ class Holdings:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[Attempt] = set()
-        self._done: dict[Attempt, tuple[float, ...]] = {}
+        self._done: dict[Attempt, Done] = {}
         self._failed: dict[Attempt, tuple[str, bool]] = {}
         self._ended: OrderedDict[Attempt, None] = OrderedDict()
         self._is_leaving = False
@@ -61,8 +74,19 @@ class Holdings:
         with self._lock:
             request.leaving = self._is_leaving
             request.running.extend(attempt.message() for attempt in sorted(self._running))
-            for attempt, vector in self._done.items():
-                request.done.append(pb.TaskDone(attempt=attempt.message(), vector=vector))
+            nbytes = 0
+            for attempt, done in self._done.items():
+                if done.results is not None:
+                    nbytes += len(done.results)
+                    if nbytes > RESULT_BYTES_MAX:
+                        # Told by the next report; until then it is held.
+                        request.running.append(attempt.message())
+                        continue
+                    block = pb.Results(attempts=[attempt.message()], stream=done.results)
+                    request.results.append(block)
+                request.done.append(
+                    pb.TaskDone(attempt=attempt.message(), vector=done.vector, took_ms=done.took_ms)
+                )
             for attempt, (error, retryable) in self._failed.items():
                 request.failed.append(
                     pb.TaskFailed(attempt=attempt.message(), error=error, retryable=retryable)
@@ -96,13 +120,20 @@ class Holdings:
                 begin.append(assignment)
         return Change(begin, drop)
 
-    def done(self, attempt: Attempt, vector: Iterable[float] = ()) -> bool:
+    def done(
+        self,
+        attempt: Attempt,
+        vector: Iterable[float] = (),
+        *,
+        took_ms: int = 0,
+        results: bytes | None = None,
+    ) -> bool:
         """An attempt has ended well; False where it is not held any more."""
         with self._lock:
             if attempt not in self._running:
                 return False
             self._running.discard(attempt)
-            self._done[attempt] = tuple(vector)
+            self._done[attempt] = Done(tuple(vector), took_ms, results)
             return True
 
     def failed(self, attempt: Attempt, error: str, *, retryable: bool) -> bool:

@@ -13,43 +13,51 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elakebed/worker/v1/worker.proto\x12\x11lakebed.worker.v1\":\n\tAttemptId\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x04\"\x98\x03\n\x0bSyncRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\r\x12-\n\x07running\x18\x04 \x03(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12)\n\x04\x64one\x18\x05 \x03(\x0b\x32\x1b.lakebed.worker.v1.TaskDone\x12-\n\x06\x66\x61iled\x18\x06 \x03(\x0b\x32\x1d.lakebed.worker.v1.TaskFailed\x12(\n\x06models\x18\x07 \x03(\x0b\x32\x18.lakebed.worker.v1.Model\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0f\n\x07wait_ms\x18\t \x01(\r\x12\x0f\n\x07leaving\x18\n \x01(\x08\x12,\n\x06stages\x18\x0b \x03(\x0b\x32\x1c.lakebed.worker.v1.StageTime\x12\x34\n\x0cinterpreters\x18\x0c \x03(\x0b\x32\x1e.lakebed.worker.v1.Interpreter\x12\x0f\n\x07runners\x18\r \x03(\t\"2\n\x0bInterpreter\x12\x16\n\x0epython_version\x18\x01 \x01(\t\x12\x0b\n\x03gpu\x18\x02 \x01(\x08\"I\n\x08TaskDone\x12-\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\x0e\n\x06vector\x18\x02 \x03(\x02\"]\n\nTaskFailed\x12-\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"b\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x01(\r\x12\'\n\x05input\x18\x04 \x01(\x0e\x32\x18.lakebed.worker.v1.Input\"9\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07\x62usy_ms\x18\x02 \x01(\x04\x12\x0c\n\x04rows\x18\x03 \x01(\x04\"\xbc\x01\n\x0cSyncResponse\x12-\n\x06\x61ssign\x18\x01 \x03(\x0b\x32\x1d.lakebed.worker.v1.Assignment\x12*\n\x04stop\x18\x02 \x03(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12.\n\x08recorded\x18\x03 \x03(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\x10\n\x08lease_ms\x18\x04 \x01(\r\x12\x0f\n\x07sync_ms\x18\x05 \x01(\r\"\xb0\x02\n\nAssignment\x12-\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12+\n\x04rows\x18\x04 \x01(\x0b\x32\x1b.lakebed.worker.v1.RowsTaskH\x00\x12-\n\x05query\x18\x05 \x01(\x0b\x32\x1c.lakebed.worker.v1.QueryTaskH\x00\x12-\n\x05\x63heck\x18\x07 \x01(\x0b\x32\x1c.lakebed.worker.v1.CheckTaskH\x00\x12-\n\x08\x66unction\x18\x06 \x01(\x0b\x32\x1b.lakebed.worker.v1.Function\x12\x12\n\nregistered\x18\x08 \x01(\x08\x42\x06\n\x04work\"o\n\x10ModelFileRequest\x12-\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\"(\n\x08\x46unction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"X\n\x08RowsTask\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\r\n\x05table\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\"\x0b\n\tCheckTask\"7\n\tQueryTask\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x11\n\x07picture\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05input*A\n\x05Input\x12\x15\n\x11INPUT_UNSPECIFIED\x10\x00\x12\x0e\n\nINPUT_TEXT\x10\x01\x12\x11\n\rINPUT_PICTURE\x10\x02\x32X\n\rWorkerService\x12G\n\x04Sync\x12\x1e.lakebed.worker.v1.SyncRequest\x1a\x1f.lakebed.worker.v1.SyncResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1elakebed/worker/v1/worker.proto\x12\x11lakebed.worker.v1\":\n\tAttemptId\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0c\n\x04task\x18\x02 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x03 \x01(\x04\"\xc6\x04\n\x0bSyncRequest\x12\x0e\n\x06worker\x18\x01 \x01(\t\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\r\n\x05slots\x18\x03 \x01(\r\x12-\n\x07running\x18\x04 \x03(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12)\n\x04\x64one\x18\x05 \x03(\x0b\x32\x1b.lakebed.worker.v1.TaskDone\x12-\n\x06\x66\x61iled\x18\x06 \x03(\x0b\x32\x1d.lakebed.worker.v1.TaskFailed\x12(\n\x06models\x18\x07 \x03(\x0b\x32\x18.lakebed.worker.v1.Model\x12\x0e\n\x06\x64\x65vice\x18\x08 \x01(\t\x12\x0f\n\x07wait_ms\x18\t \x01(\r\x12\x0f\n\x07leaving\x18\n \x01(\x08\x12,\n\x06stages\x18\x0b \x03(\x0b\x32\x1c.lakebed.worker.v1.StageTime\x12\x34\n\x0cinterpreters\x18\x0c \x03(\x0b\x32\x1e.lakebed.worker.v1.Interpreter\x12\x0f\n\x07runners\x18\r \x03(\t\x12+\n\x07results\x18\x14 \x03(\x0b\x32\x1a.lakebed.worker.v1.Results\x12(\n\x06labels\x18\x15 \x03(\x0b\x32\x18.lakebed.worker.v1.Label\x12/\n\tresources\x18\x16 \x01(\x0b\x32\x1c.lakebed.worker.v1.Resources\x12$\n\x04gpus\x18\x17 \x03(\x0b\x32\x16.lakebed.worker.v1.Gpu\"I\n\x07Results\x12.\n\x08\x61ttempts\x18\x01 \x03(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\x0e\n\x06stream\x18\x02 \x01(\x0c\"$\n\x05Label\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\">\n\tResources\x12\x0c\n\x04\x63pus\x18\x01 \x01(\r\x12\x0c\n\x04gpus\x18\x02 \x01(\r\x12\x15\n\rgpu_memory_mb\x18\x03 \x01(\x04\"T\n\x03Gpu\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x11\n\tmemory_mb\x18\x02 \x01(\x04\x12\x16\n\x0ememory_used_mb\x18\x03 \x01(\x04\x12\x14\n\x0c\x62usy_percent\x18\x04 \x01(\r\"2\n\x0bInterpreter\x12\x16\n\x0epython_version\x18\x01 \x01(\t\x12\x0b\n\x03gpu\x18\x02 \x01(\x08\"Z\n\x08TaskDone\x12-\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\x0e\n\x06vector\x18\x02 \x03(\x02\x12\x0f\n\x07took_ms\x18\x05 \x01(\r\"]\n\nTaskFailed\x12-\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\r\n\x05\x65rror\x18\x02 \x01(\t\x12\x11\n\tretryable\x18\x03 \x01(\x08\"b\n\x05Model\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\x12\x12\n\ndimensions\x18\x03 \x01(\r\x12\'\n\x05input\x18\x04 \x01(\x0e\x32\x18.lakebed.worker.v1.Input\"9\n\tStageTime\x12\r\n\x05stage\x18\x01 \x01(\t\x12\x0f\n\x07\x62usy_ms\x18\x02 \x01(\x04\x12\x0c\n\x04rows\x18\x03 \x01(\x04\"\xd6\x01\n\x0cSyncResponse\x12-\n\x06\x61ssign\x18\x01 \x03(\x0b\x32\x1d.lakebed.worker.v1.Assignment\x12*\n\x04stop\x18\x02 \x03(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12.\n\x08recorded\x18\x03 \x03(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\x10\n\x08lease_ms\x18\x04 \x01(\r\x12\x0f\n\x07sync_ms\x18\x05 \x01(\r\x12\x18\n\x10result_bytes_max\x18\x14 \x01(\r\"\xb0\x02\n\nAssignment\x12-\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\r\n\x05model\x18\x02 \x01(\t\x12\x0e\n\x06\x64igest\x18\x03 \x01(\t\x12+\n\x04rows\x18\x04 \x01(\x0b\x32\x1b.lakebed.worker.v1.RowsTaskH\x00\x12-\n\x05query\x18\x05 \x01(\x0b\x32\x1c.lakebed.worker.v1.QueryTaskH\x00\x12-\n\x05\x63heck\x18\x07 \x01(\x0b\x32\x1c.lakebed.worker.v1.CheckTaskH\x00\x12-\n\x08\x66unction\x18\x06 \x01(\x0b\x32\x1b.lakebed.worker.v1.Function\x12\x12\n\nregistered\x18\x08 \x01(\x08\x42\x06\n\x04work\"o\n\x10ModelFileRequest\x12-\n\x07\x61ttempt\x18\x01 \x01(\x0b\x32\x1c.lakebed.worker.v1.AttemptId\x12\x0c\n\x04path\x18\x02 \x01(\t\x12\x0e\n\x06offset\x18\x03 \x01(\x04\x12\x0e\n\x06length\x18\x04 \x01(\x04\"(\n\x08\x46unction\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x64igest\x18\x02 \x01(\t\"X\n\x08RowsTask\x12\x0c\n\x04rows\x18\x01 \x01(\x04\x12\x10\n\x08\x64\x61tabase\x18\x02 \x01(\t\x12\r\n\x05table\x18\x03 \x01(\t\x12\r\n\x05input\x18\x04 \x01(\t\x12\x0e\n\x06output\x18\x05 \x01(\t\"\x0b\n\tCheckTask\"7\n\tQueryTask\x12\x0e\n\x04text\x18\x01 \x01(\tH\x00\x12\x11\n\x07picture\x18\x02 \x01(\x0cH\x00\x42\x07\n\x05input*A\n\x05Input\x12\x15\n\x11INPUT_UNSPECIFIED\x10\x00\x12\x0e\n\nINPUT_TEXT\x10\x01\x12\x11\n\rINPUT_PICTURE\x10\x02\x32X\n\rWorkerService\x12G\n\x04Sync\x12\x1e.lakebed.worker.v1.SyncRequest\x1a\x1f.lakebed.worker.v1.SyncResponseb\x06proto3')
 
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, globals())
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'lakebed.worker.v1.worker_pb2', globals())
 if _descriptor._USE_C_DESCRIPTORS == False:
 
   DESCRIPTOR._options = None
-  _INPUT._serialized_start=1718
-  _INPUT._serialized_end=1783
+  _INPUT._serialized_start=2198
+  _INPUT._serialized_end=2263
   _ATTEMPTID._serialized_start=53
   _ATTEMPTID._serialized_end=111
   _SYNCREQUEST._serialized_start=114
-  _SYNCREQUEST._serialized_end=522
-  _INTERPRETER._serialized_start=524
-  _INTERPRETER._serialized_end=574
-  _TASKDONE._serialized_start=576
-  _TASKDONE._serialized_end=649
-  _TASKFAILED._serialized_start=651
-  _TASKFAILED._serialized_end=744
-  _MODEL._serialized_start=746
-  _MODEL._serialized_end=844
-  _STAGETIME._serialized_start=846
-  _STAGETIME._serialized_end=903
-  _SYNCRESPONSE._serialized_start=906
-  _SYNCRESPONSE._serialized_end=1094
-  _ASSIGNMENT._serialized_start=1097
-  _ASSIGNMENT._serialized_end=1401
-  _MODELFILEREQUEST._serialized_start=1403
-  _MODELFILEREQUEST._serialized_end=1514
-  _FUNCTION._serialized_start=1516
-  _FUNCTION._serialized_end=1556
-  _ROWSTASK._serialized_start=1558
-  _ROWSTASK._serialized_end=1646
-  _CHECKTASK._serialized_start=1648
-  _CHECKTASK._serialized_end=1659
-  _QUERYTASK._serialized_start=1661
-  _QUERYTASK._serialized_end=1716
-  _WORKERSERVICE._serialized_start=1785
-  _WORKERSERVICE._serialized_end=1873
+  _SYNCREQUEST._serialized_end=696
+  _RESULTS._serialized_start=698
+  _RESULTS._serialized_end=771
+  _LABEL._serialized_start=773
+  _LABEL._serialized_end=809
+  _RESOURCES._serialized_start=811
+  _RESOURCES._serialized_end=873
+  _GPU._serialized_start=875
+  _GPU._serialized_end=959
+  _INTERPRETER._serialized_start=961
+  _INTERPRETER._serialized_end=1011
+  _TASKDONE._serialized_start=1013
+  _TASKDONE._serialized_end=1103
+  _TASKFAILED._serialized_start=1105
+  _TASKFAILED._serialized_end=1198
+  _MODEL._serialized_start=1200
+  _MODEL._serialized_end=1298
+  _STAGETIME._serialized_start=1300
+  _STAGETIME._serialized_end=1357
+  _SYNCRESPONSE._serialized_start=1360
+  _SYNCRESPONSE._serialized_end=1574
+  _ASSIGNMENT._serialized_start=1577
+  _ASSIGNMENT._serialized_end=1881
+  _MODELFILEREQUEST._serialized_start=1883
+  _MODELFILEREQUEST._serialized_end=1994
+  _FUNCTION._serialized_start=1996
+  _FUNCTION._serialized_end=2036
+  _ROWSTASK._serialized_start=2038
+  _ROWSTASK._serialized_end=2126
+  _CHECKTASK._serialized_start=2128
+  _CHECKTASK._serialized_end=2139
+  _QUERYTASK._serialized_start=2141
+  _QUERYTASK._serialized_end=2196
+  _WORKERSERVICE._serialized_start=2265
+  _WORKERSERVICE._serialized_end=2353
 # @@protoc_insertion_point(module_scope)
