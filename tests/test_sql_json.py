@@ -69,3 +69,15 @@ def test_what_is_no_json_is_refused(sql: Sql, documents: str, text: str) -> None
         with pytest.raises(adbc_driver_manager.Error, match="`j`"):
             sql.change(statement)
     assert sql.value(f"SELECT count(*) FROM {documents}") == 1
+
+
+def test_documents_come_by_row_id_and_in_changes(sql: Sql, lake: Lake, documents: str) -> None:
+    sql.change(f"""INSERT INTO {documents} VALUES (2, '{{"a": 1}}')""")
+    sql.change(f"""UPDATE {documents} SET id = 3 WHERE id = 1""")
+    ids = sql.query(f"SELECT _rowid FROM {documents} WHERE id = 3").column(0).to_pylist()
+    assert lake.read(documents, row_ids=ids).column("j").to_pylist() == ['{"a":5}']
+    changed = f"SELECT id, j, json_get_int(j, 'a') AS a FROM changes('{documents}', 1) ORDER BY id"
+    assert sql.rows(changed) == [
+        {"id": 2, "j": '{"a":1}', "a": 1},
+        {"id": 3, "j": '{"a":5}', "a": 5},
+    ]

@@ -9,7 +9,7 @@ use futures::StreamExt;
 use lakebed_core::{CursorName, Error, RequestContext, Result, Role, Subject, TableId};
 use lakebed_proto::changes::{ChangesCommand, Kind, Point};
 use lakebed_proto::command::BlobMode;
-use lakebed_storage::{At, ChangeKind, ChangesSpec, Snapshot};
+use lakebed_storage::{At, ChangeKind, ChangesSpec, Snapshot, json_shown};
 use serde::{Deserialize, Serialize};
 
 use crate::authenticate::require;
@@ -107,6 +107,7 @@ impl Service {
         let spec = self.changes_spec(&command)?;
         let ends = self.ends(ctx, &command).await?;
         let schema = ends.end.changes_schema(ends.begin.as_ref(), &spec).await?;
+        let (schema, _) = json_shown(schema, futures::stream::empty().boxed())?;
         let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
         for snapshot in ends.begin.iter().chain([&ends.end]) {
             snapshot.lease(expires_at_ms);
@@ -164,6 +165,7 @@ impl Service {
             snapshot.lease(until_ms);
         }
         let (schema, batches) = end.changes(begin.as_ref(), &spec).await?;
+        let (schema, batches) = json_shown(schema, batches)?;
         let held = (guard, request, memory);
         let batches = batches.inspect(move |_| {
             // Gate and admission are held for as long as the stream lives.
@@ -184,6 +186,7 @@ impl Service {
         let memory = self.admission.read_bytes(CHANGES_BYTES).await?;
         let ends = self.ends(ctx, command).await?;
         let (schema, batches) = ends.end.changes(ends.begin.as_ref(), &spec).await?;
+        let (schema, batches) = json_shown(schema, batches)?;
         let held = (guard, request, memory);
         let batches = batches.inspect(move |_| {
             let _ = &held;

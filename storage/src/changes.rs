@@ -407,9 +407,9 @@ impl Feed {
             return Ok(futures::stream::empty().boxed());
         }
         let names = self.diff.columns().iter().map(|column| column.name.clone()).collect();
-        let mut scan = scan_spec(names, &self.spec);
-        scan.row_ids = Some(notes.iter().map(|note| note.row).collect());
-        let (_, batches) = self.end.scan(&scan).await?;
+        let scan = scan_spec(names, &self.spec);
+        let rows = notes.iter().map(|note| note.row).collect();
+        let (_, batches) = Box::pin(self.end.take(&scan, rows)).await?;
         let sources = (0..self.diff.columns().len()).map(Some).collect();
         Ok(self.noted(notes, batches, sources, history))
     }
@@ -433,9 +433,9 @@ impl Feed {
                 futures::stream::iter([self.batch(&notes, &nothing, &sources, history)]).boxed()
             );
         }
-        let mut scan = scan_spec(names, &self.spec);
-        scan.row_ids = Some(notes.iter().map(|note| note.row).collect());
-        let (_, batches) = begin.scan(&scan).await?;
+        let scan = scan_spec(names, &self.spec);
+        let rows = notes.iter().map(|note| note.row).collect();
+        let (_, batches) = Box::pin(begin.take(&scan, rows)).await?;
         Ok(self.noted(notes, batches, sources, history))
     }
 

@@ -6,12 +6,15 @@ use arrow_array::builder::LargeBinaryBuilder;
 use arrow_array::cast::AsArray as _;
 use arrow_array::{Array as _, ArrayRef, RecordBatch};
 use arrow_cast::cast;
-use arrow_schema::{DataType, Field, Schema};
+use arrow_schema::{DataType, Field, Schema, SchemaRef};
+use futures::StreamExt as _;
 use lakebed_core::{Error, Result};
 pub use lance_arrow::json::is_json_field;
 use lance_arrow::json::{
     convert_lance_json_to_arrow, encode_json, is_arrow_json_field, json_field,
 };
+
+use crate::scan::BatchStream;
 
 /// How deep JSON may be nested: lance's reader and writer call themselves for each level, and a stack that
 /// overflows ends the process.
@@ -118,6 +121,18 @@ pub fn json_as_text(batch: &RecordBatch) -> Result<RecordBatch> {
     }
     convert_lance_json_to_arrow(batch)
         .map_err(|error| Error::internal("show JSON as text").with_source(error))
+}
+
+/// Rows as clients see them: a scan of lance shows JSON as text, other ways to rows do not.
+///
+/// # Errors
+/// `Internal` when the schema cannot be shown.
+pub fn json_shown(schema: SchemaRef, batches: BatchStream) -> Result<(SchemaRef, BatchStream)> {
+    if !schema.fields().iter().any(|field| is_json_field(field)) {
+        return Ok((schema, batches));
+    }
+    let shown = json_as_text(&RecordBatch::new_empty(schema))?.schema();
+    Ok((shown, batches.map(|batch| json_as_text(&batch?)).boxed()))
 }
 
 /// Whether bytes have the binary form of JSON, and are not nested too deep. A container is a header of four

@@ -140,7 +140,7 @@ pub use fill::{Filled, FragmentValues};
 pub use foreign::ForeignDataset;
 pub use functions::scalar_functions;
 pub use indexes::{IndexSpec, IndexSummary, ScalarIndexKind, VectorIndexKind, VectorIndexSpec};
-pub use json_column::{is_json_field, json_as_text};
+pub use json_column::{is_json_field, json_as_text, json_shown};
 pub use lake::{LAKE_FORMAT, Lake, LakeOptions};
 pub use lance_error::without_folders;
 pub use lineage::Lineage;

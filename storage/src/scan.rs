@@ -16,7 +16,7 @@ use lance::dataset::scanner::{FragmentSlice, Scanner};
 use serde::{Deserialize, Serialize};
 
 use crate::blob_bytes::{BlobBytes, row_id_column};
-use crate::json_column::text_as_stored;
+use crate::json_column::{json_shown, text_as_stored};
 use crate::lance_error::from_lance;
 use crate::snapshot::Snapshot;
 use crate::sql_guard::check_sql;
@@ -107,7 +107,8 @@ impl Snapshot {
     #[boxed]
     pub async fn scan(&self, spec: &ScanSpec) -> Result<(SchemaRef, BatchStream)> {
         if let Some(row_ids) = &spec.row_ids {
-            return self.take(spec, row_ids.clone()).await;
+            let (schema, batches) = self.take(spec, row_ids.clone()).await?;
+            return json_shown(schema, batches);
         }
         if let Some(bytes) = BlobBytes::of(self, spec) {
             return self.scan_with_blob_bytes(spec, bytes).await;
@@ -248,7 +249,11 @@ impl Snapshot {
     }
 
     /// Rows by id in the order of the ids, a few thousand at a time.
-    async fn take(&self, spec: &ScanSpec, row_ids: Vec<u64>) -> Result<(SchemaRef, BatchStream)> {
+    pub(crate) async fn take(
+        &self,
+        spec: &ScanSpec,
+        row_ids: Vec<u64>,
+    ) -> Result<(SchemaRef, BatchStream)> {
         if spec.filter.is_some() || spec.limit.is_some() || spec.offset.is_some() {
             return Err(Error::invalid(
                 "`row_ids` cannot be combined with `filter`, `limit` or `offset`",
