@@ -233,6 +233,7 @@ def test_what_was_acknowledged_is_never_given_again(
             fleet.wait_recorded(kill * rows // 5)
             server.kill()
             acknowledged = len(fleet.acknowledged)
+            fleet.starts += 1
             server.start()
             assert jobs.progress(job).get("rows_done", rows) <= rows
         ended = jobs.wait(job)
@@ -252,7 +253,7 @@ def test_a_worker_with_flags(make_server: Callable[..., LakebedServer], tmp_path
     lake, jobs = server.lake(), Jobs(server)
     lake.create("t", texts(600))
     flags = ["--label", "zone=a", "--label", "disk=fast", "--cpus", "3", "--gpus", "0"]
-    worker = Worker(server, "w", flags=flags).start()
+    worker = Worker(server, "w", arguments=flags).start()
     try:
         jobs.wait_for_workers(1)
         (listed,) = jobs.workers()

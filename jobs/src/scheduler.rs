@@ -214,8 +214,14 @@ pub enum Action {
 
 #[derive(Debug, Clone, PartialEq)]
 enum State {
-    Held { instance: String, until_ms: i64 },
-    Recording,
+    Held {
+        instance: String,
+        until_ms: i64,
+    },
+    /// With the worker that waits to hear of it, in the answer to its report.
+    Recording {
+        for_whom: Option<String>,
+    },
 }
 
 /// Rows that a worker has, or that are being recorded.
@@ -592,9 +598,10 @@ impl Scheduler {
     }
 
     /// Moves a task that was released to those that are being recorded.
-    fn start_recording(&mut self, attempt: &AttemptId, task: Task) {
+    fn start_recording(&mut self, attempt: &AttemptId, task: Task, for_whom: Option<String>) {
         if let Some(job) = self.jobs.get_mut(&attempt.job) {
-            job.tasks.insert(attempt.task, Task { state: State::Recording, ..task });
+            let state = State::Recording { for_whom };
+            job.tasks.insert(attempt.task, Task { state, ..task });
         }
     }
 
@@ -605,7 +612,7 @@ impl Scheduler {
         error: String,
         actions: &mut Vec<Action>,
     ) {
-        self.start_recording(&attempt, Task { is_given_up: true, ..task });
+        self.start_recording(&attempt, Task { is_given_up: true, ..task }, None);
         actions.push(Action::GiveUp(attempt, error));
     }
 
@@ -613,7 +620,8 @@ impl Scheduler {
     fn take_recording(&mut self, attempt: &AttemptId) -> Option<(&mut Job, Task)> {
         let job = self.jobs.get_mut(&attempt.job)?;
         let task = job.tasks.get(&attempt.task)?;
-        if task.state != State::Recording || task.attempt != attempt.attempt {
+        let is_recording = matches!(task.state, State::Recording { .. });
+        if !is_recording || task.attempt != attempt.attempt {
             return None;
         }
         let task = job.tasks.remove(&attempt.task)?;
@@ -624,6 +632,9 @@ impl Scheduler {
         let range = attempt.range();
         let Some((job, task)) = self.take_recording(attempt) else { return };
         job.staged.remove(&attempt.task);
+        if let State::Recording { for_whom: Some(instance) } = task.state {
+            actions.push(Action::Forget { instance, attempt: attempt.clone() });
+        }
         job.hopeless = match task.is_given_up {
             true => job.hopeless.saturating_add(range.rows),
             false => 0,
@@ -664,14 +675,15 @@ impl Job {
     }
 
     /// How many rows the next task has that a worker gets.
-    fn rows_for(&self, speed: Option<&Speed>, task_ms: i64) -> u32 {
+    fn rows_for(&self, instance: &str, speed: Option<&Speed>, task_ms: i64) -> u32 {
         let rows_max = match self.terms.size {
             TaskSize::Fixed(rows) => return rows.clamp(1, RowRange::ROWS_MAX),
             TaskSize::Measured { rows_max } => rows_max.clamp(1, RowRange::ROWS_MAX),
         };
         let wanted = speed.map_or(FIRST_ROWS, |speed| speed.rows_in(task_ms));
         // The last rows of a job are shared out, so that nobody is left with much when others have none.
-        let share = self.ready.rows() / (2 * self.workers.len().max(1) as u64);
+        let others = self.workers.keys().filter(|it| *it != instance).count() as u64;
+        let share = self.ready.rows() / (2 * (others + 1));
         let share = u32::try_from(share).unwrap_or(u32::MAX).max(FIRST_ROWS);
         wanted.min(share).min(rows_max)
     }

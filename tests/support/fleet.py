@@ -89,7 +89,7 @@ class Member:
             key = (attempt.task, attempt.attempt)
             if self.ended.pop(key, None) is not None:
                 recorded += 1
-                self.fleet.acknowledge(attempt.job_id, self.row_ids.pop(key))
+                self.fleet.acknowledge(attempt, self.row_ids.pop(key))
         if recorded:
             self.fleet.count(recorded)
         given = [one.attempt for one in answer.assign if self.is_new(one.attempt)]
@@ -138,6 +138,8 @@ class Fleet:
         self.changed = threading.Condition()
         self.recorded = 0
         self.begun: dict[str, float] = {}
+        # How often the server was started, on a lake of its own.
+        self.starts = 1
         self.acknowledged: set[tuple[str, int]] = set()
         # Rows that were given away after the server had said that they are recorded.
         self.repeated: list[tuple[str, int]] = []
@@ -162,9 +164,11 @@ class Fleet:
             self.recorded += recorded
             self.changed.notify_all()
 
-    def acknowledge(self, job: str, row_id: int) -> None:
-        """A row is recorded, as the server says."""
-        self.acknowledged.add((job, row_id))
+    def acknowledge(self, attempt: pb.AttemptId, row_id: int) -> None:
+        """A row is recorded, as the server says. What an earlier start of it gave away may be somebody
+        else's by now, and is answered in the same way."""
+        if attempt.attempt >> 32 == self.starts:
+            self.acknowledged.add((attempt.job_id, row_id))
 
     def read(self, job: str, row_id: int) -> None:
         """A row was given to a member."""

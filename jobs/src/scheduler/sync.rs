@@ -106,7 +106,7 @@ impl Scheduler {
                 State::Held { instance: holder, .. } if is_same && holder == instance => {
                     Claim::Holds
                 }
-                State::Recording if is_same => Claim::Ended,
+                State::Recording { .. } if is_same => Claim::Ended,
                 _ => Claim::Stale,
             };
         }
@@ -162,11 +162,11 @@ impl Scheduler {
                     actions.push(Action::Forget { instance: instance.to_owned(), attempt });
                 } else if let Some(task) = self.release(&attempt.job, attempt.task) {
                     work.entry(attempt.job.clone()).or_default().add(&attempt, &task, took_ms);
-                    self.start_recording(&attempt, task);
+                    self.start_recording(&attempt, task, Some(instance.to_owned()));
                     actions.push(Action::Record(attempt));
                 }
             }
-            // Its answer comes once it is recorded.
+            // The report that is being recorded is answered then, and a later one after it.
             Claim::Ended => {}
             Claim::Stale => {
                 actions.push(Action::Forget { instance: instance.to_owned(), attempt });
@@ -271,10 +271,9 @@ impl Scheduler {
                 // Done alone, as soon as the worker has ended what it has.
                 return;
             }
-            let rows = self
-                .jobs
-                .get(&id)
-                .map_or(1, |job| job.rows_for(worker.speeds.get(&id), self.limits.task_ms));
+            let rows = self.jobs.get(&id).map_or(1, |job| {
+                job.rows_for(instance, worker.speeds.get(&id), self.limits.task_ms)
+            });
             let Some(job) = self.jobs.get_mut(&id) else { return };
             if job.terms.model != model {
                 // Of the same name, so its queue stays.
