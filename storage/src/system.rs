@@ -5,7 +5,7 @@
 
 use async_recursion::async_recursion as boxed;
 use std::ops::Range;
-use std::path::PathBuf;
+use std::path::{Path as FsPath, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -210,6 +210,23 @@ impl SystemStore {
             .map_err(|error| from_object_store(error, &format!("write of `{path}`")))
     }
 
+    /// The same, where nobody else writes to this path: takes away what a killed process left beside it, which
+    /// no listing shows.
+    ///
+    /// # Errors
+    /// As [`SystemStore::put`].
+    pub(crate) async fn put_alone(&self, path: &str, bytes: Bytes) -> Result<()> {
+        if let Some(folder) = &self.folder {
+            let parts = Path::parse(path).map_err(|error| {
+                Error::invalid(format!("`{path}` is no system path")).with_source(error)
+            })?;
+            let file =
+                parts.parts().fold(folder.clone(), |folder, part| folder.join(part.as_ref()));
+            let _ = tokio::fs::remove_file(staged(&file)).await;
+        }
+        self.put(path, bytes).await
+    }
+
     /// The objects below `prefix`, sorted by path.
     ///
     /// # Errors
@@ -269,6 +286,13 @@ impl SystemStore {
             _ => Ok(()),
         }
     }
+}
+
+/// Where a file lies until it is whole: a name that no listing shows, and the first that the local store takes.
+pub(crate) fn staged(target: &FsPath) -> PathBuf {
+    let mut staged = target.as_os_str().to_owned();
+    staged.push("#1");
+    PathBuf::from(staged)
 }
 
 fn unknown_outcome(

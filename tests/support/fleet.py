@@ -165,8 +165,8 @@ class Fleet:
             self.changed.notify_all()
 
     def acknowledge(self, attempt: pb.AttemptId, row_id: int) -> None:
-        """A row is recorded, as the server says. What an earlier start of it gave away may be somebody
-        else's by now, and is answered in the same way."""
+        """A row is recorded, as the server says. What an earlier start of it gave away may be
+        somebody else's by now, and is answered in the same way."""
         if attempt.attempt >> 32 == self.starts:
             self.acknowledged.add((attempt.job_id, row_id))
 

@@ -24,6 +24,7 @@ use crate::blob::hex;
 use crate::durable::{create_folder_durably, sync_file};
 use crate::lance_error::{from_io, from_object_store};
 use crate::root::Root;
+use crate::system::staged;
 
 /// Objects that are copied at once.
 pub(super) const COPIES: usize = 8;
@@ -213,13 +214,6 @@ fn is_passing(error: &Error) -> bool {
     let report = error.report();
     matches!(error.kind(), ErrorKind::Unavailable | ErrorKind::Busy)
         && !LASTING.iter().any(|lasting| report.contains(lasting))
-}
-
-/// Where a file lies until it is whole: a name that no listing shows, and the first that the local store takes.
-fn staged(target: &FsPath) -> PathBuf {
-    let mut staged = target.as_os_str().to_owned();
-    staged.push("#1");
-    PathBuf::from(staged)
 }
 
 /// Where an object's bytes go.

@@ -143,7 +143,7 @@ pub(super) async fn write<T: Serialize>(
 ) -> Result<()> {
     let bytes = serde_json::to_vec_pretty(record)
         .map_err(|error| Error::internal("encode a backup's record").with_source(error))?;
-    system.put(path, Bytes::from(bytes)).await
+    system.put_alone(path, Bytes::from(bytes)).await
 }
 
 /// Refuses a place where a backup or restore was cut off.
