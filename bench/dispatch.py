@@ -113,8 +113,13 @@ class Dask:
     def __init__(self) -> None:
         from distributed import Client, LocalCluster
 
+        # Its workers share this process, whose memory it would take for that of each.
         self.cluster = LocalCluster(
-            n_workers=WORKERS, threads_per_worker=1, processes=False, dashboard_address=None
+            n_workers=WORKERS,
+            threads_per_worker=1,
+            processes=False,
+            memory_limit=None,
+            dashboard_address=None,
         )
         self.client = Client(self.cluster)
 
