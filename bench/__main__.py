@@ -19,6 +19,8 @@ from bench import (
     many_searches,
     minhash,
     remote_tables,
+    resident,
+    resident_rest,
     restart,
     search,
     sql,
@@ -27,8 +29,8 @@ from bench import (
     upserts,
 )
 from bench.machine import describe_machine, describe_versions
-from bench.picture import draw, draw_curve
-from bench.rounds import Comparison, Curve, Measure
+from bench.picture import draw, draw_curve, draw_recall
+from bench.rounds import Comparison, Curve, Measure, RecallCurves
 from support.server import LakebedServer
 
 RESULTS = Path(__file__).parent / "results"
@@ -49,6 +51,8 @@ BENCHMARKS = {
     "embedding": embedding,
     "importing": importing,
     "minhash": minhash,
+    "resident": resident,
+    "resident_rest": resident_rest,
 }
 
 
@@ -62,7 +66,7 @@ def main() -> None:
     if options.rounds < 5:
         parser.error("medians of fewer than 5 rounds say nothing")
 
-    found: list[Comparison | Measure | Curve] = []
+    found: list[Comparison | Measure | Curve | RecallCurves] = []
     with tempfile.TemporaryDirectory(prefix="lakebed-bench-") as folder:
         server = LakebedServer(Path(folder) / "server").start()
         try:
@@ -87,11 +91,14 @@ def main() -> None:
         "comparisons": [it.record() for it in found if isinstance(it, Comparison)],
         "measures": [it.record() for it in found if isinstance(it, Measure)],
         "curves": [it.record() for it in found if isinstance(it, Curve)],
+        "recall_curves": [it.record() for it in found if isinstance(it, RecallCurves)],
     }
     (options.out / "latest.json").write_text(json.dumps(report, indent=2) + "\n")
     draw(report, options.out / "latest.png")
     for curve in report["curves"]:
         draw_curve(curve, report, options.out / f"{curve['name'].replace(' ', '_')}.png")
+    for curves in report["recall_curves"]:
+        draw_recall(curves, report, options.out / f"{curves['name'].replace(' ', '_')}.png")
     print(f"written: {options.out / 'latest.json'}, {options.out / 'latest.png'}")
 
 

@@ -55,5 +55,8 @@ def describe_versions(server: LakebedServer) -> dict[str, str]:
         "numpy": np.__version__,
         "rensa": importlib.metadata.version("rensa"),
         "datatrove": importlib.metadata.version("datatrove"),
+        "hnswlib": importlib.metadata.version("hnswlib"),
+        "faiss": importlib.metadata.version("faiss-cpu"),
+        "usearch": importlib.metadata.version("usearch"),
         "python": platform.python_version(),
     }

@@ -217,7 +217,6 @@ def allowed_rows(mask: str, rows: int) -> np.ndarray:
 def build(kind: str, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """The peer with its index, and what to answer."""
     vectors = np.memmap(request["vectors"], "<f4", "r").reshape(-1, request["dim"])
-    vectors = vectors[: request["rows"]]
     peer = PEERS[kind](request["distance"], request["dim"])
     folder = Path(request["keep"])
     folder.mkdir(parents=True, exist_ok=True)

@@ -74,6 +74,46 @@ def draw_curve(curve: dict[str, Any], report: dict[str, Any], path: Path) -> Non
     save(figure, path)
 
 
+def draw_recall(curves: dict[str, Any], report: dict[str, Any], path: Path) -> None:
+    """A panel for each data set: what is found to the right, queries a second upwards. The axis of
+    recall is stretched towards 1, where the differences are."""
+    names = list(dict.fromkeys(it["data"] for it in curves["sides"]))
+    figure, panels = plt.subplots(1, len(names), figsize=(6 * len(names), 4.5), squeeze=False)
+    styles = {}
+    colors = ["#3b7ea1", "#c4820e", "#5a8f4e", "#8c6bb1", "#7a7a7a"]
+    for side in dict.fromkeys(it["side"] for it in curves["sides"]):
+        styles[side] = {"color": colors[len(styles) % len(colors)], "marker": "os^Dv"[len(styles) % 5]}
+    for axes, name in zip(panels[0], names, strict=True):
+        for side in (it for it in curves["sides"] if it["data"] == name):
+            # The best points only: of lance there are two ways to refine.
+            best: list[dict[str, Any]] = []
+            for point in sorted(side["points"], key=lambda it: it["recall"], reverse=True):
+                if not best or point["per_second"] > best[-1]["per_second"]:
+                    best.append(point)
+            axes.plot(
+                [1 - it["recall"] for it in best],
+                [it["per_second"] for it in best],
+                label=f"{side['side']}, {side['bytes'] / 1e6:,.0f} MB",
+                linewidth=2 if side["side"] == curves["sides"][0]["side"] else 1,
+                markersize=4,
+                **styles[side["side"]],
+            )
+        axes.set_yscale("log")
+        axes.set_xscale("log")
+        axes.set_xlim(0.16, 0.0008)
+        ticks = [0.85, 0.9, 0.95, 0.97, 0.99, 0.995, 0.999]
+        axes.set_xticks([1 - tick for tick in ticks], [f"{tick:g}" for tick in ticks])
+        axes.set_xticks([], minor=True)
+        axes.axvline(0.05, color="black", linewidth=0.8, linestyle=":")
+        axes.set_xlabel("recall@10")
+        axes.set_ylabel("queries a second")
+        axes.set_title(name, fontsize=9)
+        axes.grid(visible=True, which="both", alpha=0.25)
+        axes.legend(fontsize=7)
+    figure.suptitle(f"{curves['what']}\n{server_of(report)}, {machine_of(report)}", fontsize=8)
+    save(figure, path)
+
+
 def save(figure: Figure, path: Path) -> None:
     """Also forgets the figure, which matplotlib would keep."""
     figure.tight_layout()

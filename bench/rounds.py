@@ -1,4 +1,4 @@
-"""Two contestants in alternating rounds, the ratio of their medians; measures; curves."""
+"""Contestants in alternating rounds, the ratio of two medians; measures; curves."""
 
 import gc
 import statistics
@@ -125,6 +125,72 @@ class Curve:
                     "p99_ms": round(point.p99_ms, 3),
                 }
                 for point in self.points
+            ],
+        }
+
+
+@dataclass
+class Sweep:
+    """One side's searches of one data set at some efforts: how much each finds, and the queries a
+    second of each round. `bytes` is the memory that the index takes."""
+
+    side: str
+    data: str
+    build_s: float
+    bytes: int
+    efforts: list[Any]
+    recalls: list[float]
+    rates: list[list[float]]
+
+    def lines(self) -> list[str]:
+        """A line for each effort."""
+        return [
+            f"  {self.side:<18} {effort!s:<18} recall {recall:.4f}  "
+            f"{statistics.median(rates):8,.0f} a second"
+            for effort, recall, rates in zip(self.efforts, self.recalls, self.rates, strict=True)
+        ]
+
+
+@dataclass
+class RecallCurves:
+    """Recall against rate of some sides over some data sets, which has a picture of its own."""
+
+    name: str
+    what: str
+    sweeps: list[Sweep]
+
+    def line(self) -> str:
+        """Some lines for people."""
+        lines = [f"{self.name} ({self.what})"]
+        for data in dict.fromkeys(sweep.data for sweep in self.sweeps):
+            lines.append(f" {data}")
+            lines += [line for it in self.sweeps if it.data == data for line in it.lines()]
+        return "\n".join(lines)
+
+    def record(self) -> dict[str, Any]:
+        """The same for machines."""
+        return {
+            "name": self.name,
+            "what": self.what,
+            "sides": [
+                {
+                    "side": sweep.side,
+                    "data": sweep.data,
+                    "build_s": round(sweep.build_s, 1),
+                    "bytes": sweep.bytes,
+                    "points": [
+                        {
+                            "effort": str(effort),
+                            "recall": round(recall, 5),
+                            "per_second": round(statistics.median(rates), 1),
+                            "rates": [round(rate, 1) for rate in rates],
+                        }
+                        for effort, recall, rates in zip(
+                            sweep.efforts, sweep.recalls, sweep.rates, strict=True
+                        )
+                    ],
+                }
+                for sweep in self.sweeps
             ],
         }
 

@@ -8,6 +8,7 @@ the row id. What is nearest is found by comparing everything, once, and kept bes
 import gzip
 import json
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,6 +18,7 @@ CACHE = Path(os.environ.get("LAKEBED_CACHE", Path.home() / ".cache/lakebed"))
 KEPT = CACHE / "bench"
 QUERIES = 1_000
 SPARE = 9_000
+ROWS = {"fashion-mnist": 60_000, "words": 331_479}
 K = 10
 # A row this much farther than the exact k-th counts as found: what is equal is equal in any order.
 EQUAL = 1e-5
@@ -68,14 +70,14 @@ class Vectors:
 
     def nearest(self, share: float = 1.0) -> Nearest:
         """The exact answers among the rows that pass a filter, from the cache if they are there."""
-        path = self.base_path.with_suffix(f".{self.rows}.{share:g}.nearest.npz")
+        path = self.base_path.with_suffix(f".{share:g}.nearest.npz")
         if path.is_file():
             kept = np.load(path)
             return Nearest(kept["ids"], kept["distances"])
         found = compared(self, np.flatnonzero(self.draw() < self.passing(share)))
-        with replaced(path).open("wb") as file:
+        with unfinished(path).open("wb") as file:
             np.savez(file, ids=found.ids, distances=found.distances)
-        replaced(path).rename(path)
+        unfinished(path).rename(path)
         return found
 
     def distances(self, queries: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -130,19 +132,21 @@ def load(rows_mb: int = 1_000) -> list[Vectors]:
     ]
 
 
-def loaded(name, title, distance, width, read, rows_mb) -> Vectors:
-    """Maps the file of a data set, which is made first where it is missing."""
-    path = KEPT / f"{name}.f32"
-    if not path.is_file():
-        read().astype("<f4").tofile(replaced(path))
-        replaced(path).rename(path)
-    everything = np.memmap(path, "<f4", "r").reshape(-1, width)
-    most = len(everything) - QUERIES - SPARE
-    rows = min(most, rows_mb * 1_000_000 // (4 * width))
-    queries = np.array(everything[most : most + QUERIES])
-    return Vectors(
-        name, title, distance, path, everything[:rows], queries, everything[most + QUERIES :]
-    )
+def loaded(
+    name: str, title: str, distance: str, width: int, read: Callable[[], np.ndarray], rows_mb: int
+) -> Vectors:
+    """Maps the files of a data set, which are made first where they are missing."""
+    rest_path = KEPT / f"{name}.rest.f32"
+    rows = min(ROWS[name], rows_mb * 1_000_000 // (4 * width))
+    base_path = KEPT / f"{name}.{rows}.f32"
+    if not (base_path.is_file() and rest_path.is_file()):
+        everything = read().astype("<f4")
+        assert len(everything) == ROWS[name] + QUERIES + SPARE
+        for path, part in [(base_path, everything[:rows]), (rest_path, everything[ROWS[name] :])]:
+            part.tofile(unfinished(path))
+            unfinished(path).rename(path)
+    base, rest = (np.memmap(path, "<f4", "r").reshape(-1, width) for path in (base_path, rest_path))
+    return Vectors(name, title, distance, base_path, base, np.array(rest[:QUERIES]), rest[QUERIES:])
 
 
 def read_pictures() -> np.ndarray:
@@ -171,6 +175,6 @@ def package(name: str) -> Path:
     return folder
 
 
-def replaced(path: Path) -> Path:
+def unfinished(path: Path) -> Path:
     """Where a file is written until it is whole."""
     return path.with_name(f"{path.name}.new")

@@ -1,0 +1,265 @@
+"""The resident vector index in process, on one thread: its rate by recall, its memory, its filters.
+
+Beside it hnswlib, faiss, usearch and pylance's IVF_HNSW_SQ with the same options, on the same vectors,
+each in a process of its own (`bench.contestants`). What each effort finds is counted once; then all
+sides search at each of their efforts in turn, round by round, and rates are compared at equal recall.
+"""
+
+import bisect
+import contextlib
+import math
+import statistics
+from pathlib import Path
+
+from bench import vectors
+from bench.contestants import OURS, PEERS, Contestant, Effort
+from bench.rounds import Comparison, Measure, RecallCurves, Sweep, measure
+from bench.vectors import K, Vectors
+from support.server import LakebedServer
+
+QUERIES = 500
+EFFORTS = [10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896, 1280]
+# Efforts that find less are not of interest; nor those beyond the first that finds so much, or hardly
+# more than the one before.
+LEAST_RECALL, MOST_RECALL, LEAST_GAIN = 0.85, 0.993, 0.002
+RECALL = 0.95
+LEVELS = [0.95, 0.97, 0.99]
+BARS = {"hnswlib": 0.6, "pylance": 6.0}
+MEMORY_BAR = 0.5
+SHARES = [0.5, 0.1, 0.01, 0.001, 0.0001]
+MIDDLE_SHARE = 0.01
+FILTERED_BAR = 0.5
+
+Figures = list[Comparison | Measure | RecallCurves]
+
+
+def run(_server: LakebedServer, folder: Path, rounds: int, table_mb: int) -> Figures:
+    """Both data sets, one after the other."""
+    figures: Figures = []
+    sweeps: list[Sweep] = []
+    for data in vectors.load(table_mb):
+        with contextlib.ExitStack() as open_sides:
+            sides = []
+            for kind in [OURS, *PEERS]:
+                side = Contestant(kind, data, QUERIES, folder / "resident")
+                open_sides.callback(side.close)
+                side.build()
+                sides.append(side)
+            swept = sweep(sides, rounds)
+            sweeps += swept
+            figures += compared(data, swept)
+            figures += weighed(data, sides)
+            figures += filtered(data, sides, swept, rounds)
+    what = f"{K} rows each, one thread, {QUERIES} queries, medians of {rounds} rounds"
+    curves = RecallCurves("recall against rate", what, sweeps)
+    print(curves.line(), flush=True)
+    return [*figures, curves]
+
+
+def sweep(sides: list[Contestant], rounds: int) -> list[Sweep]:
+    """The efforts of each side that are of interest, with what they find, and the rates of rounds in
+    which each side begins in its turn."""
+    swept = []
+    for side in sides:
+        points = efforts_of(side)
+        side.keep()
+        print(
+            f"{side.data.what}: {side.title}, built in {side.build_seconds:.0f} s, "
+            f"grown by {side.grown_bytes / 1e6:,.0f} MB",
+            flush=True,
+        )
+        swept.append(
+            Sweep(
+                side.title,
+                side.data.what,
+                side.build_seconds,
+                side.bytes or side.grown_bytes,
+                list(points),
+                list(points.values()),
+                [[] for _ in points],
+            )
+        )
+    both = list(zip(sides, swept, strict=True))
+    for number in range(rounds):
+        turn = number % len(both)
+        for side, result in both[turn:] + both[:turn]:
+            for effort, rates in zip(result.efforts, result.rates, strict=True):
+                rates.append(side.search(effort).rate)
+    return swept
+
+
+def efforts_of(side: Contestant) -> dict[Effort, float]:
+    """Efforts and their recall: of each way to refine those from LEAST_RECALL to MOST_RECALL."""
+    exact = side.data.nearest()
+    found: dict[Effort, float] = {}
+    rates: dict[Effort, float] = {}
+    for refine in [1, 2] if side.kind == "pylance" else [1]:
+        for ef in EFFORTS:
+            effort = Effort(ef, refine)
+            if ef < K * refine:
+                continue
+            before = max((found[it] for it in found if it.refine == refine), default=0.0)
+            answer = side.search(effort)
+            found[effort] = side.data.recall(answer.ids, exact)
+            rates[effort] = answer.rate
+            if found[effort] >= MOST_RECALL or found[effort] - before < LEAST_GAIN:
+                break
+    most = max(found.values())
+    chosen = {
+        effort: recall
+        for effort, recall in found.items()
+        if recall >= min(LEAST_RECALL, most)
+        # Twice as fast with a better answer: not of interest, however much the rates waver.
+        and not any(found[it] >= recall and rates[it] > 2 * rates[effort] for it in found)
+    }
+    return chosen
+
+
+def rate_at(wanted: float, recalls: list[float], rates: list[float]) -> float | None:
+    """Queries a second at a recall, between the two nearest of the best points, straight in the
+    logarithms of the rate and of what is missed. None where no point finds so much."""
+    best: list[tuple[float, float]] = []
+    for recall, rate in sorted(zip(recalls, rates, strict=True), reverse=True):
+        if not best or rate > best[-1][1]:
+            best.append((recall, rate))
+    best.reverse()
+    above = bisect.bisect_left([recall for recall, _ in best], wanted)
+    if above == len(best):
+        return None
+    if above == 0 or best[above][0] == wanted:
+        return best[above][1]
+    (low, fast), (high, slow) = best[above - 1], best[above]
+    missed = [math.log(max(1 - recall, 1e-6)) for recall in (low, high, wanted)]
+    part = (missed[2] - missed[0]) / (missed[1] - missed[0])
+    return math.exp(math.log(fast) + part * (math.log(slow) - math.log(fast)))
+
+
+def compared(data: Vectors, swept: list[Sweep]) -> list[Comparison]:
+    """Seconds for a thousand queries at equal recall, round by round."""
+    result = []
+    ours, *peers = swept
+    for kind, peer in zip(PEERS, peers, strict=True):
+        for level in LEVELS:
+            sides = []
+            for side in (ours, peer):
+                by_round = [list(rates) for rates in zip(*side.rates, strict=True)]
+                rates = [rate_at(level, side.recalls, it) for it in by_round]
+                sides.append([1_000 / rate for rate in rates if rate is not None])
+            if not all(sides):
+                lacking = ours.side if not sides[0] else peer.side
+                print(f"{data.what}: {lacking} does not reach a recall of {level}", flush=True)
+                assert sides[0] or level > RECALL, "the resident index finds too little"
+                continue
+            result.append(
+                Comparison(
+                    f"{data.title}, recall {level}",
+                    peer.side,
+                    f"1,000 queries at equal recall of {data.what}; one thread",
+                    BARS.get(kind),
+                    sides[0],
+                    sides[1],
+                )
+            )
+            print(result[-1].line(), flush=True)
+    return result
+
+
+def weighed(data: Vectors, sides: list[Contestant]) -> list[Measure]:
+    """Memory of the index over hnswlib's: what Lakebed says, and what its process has grown by."""
+    ours = sides[0]
+    theirs = next(side for side in sides if side.kind == "hnswlib").grown_bytes
+    raw = data.rows * data.width * 4
+    what = f"of {data.what}, over the {theirs / 1e6:,.0f} MB of hnswlib; floats: {raw / 1e6:,.0f} MB"
+    return [
+        measure(
+            f"{data.title}, memory{how}",
+            f"{number / 1e6:,.0f} MB {what}",
+            "x hnswlib's",
+            MEMORY_BAR,
+            [number / theirs],
+        )
+        for how, number in [("", ours.bytes), (" of the process", ours.grown_bytes)]
+    ]
+
+
+def filtered(
+    data: Vectors, sides: list[Contestant], swept: list[Sweep], rounds: int
+) -> list[Comparison | Measure]:
+    """Searches among a share of the rows, at the effort that reaches the recall without a filter.
+    faiss also compares everything that passes."""
+    searchers = {}
+    for side, result in zip(sides, swept, strict=True):
+        if side.kind in {OURS, "faiss", "pylance"}:
+            enough = [
+                effort
+                for effort, recall in zip(result.efforts, result.recalls, strict=True)
+                if recall >= RECALL
+            ]
+            searchers[side.title] = (side, enough[0] if enough else result.efforts[-1], False)
+        if side.kind == "faiss":
+            searchers[f"{side.title} flat"] = (side, Effort(K), True)
+    seconds: dict[tuple[str, float], list[float]] = {}
+    recalls: dict[tuple[str, float], float] = {}
+    order = list(searchers.items())
+    for number in range(rounds):
+        turn = number % len(order)
+        for title, (side, effort, exact) in order[turn:] + order[:turn]:
+            for share in [1.0, *SHARES]:
+                found = side.search(effort, None if share == 1.0 else share, exact=exact)
+                seconds.setdefault((title, share), []).append(1_000 / found.rate)
+                if (title, share) not in recalls:
+                    recalls[title, share] = data.recall(found.ids, data.nearest(share))
+    for title, (_, effort, exact) in order:
+        told = ", ".join(
+            f"{share:.2%} {recalls[title, share]:.3f} at "
+            f"{1_000 / statistics.median(seconds[title, share]):,.0f}/s"
+            for share in [1.0, *SHARES]
+        )
+        print(f"{data.title}, filtered: {title} ({'all' if exact else effort}): {told}", flush=True)
+    return filter_figures(data, list(searchers), recalls, seconds)
+
+
+def filter_figures(
+    data: Vectors,
+    titles: list[str],
+    recalls: dict[tuple[str, float], float],
+    seconds: dict[tuple[str, float], list[float]],
+) -> list[Comparison | Measure]:
+    """What is missed at the worst share, the rate beside the unfiltered one, and beside peers."""
+    ours, *peers = titles
+    said = ", ".join(f"{share:.2%}: {1 - recalls[ours, share]:.4f}" for share in SHARES)
+    missed = max(1 - recalls[ours, share] for share in SHARES)
+    figures: list[Comparison | Measure] = [
+        measure(
+            f"{data.title}, missed with a filter",
+            f"of the {K} nearest that pass, at the worst of these shares of {data.what}; {said}",
+            "of 1",
+            1 - RECALL,
+            [missed],
+        ),
+        Comparison(
+            f"{data.title}, filter of {MIDDLE_SHARE:.0%}",
+            f"{OURS} without a filter",
+            f"1,000 queries of {data.what}",
+            FILTERED_BAR,
+            seconds[ours, MIDDLE_SHARE],
+            seconds[ours, 1.0],
+        ),
+    ]
+    for peer in peers:
+        found = recalls[peer, MIDDLE_SHARE]
+        figures.append(
+            Comparison(
+                f"{data.title}, filter of {MIDDLE_SHARE:.0%}",
+                peer,
+                f"1,000 queries of {data.what}; its recall {found:.3f}",
+                None,
+                seconds[ours, MIDDLE_SHARE],
+                seconds[peer, MIDDLE_SHARE],
+            )
+        )
+    for figure in figures[1:]:
+        print(figure.line(), flush=True)
+    return figures
+
+
