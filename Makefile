@@ -61,8 +61,10 @@ check: setup ## Formatting, lints with warnings denied, rules of the tree
 
 bench: setup ## Ratios against named peers; writes bench/results/latest.{json,png}
 	@scripts/setup.sh bench
-	cargo build --locked --release -p lakebed
-	LAKEBED_BIN=$(CARGO_TARGET_DIR)/release/lakebed PYTHONPATH=tests $(PYTHON) -m bench
+	cargo build --locked --release -p lakebed -p lakebed-index --bin lakebed --example resident
+	LAKEBED_BIN=$(CARGO_TARGET_DIR)/release/lakebed \
+	  LAKEBED_RESIDENT_BIN=$(CARGO_TARGET_DIR)/release/examples/resident \
+	  PYTHONPATH=tests $(PYTHON) -m bench
 
 soak: export LAKEBED_SOAK := 1
 soak: test-rust ## The long forms of the tests: 50 kills, full sizes

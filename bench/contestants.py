@@ -1,8 +1,8 @@
 """The sides of the benchmarks of vector search in process, each a process that is asked in JSON.
 
 Lakebed's is the program that `LAKEBED_RESIDENT_BIN` names (`cargo build --release -p lakebed-index
---example resident`), the others are `bench.peers`. All are built with the same options, on two threads,
-and search on one core, on one thread.
+--example resident`), the others are `bench.peers`. All are built with the same options, on two
+threads, and search on one core, on one thread.
 """
 
 import contextlib

@@ -3,15 +3,17 @@
     python -m bench.peers hnswlib
 
 reads one JSON object a line and answers with one, as the program of the resident index does
-(`cargo build --release -p lakebed-index --example resident`): `build`, `search`, `quit`. Vectors and
-queries are files of raw float32, answers a file of uint64. A peer keeps its index in the folder that
-`keep` names and takes it from there the next time.
+(`cargo build --release -p lakebed-index --example resident`): `build`, `search`, `quit`. Vectors
+and queries are files of raw float32, answers a file of uint64. A peer keeps its index in the folder
+that `keep` names and takes it from there the next time.
 """
 
+import importlib
 import json
 import os
 import sys
 import time
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +22,34 @@ import numpy as np
 NOTHING = np.uint64(2**64 - 1)
 
 
-class Hnswlib:
+class Peer(ABC):
+    """An index of vectors. It keeps itself in a folder and comes back from there."""
+
+    @abstractmethod
+    def __init__(self, distance: str, width: int) -> None:
+        """An index of nothing yet."""
+
+    @abstractmethod
+    def build(self, vectors: np.ndarray, options: dict[str, Any]) -> None:
+        """Takes in all vectors; their ids are the row numbers."""
+
+    @abstractmethod
+    def save(self, folder: Path) -> None:
+        """Keeps the index."""
+
+    @abstractmethod
+    def load(self, folder: Path) -> None:
+        """Takes the kept index."""
+
+    def prepare(self, options: dict[str, Any]) -> None:  # noqa: B027
+        """Makes ready what a search needs and is not timed."""
+
+    @abstractmethod
+    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Any:
+        """The ids that all queries find, on one thread."""
+
+
+class Hnswlib(Peer):
     """hnswlib, whose ids are the row numbers."""
 
     def __init__(self, distance: str, width: int) -> None:
@@ -36,21 +65,18 @@ class Hnswlib:
         self.index.add_items(vectors, num_threads=options["threads"])
 
     def save(self, folder: Path) -> None:
-        """Keeps the index."""
         self.index.save_index(str(folder / "index"))
 
     def load(self, folder: Path) -> None:
-        """Takes the kept index."""
         self.index.load_index(str(folder / "index"))
 
-    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> np.ndarray:
-        """All queries on one thread."""
+    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Any:
         self.index.set_ef(max(options["ef"], k))
         self.index.set_num_threads(1)
         return self.index.knn_query(queries, k=k, num_threads=1)[0]
 
 
-class Faiss:
+class Faiss(Peer):
     """faiss's HNSW over floats; its storage is the flat index that `exact` searches."""
 
     def __init__(self, distance: str, width: int) -> None:
@@ -61,14 +87,13 @@ class Faiss:
         self.by_angle = distance == "cosine"
         self.selector: tuple[str, Any, np.ndarray] | None = None
 
-    def normal(self, vectors: np.ndarray) -> np.ndarray:
+    def normal(self, vectors: np.ndarray) -> Any:
         """Of length 1 where angles count."""
         if not self.by_angle:
             return vectors
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     def build(self, vectors: np.ndarray, options: dict[str, Any]) -> None:
-        """The whole graph."""
         metric = self.faiss.METRIC_INNER_PRODUCT if self.by_angle else self.faiss.METRIC_L2
         self.index = self.faiss.IndexHNSWFlat(self.width, options["m"], metric)
         self.index.hnsw.efConstruction = options["ef_construction"]
@@ -76,11 +101,9 @@ class Faiss:
         self.index.add(self.normal(vectors))
 
     def save(self, folder: Path) -> None:
-        """Keeps the index."""
         self.faiss.write_index(self.index, str(folder / "index"))
 
     def load(self, folder: Path) -> None:
-        """Takes the kept index."""
         self.index = self.faiss.read_index(str(folder / "index"))
 
     def prepare(self, options: dict[str, Any]) -> None:
@@ -89,12 +112,13 @@ class Faiss:
         if mask is not None and (self.selector is None or self.selector[0] != mask):
             bits = np.packbits(allowed_rows(mask, self.index.ntotal), bitorder="little")
             pointer = self.faiss.swig_ptr(bits)
-            self.selector = (mask, self.faiss.IDSelectorBitmap(self.index.ntotal, pointer), bits)
+            self.selector = (mask, self.faiss.IDSelectorBitmap(len(bits), pointer), bits)
 
-    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> np.ndarray:
-        """All queries on one thread."""
+    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Any:
         self.faiss.omp_set_num_threads(1)
-        given = {} if options.get("mask") is None else {"sel": self.selector[1]}
+        given = {}
+        if options.get("mask") is not None and self.selector is not None:
+            given["sel"] = self.selector[1]
         if options.get("exact"):
             index = self.faiss.downcast_index(self.index.storage)
             params = self.faiss.SearchParameters(**given)
@@ -104,7 +128,7 @@ class Faiss:
         return index.search(self.normal(queries), k, params=params)[1]
 
 
-class Usearch:
+class Usearch(Peer):
     """usearch's graph over floats."""
 
     def __init__(self, distance: str, width: int) -> None:
@@ -124,12 +148,10 @@ class Usearch:
         )
 
     def build(self, vectors: np.ndarray, options: dict[str, Any]) -> None:
-        """The whole graph."""
         self.index = self.made(options)
         self.index.add(np.arange(len(vectors)), vectors, threads=options["threads"])
 
     def save(self, folder: Path) -> None:
-        """Keeps the index."""
         self.index.save(str(folder / "index"))
 
     def load(self, folder: Path) -> None:
@@ -138,13 +160,12 @@ class Usearch:
 
         self.index = Index.restore(str(folder / "index"), view=False)
 
-    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> np.ndarray:
-        """All queries on one thread."""
+    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Any:
         self.index.expansion_search = options["ef"]
         return self.index.search(queries, k, threads=1).keys
 
 
-class Pylance:
+class Pylance(Peer):
     """Lance's IVF_HNSW_SQ in process, of one partition as its documentation advises for fewer than
     a million rows. Filters are an expression over an indexed column; rows are named by their row
     id, which in a table of one fragment is the row number."""
@@ -182,7 +203,7 @@ class Pylance:
 
         self.dataset = lance.dataset(str(folder / "table.lance"))
 
-    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> np.ndarray:
+    def search(self, queries: np.ndarray, k: int, options: dict[str, Any]) -> Any:
         """One query after the other, which is the only way."""
         found = np.full((len(queries), k), NOTHING)
         limit, refine = options.get("passing"), options.get("refine") or 1
@@ -202,7 +223,19 @@ class Pylance:
         return found
 
 
-PEERS = {"hnswlib": Hnswlib, "faiss": Faiss, "usearch": Usearch, "pylance": Pylance}
+# Imported before the first answer, so that a process has grown by its index alone.
+MODULES = {
+    "hnswlib": "hnswlib",
+    "faiss": "faiss",
+    "usearch": "usearch.index",
+    "pylance": "lance",
+}
+PEERS: dict[str, type[Peer]] = {
+    "hnswlib": Hnswlib,
+    "faiss": Faiss,
+    "usearch": Usearch,
+    "pylance": Pylance,
+}
 
 
 def allowed_rows(mask: str, rows: int) -> np.ndarray:
@@ -214,7 +247,7 @@ def allowed_rows(mask: str, rows: int) -> np.ndarray:
     return allowed
 
 
-def build(kind: str, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+def build(kind: str, request: dict[str, Any]) -> tuple[Peer, dict[str, Any]]:
     """The peer with its index, and what to answer."""
     vectors = np.memmap(request["vectors"], "<f4", "r").reshape(-1, request["dim"])
     peer = PEERS[kind](request["distance"], request["dim"])
@@ -231,11 +264,10 @@ def build(kind: str, request: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     return peer, {"rows": len(vectors), "seconds": seconds}
 
 
-def search(peer: Any, request: dict[str, Any]) -> dict[str, Any]:
+def search(peer: Peer, request: dict[str, Any]) -> dict[str, Any]:
     """Answers all queries of a file."""
     queries = np.fromfile(request["queries"], "<f4").reshape(-1, request["dim"])
-    if hasattr(peer, "prepare"):
-        peer.prepare(request)
+    peer.prepare(request)
     began = time.perf_counter()
     found = peer.search(queries, request["k"], request)
     seconds = time.perf_counter() - began
@@ -246,9 +278,10 @@ def search(peer: Any, request: dict[str, Any]) -> dict[str, Any]:
 def main() -> None:
     """Answers until it is told to quit; what a library prints does not get between."""
     kind = sys.argv[1]
+    importlib.import_module(MODULES[kind])
     answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
-    peer = None
+    peer: Peer | None = None
     for line in sys.stdin:
         request = json.loads(line)
         try:
@@ -256,8 +289,10 @@ def main() -> None:
                 break
             if request["cmd"] == "build":
                 peer, answer = build(kind, request)
-            else:
+            elif peer is not None and request["cmd"] == "search":
                 answer = search(peer, request)
+            else:
+                answer = {"error": "build and search are known, in this order"}
         except Exception as error:
             answer = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(answer), file=answers, flush=True)

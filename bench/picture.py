@@ -79,10 +79,12 @@ def draw_recall(curves: dict[str, Any], report: dict[str, Any], path: Path) -> N
     recall is stretched towards 1, where the differences are."""
     names = list(dict.fromkeys(it["data"] for it in curves["sides"]))
     figure, panels = plt.subplots(1, len(names), figsize=(6 * len(names), 4.5), squeeze=False)
-    styles = {}
-    colors = ["#3b7ea1", "#c4820e", "#5a8f4e", "#8c6bb1", "#7a7a7a"]
-    for side in dict.fromkeys(it["side"] for it in curves["sides"]):
-        styles[side] = {"color": colors[len(styles) % len(colors)], "marker": "os^Dv"[len(styles) % 5]}
+    looks = zip(["#3b7ea1", "#c4820e", "#5a8f4e", "#8c6bb1", "#7a7a7a"], "os^Dv", strict=True)
+    sides = dict.fromkeys(it["side"] for it in curves["sides"])
+    styles = {
+        side: {"color": color, "marker": marker}
+        for side, (color, marker) in zip(sides, looks, strict=False)
+    }
     for axes, name in zip(panels[0], names, strict=True):
         for side in (it for it in curves["sides"] if it["data"] == name):
             # The best points only: of lance there are two ways to refine.

@@ -1,8 +1,9 @@
 """The resident vector index in process, on one thread: its rate by recall, its memory, its filters.
 
-Beside it hnswlib, faiss, usearch and pylance's IVF_HNSW_SQ with the same options, on the same vectors,
-each in a process of its own (`bench.contestants`). What each effort finds is counted once; then all
-sides search at each of their efforts in turn, round by round, and rates are compared at equal recall.
+Beside it hnswlib, faiss, usearch and pylance's IVF_HNSW_SQ with the same options, on the same
+vectors, each in a process of its own (`bench.contestants`). What each effort finds is counted once;
+then all sides search at each of their efforts in turn, round by round, and rates are compared at
+equal recall.
 """
 
 import bisect
@@ -13,14 +14,14 @@ from pathlib import Path
 
 from bench import vectors
 from bench.contestants import OURS, PEERS, Contestant, Effort
-from bench.rounds import Comparison, Measure, RecallCurves, Sweep, measure
+from bench.rounds import Comparison, Filtered, Measure, RecallCurves, Sweep, measure
 from bench.vectors import K, Vectors
 from support.server import LakebedServer
 
 QUERIES = 500
 EFFORTS = [10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896, 1280]
-# Efforts that find less are not of interest; nor those beyond the first that finds so much, or hardly
-# more than the one before.
+# Efforts that find less are not of interest; nor those beyond the first that finds so much, or
+# hardly more than the one before.
 LEAST_RECALL, MOST_RECALL, LEAST_GAIN = 0.85, 0.993, 0.002
 RECALL = 0.95
 LEVELS = [0.95, 0.97, 0.99]
@@ -37,6 +38,7 @@ def run(_server: LakebedServer, folder: Path, rounds: int, table_mb: int) -> Fig
     """Both data sets, one after the other."""
     figures: Figures = []
     sweeps: list[Sweep] = []
+    shares: list[Filtered] = []
     for data in vectors.load(table_mb):
         with contextlib.ExitStack() as open_sides:
             sides = []
@@ -49,16 +51,18 @@ def run(_server: LakebedServer, folder: Path, rounds: int, table_mb: int) -> Fig
             sweeps += swept
             figures += compared(data, swept)
             figures += weighed(data, sides)
-            figures += filtered(data, sides, swept, rounds)
+            found, beside = filtered(data, sides, swept, rounds)
+            shares += found
+            figures += beside
     what = f"{K} rows each, one thread, {QUERIES} queries, medians of {rounds} rounds"
-    curves = RecallCurves("recall against rate", what, sweeps)
+    curves = RecallCurves("recall against rate", what, sweeps, shares)
     print(curves.line(), flush=True)
     return [*figures, curves]
 
 
 def sweep(sides: list[Contestant], rounds: int) -> list[Sweep]:
-    """The efforts of each side that are of interest, with what they find, and the rates of rounds in
-    which each side begins in its turn."""
+    """The efforts of each side that are of interest, with what they find, and the rates of rounds
+    in which each side begins in its turn."""
     swept = []
     for side in sides:
         points = efforts_of(side)
@@ -105,14 +109,13 @@ def efforts_of(side: Contestant) -> dict[Effort, float]:
             if found[effort] >= MOST_RECALL or found[effort] - before < LEAST_GAIN:
                 break
     most = max(found.values())
-    chosen = {
+    return {
         effort: recall
         for effort, recall in found.items()
         if recall >= min(LEAST_RECALL, most)
         # Twice as fast with a better answer: not of interest, however much the rates waver.
         and not any(found[it] >= recall and rates[it] > 2 * rates[effort] for it in found)
     }
-    return chosen
 
 
 def rate_at(wanted: float, recalls: list[float], rates: list[float]) -> float | None:
@@ -169,7 +172,7 @@ def weighed(data: Vectors, sides: list[Contestant]) -> list[Measure]:
     ours = sides[0]
     theirs = next(side for side in sides if side.kind == "hnswlib").grown_bytes
     raw = data.rows * data.width * 4
-    what = f"of {data.what}, over the {theirs / 1e6:,.0f} MB of hnswlib; floats: {raw / 1e6:,.0f} MB"
+    what = f"of {data.what}; hnswlib {theirs / 1e6:,.0f} MB, the floats {raw / 1e6:,.0f} MB"
     return [
         measure(
             f"{data.title}, memory{how}",
@@ -184,7 +187,7 @@ def weighed(data: Vectors, sides: list[Contestant]) -> list[Measure]:
 
 def filtered(
     data: Vectors, sides: list[Contestant], swept: list[Sweep], rounds: int
-) -> list[Comparison | Measure]:
+) -> tuple[list[Filtered], list[Comparison | Measure]]:
     """Searches among a share of the rows, at the effort that reaches the recall without a filter.
     faiss also compares everything that passes."""
     searchers = {}
@@ -216,7 +219,11 @@ def filtered(
             for share in [1.0, *SHARES]
         )
         print(f"{data.title}, filtered: {title} ({'all' if exact else effort}): {told}", flush=True)
-    return filter_figures(data, list(searchers), recalls, seconds)
+    found = [
+        Filtered(title, data.what, share, recall, 1_000 / statistics.median(seconds[title, share]))
+        for (title, share), recall in recalls.items()
+    ]
+    return found, filter_figures(data, list(searchers), recalls, seconds)
 
 
 def filter_figures(
@@ -261,5 +268,3 @@ def filter_figures(
     for figure in figures[1:]:
         print(figure.line(), flush=True)
     return figures
-
-

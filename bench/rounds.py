@@ -152,12 +152,34 @@ class Sweep:
 
 
 @dataclass
+class Filtered:
+    """What one side finds among a share of the rows, and its median rate."""
+
+    side: str
+    data: str
+    share: float
+    recall: float
+    per_second: float
+
+    def record(self) -> dict[str, Any]:
+        """For machines."""
+        return {
+            "side": self.side,
+            "data": self.data,
+            "share": self.share,
+            "recall": round(self.recall, 5),
+            "per_second": round(self.per_second, 1),
+        }
+
+
+@dataclass
 class RecallCurves:
     """Recall against rate of some sides over some data sets, which has a picture of its own."""
 
     name: str
     what: str
     sweeps: list[Sweep]
+    filtered: list[Filtered]
 
     def line(self) -> str:
         """Some lines for people."""
@@ -192,6 +214,7 @@ class RecallCurves:
                 }
                 for sweep in self.sweeps
             ],
+            "filtered": [it.record() for it in self.filtered],
         }
 
 

