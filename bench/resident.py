@@ -189,7 +189,7 @@ def filtered(
     data: Vectors, sides: list[Contestant], swept: list[Sweep], rounds: int
 ) -> tuple[list[Filtered], list[Comparison | Measure]]:
     """Searches among a share of the rows, at the effort that reaches the recall without a filter.
-    faiss also compares everything that passes."""
+    faiss also compares everything that passes. Only what has a bar is measured in all rounds."""
     searchers = {}
     for side, result in zip(sides, swept, strict=True):
         if side.kind in {OURS, "faiss", "pylance"}:
@@ -208,6 +208,8 @@ def filtered(
         turn = number % len(order)
         for title, (side, effort, exact) in order[turn:] + order[:turn]:
             for share in [1.0, *SHARES]:
+                if number > 0 and share not in {1.0, MIDDLE_SHARE}:
+                    continue
                 found = side.search(effort, None if share == 1.0 else share, exact=exact)
                 seconds.setdefault((title, share), []).append(1_000 / found.rate)
                 if (title, share) not in recalls:
@@ -219,11 +221,11 @@ def filtered(
             for share in [1.0, *SHARES]
         )
         print(f"{data.title}, filtered: {title} ({'all' if exact else effort}): {told}", flush=True)
-    found = [
+    figures = [
         Filtered(title, data.what, share, recall, 1_000 / statistics.median(seconds[title, share]))
         for (title, share), recall in recalls.items()
     ]
-    return found, filter_figures(data, list(searchers), recalls, seconds)
+    return figures, filter_figures(data, list(searchers), recalls, seconds)
 
 
 def filter_figures(
