@@ -29,8 +29,8 @@ PEERS = {
     "usearch": "usearch",
     "pylance": "pylance",
 }
-# Libraries that would start threads of their own keep to one; lance prints no advice.
-ENVIRONMENT = {"OMP_NUM_THREADS": "2", "LANCE_CPU_THREADS": "1", "LANCE_LOG": "error"}
+# For what builds with as many threads as it likes; lance prints no advice.
+ENVIRONMENT = {"OMP_NUM_THREADS": "2", "LANCE_CPU_THREADS": "2", "LANCE_LOG": "error"}
 
 
 @dataclass(frozen=True, order=True)

@@ -166,9 +166,9 @@ class Usearch(Peer):
 
 
 class Pylance(Peer):
-    """Lance's IVF_HNSW_SQ in process, of one partition as its documentation advises for fewer than
-    a million rows. Filters are an expression over an indexed column; rows are named by their row
-    id, which in a table of one fragment is the row number."""
+    """Lance's IVF_HNSW_SQ in process, of one partition, which is its own choice for fewer than a
+    million rows. Filters are an expression over an indexed column; rows are named by their row id,
+    which in a table of one fragment is the row number."""
 
     def __init__(self, distance: str, width: int) -> None:
         self.distance = distance

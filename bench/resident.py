@@ -19,6 +19,8 @@ from bench.vectors import K, Vectors
 from support.server import LakebedServer
 
 QUERIES = 500
+# What is measured takes at least so long.
+PASS_S = 0.2
 EFFORTS = [10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896, 1280]
 # Efforts that find less are not of interest; nor those beyond the first that finds so much, or
 # hardly more than the one before.
@@ -88,8 +90,19 @@ def sweep(sides: list[Contestant], rounds: int) -> list[Sweep]:
         turn = number % len(both)
         for side, result in both[turn:] + both[:turn]:
             for effort, rates in zip(result.efforts, result.rates, strict=True):
-                rates.append(side.search(effort).rate)
+                rates.append(steady_rate(side, effort))
     return swept
+
+
+def steady_rate(
+    side: Contestant, effort: Effort, share: float | None = None, *, exact: bool = False
+) -> float:
+    """Queries a second over as many passes as fill some time."""
+    queries, seconds = 0, 0.0
+    while seconds < PASS_S:
+        found = side.search(effort, share, exact=exact)
+        queries, seconds = queries + len(found.ids), seconds + found.seconds
+    return queries / seconds
 
 
 def efforts_of(side: Contestant) -> dict[Effort, float]:
@@ -210,10 +223,12 @@ def filtered(
             for share in [1.0, *SHARES]:
                 if number > 0 and share not in {1.0, MIDDLE_SHARE}:
                     continue
-                found = side.search(effort, None if share == 1.0 else share, exact=exact)
-                seconds.setdefault((title, share), []).append(1_000 / found.rate)
-                if (title, share) not in recalls:
+                among = None if share == 1.0 else share
+                if number == 0:
+                    found = side.search(effort, among, exact=exact)
                     recalls[title, share] = data.recall(found.ids, data.nearest(share))
+                rate = steady_rate(side, effort, among, exact=exact)
+                seconds.setdefault((title, share), []).append(1_000 / rate)
     for title, (_, effort, exact) in order:
         told = ", ".join(
             f"{share:.2%} {recalls[title, share]:.3f} at "
