@@ -73,7 +73,7 @@ class Contestant:
         self.title = kind if self.ours else f"{kind} {version(PEERS[kind])}"
         self.queries_path = self.folder / "queries.f32"
         data.queries[:queries].astype("<f4").tofile(self.queries_path)
-        self.build_seconds = 0.0
+        self.build_seconds: float | None = None
         self.bytes = 0
         self.masks: dict[float, Path] = {}
         log = (self.folder / "log").open("wb")

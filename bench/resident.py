@@ -69,8 +69,9 @@ def sweep(sides: list[Contestant], rounds: int) -> list[Sweep]:
     for side in sides:
         points = efforts_of(side)
         side.keep()
+        took = "before" if side.build_seconds is None else f"in {side.build_seconds:.0f} s"
         print(
-            f"{side.data.what}: {side.title}, built in {side.build_seconds:.0f} s, "
+            f"{side.data.what}: {side.title}, built {took}, "
             f"grown by {side.grown_bytes / 1e6:,.0f} MB",
             flush=True,
         )
@@ -155,7 +156,8 @@ def compared(data: Vectors, swept: list[Sweep]) -> list[Comparison]:
     result = []
     ours, *peers = swept
     for kind, peer in zip(PEERS, peers, strict=True):
-        for level in LEVELS:
+        # Where there is no bar the curves say the rest.
+        for level in LEVELS if kind in BARS else [RECALL]:
             sides = []
             for side in (ours, peer):
                 by_round = [list(rates) for rates in zip(*side.rates, strict=True)]

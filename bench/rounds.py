@@ -132,11 +132,12 @@ class Curve:
 @dataclass
 class Sweep:
     """One side's searches of one data set at some efforts: how much each finds, and the queries a
-    second of each round. `bytes` is the memory that the index takes."""
+    second of each round. `bytes` is the memory that the index takes; how long it took to build is
+    not known of every kept one."""
 
     side: str
     data: str
-    build_s: float
+    build_s: float | None
     bytes: int
     efforts: list[Any]
     recalls: list[float]
@@ -198,7 +199,7 @@ class RecallCurves:
                 {
                     "side": sweep.side,
                     "data": sweep.data,
-                    "build_s": round(sweep.build_s, 1),
+                    "build_s": None if sweep.build_s is None else round(sweep.build_s, 1),
                     "bytes": sweep.bytes,
                     "points": [
                         {
