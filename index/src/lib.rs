@@ -3,11 +3,15 @@
 //! - `request.rs`: from what a client asks for to what is searched.
 //! - `hybrid.rs`: a search by vector and by text at once.
 //! - `search.rs`: which index answers a search, and what it leaves to be compared row by row.
+//! - `near_rows.rs`: the rows that a resident index found.
+//! - `resident/`: columns that are searched in memory.
 //! - `key_index.rs`: the scalar index that a partial upsert beside blobs cannot do without.
 
 mod hybrid;
 mod key_index;
+mod near_rows;
 mod request;
+pub mod resident;
 mod search;
 
 pub use hybrid::{Hybrid, RELEVANCE};

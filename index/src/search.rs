@@ -8,12 +8,16 @@
 //! Rows that no index covers are compared one by one and merged in, so fresh rows are found at once. Where
 //! few rows pass a filter, these are compared and no index is asked, so that a filter costs no recall.
 
+use std::sync::Arc;
+
 use arrow_schema::SchemaRef;
 use lakebed_core::{Result, SearchReport};
 use lakebed_proto::search::K_DEFAULT;
 use lakebed_storage::{BatchStream, IndexSummary, Ranking, SearchSpec, Snapshot, VectorQuery};
 
 use crate::hybrid::{Hybrid, joined};
+use crate::near_rows::NearRows;
+use crate::resident::Residents;
 
 /// So many rows that pass a filter are compared one by one. An index would look at partitions of which
 /// they are a small part, and miss them.
@@ -31,17 +35,31 @@ pub enum Search {
     One(SearchSpec),
     /// By vector and by text.
     Hybrid(Box<Hybrid>),
+    /// Answered by a resident index: the rows are known and have to be fetched.
+    Near(Box<NearRows>),
 }
 
 impl Search {
     /// The search as it is run, and what it will say of itself: where no index fits, none is asked for,
-    /// which lance would find out for itself, with a warning.
+    /// which lance would find out for itself, with a warning. A resident index that shows the version has
+    /// answered when this returns.
     ///
     /// # Errors
-    /// `Corrupt` or `Unavailable` when the indexes cannot be read.
-    pub async fn fitted(self, snapshot: &Snapshot) -> Result<(Search, SearchReport)> {
+    /// `Corrupt` or `Unavailable` when the indexes cannot be read; of a resident index as its search.
+    pub async fn fitted(
+        self,
+        snapshot: &Snapshot,
+        residents: Option<&Arc<Residents>>,
+    ) -> Result<(Search, SearchReport)> {
         match self {
             Search::One(spec) => {
+                if let Some(residents) = residents
+                    && let Some(found) = residents.find(snapshot, &spec).await?
+                {
+                    let near = NearRows::new(spec, found);
+                    let report = near.report(snapshot.version());
+                    return Ok((Search::Near(Box::new(near)), report));
+                }
                 let (spec, report) = fitted(snapshot, spec).await?;
                 Ok((Search::One(spec), report))
             }
@@ -50,6 +68,10 @@ impl Search {
                 let (text, by_text) = fitted(snapshot, hybrid.text).await?;
                 let fitted = Hybrid { vector, text, ..*hybrid };
                 Ok((Search::Hybrid(Box::new(fitted)), joined(by_vector, by_text)))
+            }
+            Search::Near(near) => {
+                let report = near.report(snapshot.version());
+                Ok((Search::Near(near), report))
             }
         }
     }
@@ -62,6 +84,7 @@ impl Search {
         match self {
             Search::One(spec) => snapshot.search_schema(spec).await,
             Search::Hybrid(hybrid) => hybrid.schema(snapshot).await,
+            Search::Near(near) => near.schema(snapshot).await,
         }
     }
 
@@ -73,6 +96,7 @@ impl Search {
         match self {
             Search::One(spec) => snapshot.search(spec).await,
             Search::Hybrid(hybrid) => hybrid.open(snapshot).await,
+            Search::Near(near) => near.open(snapshot).await,
         }
     }
 
@@ -85,6 +109,7 @@ impl Search {
         match self {
             Search::One(spec) => snapshot.explain_search(spec, verbose).await,
             Search::Hybrid(hybrid) => hybrid.told(tell).await,
+            Search::Near(near) => Ok(near.explain()),
         }
     }
 
@@ -97,6 +122,7 @@ impl Search {
         match self {
             Search::One(spec) => snapshot.analyze_search(spec).await,
             Search::Hybrid(hybrid) => hybrid.told(tell).await,
+            Search::Near(near) => Ok(near.explain()),
         }
     }
 }

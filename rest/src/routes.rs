@@ -228,6 +228,9 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/tags/update", changes_table(post(table::tags::update::update_tag))),
         ("/v1/table/{id}/tags/delete", changes_table(post(table::tags::delete::delete_tag))),
         ("/v1/table/{id}/tags/list", post(table::tags::list::list_tags)),
+        ("/v1/table/{id}/resident/create", post(table::resident::create::create_resident)),
+        ("/v1/table/{id}/resident/list", post(table::resident::list::list_resident)),
+        ("/v1/table/{id}/resident/drop", post(table::resident::drop::drop_resident)),
         ("/v1/table/{id}/changes", post(table::changes::changes)),
         (
             "/v1/table/{id}/cursors/create",

@@ -70,6 +70,7 @@ async fn fixture_with(allow_anonymous: bool, limits: Limits) -> Fixture {
         clock,
         allow_anonymous,
         peer_tls: None,
+        resident: Default::default(),
         secrets_key_file: None,
     };
     let service = Service::open(options).await.unwrap();

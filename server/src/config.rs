@@ -14,6 +14,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use lakebed_core::{Error, Limits, Result, nearest_names};
+use lakebed_service::ResidentSettings;
 use lakebed_storage::ReadCacheOptions;
 
 pub(crate) use layer::{Layer, LogFormat};
@@ -78,6 +79,8 @@ pub(crate) struct Config {
     pub(crate) metadata_cache_bytes: usize,
     /// Where reads of a lake in a bucket are kept.
     pub(crate) read_cache: Option<ReadCacheOptions>,
+    /// How much may be searched in memory.
+    pub(crate) resident: ResidentSettings,
     /// The home directory, below which the admin key and the key of secrets lie by default.
     pub(crate) home: Option<PathBuf>,
     /// The limits of the service.
@@ -149,6 +152,9 @@ impl Config {
             metadata_cache_bytes,
             read_cache_dir,
             read_cache_bytes,
+            resident_index_bytes_max,
+            resident_index_dir,
+            resident_index_after_searches,
             limits,
         } = layer;
         Ok(Config {
@@ -176,6 +182,11 @@ impl Config {
                 folder,
                 bytes: read_cache_bytes.unwrap_or(10 << 30),
             }),
+            resident: ResidentSettings {
+                memory_bytes_max: resident_index_bytes_max.unwrap_or(1 << 30),
+                folder: resident_index_dir,
+                hot_searches: resident_index_after_searches.unwrap_or(1_000),
+            },
             home: variable("HOME").map(PathBuf::from),
             limits: limits.apply()?,
         })
@@ -363,13 +374,16 @@ mod tests {
              api_key_file = 'k'\nsecrets_key_file = 's'\nallow_anonymous = true\ntls_cert = 'c'\ntls_key = 't'\n\
              insecure = true\nlog_format = 'json'\n\
              shutdown_timeout_ms = 5\nconnections_max = 6\nheader_wait_ms_max = 7\n\
-             index_cache_bytes = 8\nmetadata_cache_bytes = 9\n",
+             index_cache_bytes = 8\nmetadata_cache_bytes = 9\n\
+             resident_index_bytes_max = 10\nresident_index_dir = 'i'\n\
+             resident_index_after_searches = 11\n",
         );
         let config = Config::load(flags, &Environment::new()).unwrap();
         assert_eq!(config.log_format, LogFormat::Json);
         assert_eq!(config.shutdown_timeout, Duration::from_millis(5));
         assert_eq!(config.header_wait, Duration::from_millis(7));
         assert_eq!((config.index_cache_bytes, config.metadata_cache_bytes), (8, 9));
+        assert_eq!((config.resident.memory_bytes_max, config.resident.hot_searches), (10, 11));
         assert_eq!(config.tls, Some(TlsFiles { cert: "c".into(), key: "t".into() }));
     }
 }

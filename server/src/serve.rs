@@ -72,6 +72,7 @@ pub(crate) async fn open_service(config: &Config) -> Result<Arc<Service>, Exit> 
             .as_ref()
             .map(|_| trust::peer_tls(config.peer_ca_cert.as_deref()))
             .transpose()?,
+        resident: config.resident.clone(),
         secrets_key_file,
     };
     Ok(Service::open(options).await?)

@@ -167,7 +167,7 @@ impl Service {
         }
         let request = embedded.as_ref().unwrap_or(request);
         let search = lakebed_index::search_of(&snapshot, request, &self.limits)?;
-        let (search, report) = search.fitted(&snapshot).await?;
+        let (search, report) = search.fitted(&snapshot, Some(&self.residents)).await?;
         clock.end("plan");
         Ok(Prepared { snapshot, search, report, vector: request.vector.clone(), clock })
     }

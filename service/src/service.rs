@@ -3,6 +3,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use lakebed_core::{Clock, Limits, Result};
+use lakebed_index::resident::{ResidentOptions, Residents};
 use lakebed_jobs::{ColumnJobs, Jobs};
 use lakebed_sql::{Sql, SqlOptions};
 use lakebed_storage::Lake;
@@ -35,8 +36,28 @@ pub struct ServiceOptions {
     pub allow_anonymous: bool,
     /// How the certificates of other servers are checked; nothing without TLS.
     pub peer_tls: Option<PeerTls>,
+    /// How much may be searched in memory.
+    pub resident: ResidentSettings,
     /// Where the key of secrets lies, which is made when the first secret is.
     pub secrets_key_file: Option<PathBuf>,
+}
+
+/// How much may be searched in memory.
+#[derive(Debug, Clone)]
+pub struct ResidentSettings {
+    /// Bytes that all resident indexes may take; 0 for none.
+    pub memory_bytes_max: u64,
+    /// Where they are kept for a restart; below the lake where it is local, else in a folder that does not
+    /// outlive the server.
+    pub folder: Option<PathBuf>,
+    /// Searches of a column within ten minutes that give it one; 0 if none do.
+    pub hot_searches: u64,
+}
+
+impl Default for ResidentSettings {
+    fn default() -> Self {
+        ResidentSettings { memory_bytes_max: 1 << 30, folder: None, hot_searches: 1_000 }
+    }
 }
 
 /// The use cases over one lake.
@@ -61,6 +82,7 @@ pub struct Service {
     pub(crate) peer_tls: Option<PeerTls>,
     pub(crate) peers: PeerConnections,
     pub(crate) prepared: PreparedStatements,
+    pub(crate) residents: Arc<Residents>,
     pub(crate) running: Running,
     pub(crate) secrets_key: KeyPlace,
     pub(crate) sql: Sql,
@@ -70,14 +92,37 @@ pub struct Service {
 impl Service {
     /// Opens the service over a lake.
     pub async fn open(options: ServiceOptions) -> Result<Arc<Service>> {
-        let ServiceOptions { lake, limits, clock, allow_anonymous, peer_tls, secrets_key_file } =
-            options;
+        let ServiceOptions {
+            lake,
+            limits,
+            clock,
+            allow_anonymous,
+            peer_tls,
+            resident,
+            secrets_key_file,
+        } = options;
         let admission = Admission::new(&limits);
         let spill_folder = match lake.local_folder() {
             Some(folder) => folder.join("_lakebed/tmp/sql"),
             // Several servers of the lake may run on one machine.
             None => std::env::temp_dir().join(format!("lakebed-sql-{}", uuid::Uuid::now_v7())),
         };
+        let resident_folder = match (resident.folder, lake.local_folder()) {
+            (Some(folder), _) => folder,
+            (None, Some(folder)) => folder.join("_lakebed/resident"),
+            (None, None) => {
+                std::env::temp_dir().join(format!("lakebed-resident-{}", uuid::Uuid::now_v7()))
+            }
+        };
+        let residents = Residents::start(
+            ResidentOptions {
+                memory_bytes_max: resident.memory_bytes_max,
+                folder: resident_folder,
+                threads: std::thread::available_parallelism().map_or(1, usize::from),
+                hot_searches: resident.hot_searches,
+            },
+            Arc::clone(&clock),
+        )?;
         let calls = Arc::new(Calls::default());
         let sql = Sql::open(SqlOptions {
             lake: Arc::clone(&lake),
@@ -116,6 +161,7 @@ impl Service {
             peer_tls,
             peers: PeerConnections::default(),
             prepared: PreparedStatements::default(),
+            residents,
             running: Running::default(),
             secrets_key: KeyPlace::new(secrets_key_file),
             sql,

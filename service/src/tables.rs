@@ -33,7 +33,11 @@ impl Service {
     pub async fn drop_table(&self, ctx: &RequestContext, table: &TableId) -> Result<()> {
         self.permit(ctx, Role::Write, "drop", Some(&table.to_string()))?;
         let _guard = self.gate.enter()?;
+        let uid = self.lake.table(table).await.map(|handle| handle.uid().to_owned());
         let outcome = self.lake.drop_table(table).await;
+        if let (Ok(uid), Ok(())) = (uid, &outcome) {
+            self.residents.remove_table(&uid);
+        }
         let mut line = AuditLine::new(ctx, "drop").outcome(&outcome);
         line.table = Some(table.to_string());
         self.audit.record(line);

@@ -266,7 +266,7 @@ pub(crate) async fn search_table(
         None => request,
     };
     let search = lakebed_index::search_of(snapshot, planned, limits)?;
-    let (search, report) = search.fitted(snapshot).await?;
+    let (search, report) = search.fitted(snapshot, None).await?;
     let schema = search.schema(snapshot).await?;
     let report = serde_json::to_string(&report)
         .map_err(|error| Error::internal("a report cannot be written").with_source(error))?;
@@ -350,7 +350,7 @@ impl ByText {
         let digest = self.digest.as_deref();
         let vector = self.callees.embed_text(&self.model, digest, self.text.clone()).await?;
         let search = lakebed_index::search_of(snapshot, &self.with(vector), &self.limits)?;
-        Ok(search.fitted(snapshot).await?.0)
+        Ok(search.fitted(snapshot, None).await?.0)
     }
 }
 

@@ -56,6 +56,7 @@ impl Harness {
             clock: Arc::new(SystemClock),
             allow_anonymous,
             peer_tls: None,
+            resident: Default::default(),
             secrets_key_file: None,
         };
         let service = Service::open(options).await.unwrap();

@@ -35,6 +35,7 @@ pub(crate) mod query_body;
 pub(crate) mod real_time;
 pub(crate) mod register;
 pub(crate) mod rename;
+pub(crate) mod resident;
 pub(crate) mod restore;
 pub(crate) mod schema_metadata;
 pub(crate) mod show;

@@ -139,6 +139,16 @@ settings! {
          needs its own.";
     read_cache_bytes: u64, false, "`10737418240`",
         "How much of the disk the read cache takes, at least 128 MiB.";
+    resident_index_bytes_max: u64, false, "`1073741824`",
+        "Memory for resident indexes, over all tables; 0 for none. While one is built it takes about 2.5 KiB \
+         a row more.";
+    resident_index_dir: PathBuf, false, "`_lakebed/resident` in a local lake, else a folder that goes \
+         with the server",
+        "Where resident indexes are kept, so that a restart need not build them again. Each server needs \
+         its own.";
+    resident_index_after_searches: u64, false, "`1000`",
+        "So many searches of a column within ten minutes give it a resident index; 0 for none but those \
+         that somebody asked for.";
 }
 
 fn wrong(text: &str, wanted: &str) -> Error {

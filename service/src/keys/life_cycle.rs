@@ -25,6 +25,7 @@ async fn fixture(allow_anonymous: bool) -> Fixture {
         clock: clock.clone(),
         allow_anonymous,
         peer_tls: None,
+        resident: Default::default(),
         secrets_key_file: None,
     };
     let service = Service::open(options).await.unwrap();

@@ -1,0 +1,288 @@
+//! Builds an index of a version, and joins segments: the long work, on threads of its own.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use futures::TryStreamExt;
+use lakebed_core::{DistanceType, Error, Result};
+use lakebed_storage::{Slice, Snapshot};
+
+use super::advance::ids_of;
+use super::bits::Bits;
+use super::files::VectorsWriter;
+use super::graph::GraphParams;
+use super::quantiser::Quantiser;
+use super::read;
+use super::row_ids::RowIds;
+use super::saved;
+use super::segment::{Scratch, Segment};
+use super::state::{Known, Part, State};
+
+/// Parts of a version that are looked at for the quantiser, and rows of each.
+const SAMPLES: usize = 64;
+const SAMPLE_ROWS: u64 = 256;
+/// How much more a thread that builds stands back than one that answers.
+const NICE: i32 = 10;
+
+/// How far a build is.
+#[derive(Debug, Default)]
+pub struct Progress {
+    /// Rows that were read.
+    pub read: AtomicU64,
+    /// Rows of the version.
+    pub rows: AtomicU64,
+}
+
+/// The threads on which graphs are built.
+pub struct Builders(rayon::ThreadPool);
+
+impl Builders {
+    /// So many threads, that stand back behind those that answer.
+    ///
+    /// # Errors
+    /// `Internal` when the system gives no threads.
+    pub fn start(threads: usize) -> Result<Builders> {
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads.max(1))
+            .thread_name(|thread| format!("resident-{thread}"))
+            .start_handler(|_| stand_back())
+            .build();
+        let pool = pool.map_err(|error| Error::internal("start threads").with_source(error))?;
+        Ok(Builders(pool))
+    }
+
+    /// Runs work on these threads and waits for it without holding up the runtime.
+    async fn run<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce() -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let (tell, told) = tokio::sync::oneshot::channel();
+        self.0.spawn(move || {
+            // Nobody listens any more: the index was dropped meanwhile.
+            let _ = tell.send(work());
+        });
+        told.await.map_err(|_| Error::internal("a build broke off"))?
+    }
+}
+
+impl Builders {
+    /// Runs work on these threads and waits for it.
+    ///
+    /// # Errors
+    /// As the work.
+    pub(super) fn run_blocking<T: Send>(
+        &self,
+        work: impl FnOnce() -> Result<T> + Send,
+    ) -> Result<T> {
+        self.0.install(work)
+    }
+}
+
+fn stand_back() {
+    #[cfg(target_os = "linux")]
+    // SAFETY: no memory is passed. On Linux it is of the calling thread alone; where it is refused, the
+    // thread is as eager as others.
+    unsafe {
+        libc::setpriority(libc::PRIO_PROCESS, 0, NICE);
+    }
+}
+
+/// Builds the state of a version.
+///
+/// # Errors
+/// `InvalidArgument` for a column that has no resident index; as a scan; `Internal` for the file system.
+pub async fn build(
+    snapshot: &Snapshot,
+    column: &str,
+    distance: DistanceType,
+    folder: &Path,
+    params: GraphParams,
+    builders: &Arc<Builders>,
+    progress: &Progress,
+) -> Result<(Arc<Quantiser>, State)> {
+    let dimension = read::dimension(snapshot, column)?;
+    let marks = snapshot.fragment_marks(column)?;
+    let rows: u64 = marks.iter().map(|mark| mark.rows).sum();
+    if rows > u64::from(u32::MAX) {
+        return Err(Error::invalid("more than 2^32 rows are too many for a resident index"));
+    }
+    progress.rows.store(rows, Ordering::Relaxed);
+    let sample = sample(snapshot, column).await?;
+    let learn = move || Quantiser::learn(distance, dimension, &sample);
+    let quantiser = Arc::new(builders.run(learn).await?);
+    let name = uuid::Uuid::now_v7().to_string();
+    let stride = quantiser.stride();
+    let mut writer = VectorsWriter::create(folder, &name)?;
+    let (mut ids, mut codes) = (Vec::new(), Vec::new());
+    let mut fragments = BTreeMap::new();
+    for mark in marks {
+        let known = ids_of(snapshot, &mark).await?;
+        fragments.insert(mark.fragment, Known { mark, ids: Arc::new(known) });
+        let slice = Slice { fragment: mark.fragment, start: 0, rows: mark.rows };
+        let mut read = read::vectors(snapshot, column, vec![slice]).await?;
+        while let Some(rows) = read.try_next().await? {
+            progress.read.fetch_add(rows.ids.len() as u64, Ordering::Relaxed);
+            let quantiser = Arc::clone(&quantiser);
+            let coded = move || {
+                let (mut ids, mut codes, mut numbers) = (Vec::new(), Vec::new(), Vec::new());
+                let mut code = vec![0; stride];
+                for (id, vector) in rows.ids.iter().zip(rows.numbers.chunks_exact(dimension)) {
+                    if quantiser.encode(vector, &mut code) {
+                        ids.push(*id);
+                        codes.extend_from_slice(&code);
+                        numbers.extend_from_slice(vector);
+                    }
+                }
+                writer.add(&numbers)?;
+                Ok((writer, ids, codes))
+            };
+            let (back, more_ids, more_codes) = builders.run(coded).await?;
+            writer = back;
+            ids.extend(more_ids);
+            codes.extend(more_codes);
+        }
+    }
+    codes.shrink_to_fit();
+    let version = snapshot.version();
+    let (own, folder) = (Arc::clone(&quantiser), folder.to_owned());
+    let segment = builders.run(move || {
+        let vectors = writer.end()?;
+        let segment = Segment::build(&own, RowIds::of(ids), codes, vectors, params);
+        saved::write(&folder, &name, &segment)?;
+        Ok(segment)
+    });
+    let segment = segment.await?;
+    let mut parts = Vec::new();
+    if segment.rows() > 0 {
+        parts.push(Part::whole(segment));
+    }
+    Ok((quantiser, State { version, fragments, parts }))
+}
+
+/// Vectors from all over a version.
+async fn sample(snapshot: &Snapshot, column: &str) -> Result<Vec<f32>> {
+    let slices = snapshot.split(SAMPLES, SAMPLE_ROWS).into_iter().filter_map(|part| {
+        let first = part.first()?;
+        Some(Slice { rows: first.rows.min(SAMPLE_ROWS), ..*first })
+    });
+    let mut rows = read::vectors(snapshot, column, slices.collect()).await?;
+    let mut found = Vec::new();
+    while let Some(rows) = rows.try_next().await? {
+        found.extend(rows.numbers);
+    }
+    Ok(found)
+}
+
+/// Queries that say how many candidates a search needs.
+const CALIBRATION_QUERIES: usize = 100;
+/// How many of the true neighbours these have to find. More than a search is to find: a row is nearer to its
+/// own neighbours than whatever comes from outside.
+const CALIBRATION_RECALL: f64 = 0.985;
+/// Numbers of candidates that are tried.
+const CALIBRATION_EFS: [usize; 10] = [24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
+/// Neighbours that are looked for.
+const CALIBRATION_K: usize = 10;
+
+/// The number of candidates with which the ten neighbours of rows of the largest segment are found, which
+/// depends on the vectors: between 24 and 512.
+pub async fn calibrated(
+    state: &State,
+    quantiser: &Arc<Quantiser>,
+    builders: &Arc<Builders>,
+) -> Result<usize> {
+    let part = state.parts.iter().max_by_key(|part| part.segment.rows()).cloned();
+    let Some(part) = part.filter(|part| part.segment.graph.is_some()) else {
+        return Ok(CALIBRATION_EFS[0]);
+    };
+    let quantiser = Arc::clone(quantiser);
+    builders.run(move || calibrate(&part, &quantiser)).await
+}
+
+fn calibrate(part: &Part, quantiser: &Quantiser) -> Result<usize> {
+    let rows = part.segment.rows();
+    let step = (rows / CALIBRATION_QUERIES).max(1);
+    let mut scratch = Scratch::default();
+    let mut asked = Vec::new();
+    let all = Bits::all(rows);
+    for row in (0..rows as u32).step_by(step) {
+        let vector = part.segment.vector(row, quantiser.dimension(), &mut scratch)?;
+        let query = quantiser.query(&vector)?;
+        let truth = part.segment.compare_all(quantiser, &query, CALIBRATION_K + 1, &all);
+        let last = truth.last().map_or(0, |candidate| candidate.distance);
+        asked.push((query, last));
+    }
+    for ef in CALIBRATION_EFS {
+        let (mut found, mut wanted) = (0, 0);
+        for (query, last) in &asked {
+            let (near, _) = part.segment.search(quantiser, query, ef, &all);
+            // Of rows that are as far as one another any will do.
+            let hits = near.iter().filter(|candidate| candidate.distance <= *last).count();
+            found += hits.min(CALIBRATION_K + 1);
+            wanted += (CALIBRATION_K + 1).min(rows);
+        }
+        if found as f64 >= wanted as f64 * CALIBRATION_RECALL {
+            return Ok(ef);
+        }
+    }
+    Ok(CALIBRATION_EFS[CALIBRATION_EFS.len() - 1])
+}
+
+/// The visible rows of some parts as one segment with a graph, and where each of them was: the part and the
+/// row.
+///
+/// # Errors
+/// `Internal` for the file system.
+pub async fn joined(
+    parts: Vec<Part>,
+    quantiser: &Arc<Quantiser>,
+    folder: &Path,
+    params: GraphParams,
+    builders: &Arc<Builders>,
+) -> Result<(Segment, Vec<(u32, u32)>)> {
+    let (quantiser, folder) = (Arc::clone(quantiser), folder.to_owned());
+    let work = move || {
+        let name = uuid::Uuid::now_v7().to_string();
+        let mut writer = VectorsWriter::create(&folder, &name)?;
+        let places = places(&parts);
+        let stride = quantiser.stride();
+        let mut codes = Vec::with_capacity(places.len() * stride);
+        let mut ids = Vec::with_capacity(places.len());
+        let mut scratch = Scratch::default();
+        for (part, row) in &places {
+            let Some(part) = parts.get(*part as usize) else { continue };
+            let start = *row as usize * stride;
+            codes.extend_from_slice(
+                part.segment.codes.get(start..start + stride).unwrap_or_default(),
+            );
+            ids.push(part.segment.ids.id_of(*row));
+            writer.add(&part.segment.vector(*row, quantiser.dimension(), &mut scratch)?)?;
+        }
+        let segment = Segment::build(&quantiser, RowIds::of(ids), codes, writer.end()?, params);
+        saved::write(&folder, &name, &segment)?;
+        Ok((segment, places))
+    };
+    builders.run(work).await
+}
+
+/// The visible rows of parts.
+pub fn places(parts: &[Part]) -> Vec<(u32, u32)> {
+    let of = |(at, part): (usize, &Part)| {
+        part.visible.iter().map(|row| (at as u32, row)).collect::<Vec<_>>()
+    };
+    parts.iter().enumerate().flat_map(of).collect()
+}
+
+/// Which rows of a joined segment are visible by now. `now` has the parts it was made of as they are now;
+/// one that is gone has no visible rows.
+pub fn still_visible(places: &[(u32, u32)], now: &[Option<Part>]) -> Bits {
+    let mut visible = Bits::none(places.len());
+    for (new, (part, row)) in places.iter().enumerate() {
+        let part = now.get(*part as usize).and_then(Option::as_ref);
+        if part.is_some_and(|part| part.visible.has(*row)) {
+            visible.set(new as u32, true);
+        }
+    }
+    visible
+}

@@ -1,0 +1,479 @@
+//! The resident index of one column: the states of its newest versions, and how it follows later ones.
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+use lakebed_core::{DistanceType, Result};
+use lakebed_storage::{ScanSpec, Snapshot};
+use roaring::RoaringTreemap;
+
+use super::advance::{Difference, advanced, part_of};
+use super::build::{self, Builders, Progress, joined, still_visible};
+use super::graph::GraphParams;
+use super::quantiser::Quantiser;
+use super::read::{self, Rows};
+use super::saved;
+use super::segment::Scratch;
+use super::state::{Answer, Part, Passing, State};
+use super::upkeep::{PartFacts, Upkeep, upkeep};
+
+/// States that are kept, so that a search that began before a commit finds its version.
+const STATES_MAX: usize = 4;
+/// Rows that a search reads to follow its version, at most; more are read in the background.
+const FOLLOWED_ROWS_MAX: u64 = 20_000;
+/// New rows of one step, at most; with more the index is built anew.
+const FRESH_ROWS_MAX: usize = 200_000;
+/// Filters whose rows are kept.
+const FILTERS_MAX: usize = 64;
+
+/// A column of a branch of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct ResidentKey {
+    /// The table, whatever its name.
+    pub table_uid: String,
+    /// The branch; main has none.
+    pub branch: Option<String>,
+    /// The column.
+    pub column: String,
+}
+
+impl ResidentKey {
+    /// The key of a column of a snapshot.
+    pub fn of(snapshot: &Snapshot, column: &str) -> ResidentKey {
+        ResidentKey {
+            table_uid: snapshot.table().uid().to_owned(),
+            branch: snapshot.branch().map(str::to_owned),
+            column: column.to_owned(),
+        }
+    }
+}
+
+/// What it takes to have an index.
+#[derive(Clone)]
+pub(super) struct Means {
+    pub folder: PathBuf,
+    pub params: GraphParams,
+    pub builders: Arc<Builders>,
+}
+
+/// What follows a version that is too far away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Follow {
+    /// It is there.
+    Done,
+    /// The index has to be built anew.
+    Anew,
+}
+
+/// The rows of a filter at a version.
+struct Filtered {
+    version: u64,
+    filter: String,
+    rows: Arc<RoaringTreemap>,
+    /// The state that they were looked up in, and its rows.
+    passing: Mutex<Option<(Arc<State>, Arc<Passing>)>>,
+}
+
+/// A resident index.
+pub struct ResidentIndex {
+    key: ResidentKey,
+    quantiser: Arc<Quantiser>,
+    means: Means,
+    /// The newest last.
+    states: ArcSwap<Vec<Arc<State>>>,
+    /// Held by whoever makes a state.
+    writing: tokio::sync::Mutex<()>,
+    /// Candidates of a search that says no number.
+    ef: AtomicUsize,
+    is_tended: AtomicBool,
+    is_dropped: AtomicBool,
+    /// Whether somebody asked for it.
+    pub(super) is_requested: AtomicBool,
+    filters: Mutex<VecDeque<Arc<Filtered>>>,
+    /// Searches that it answered.
+    pub(super) searches: AtomicU64,
+    /// When it last answered, in milliseconds since 1970.
+    pub(super) used_at_ms: AtomicI64,
+}
+
+impl ResidentIndex {
+    pub(super) async fn build(
+        snapshot: &Snapshot,
+        column: &str,
+        distance: DistanceType,
+        means: Means,
+        progress: &Progress,
+        is_requested: bool,
+    ) -> Result<Arc<ResidentIndex>> {
+        let (quantiser, state) = build::build(
+            snapshot,
+            column,
+            distance,
+            &means.folder,
+            means.params,
+            &means.builders,
+            progress,
+        )
+        .await?;
+        let key = ResidentKey::of(snapshot, column);
+        let ef = build::calibrated(&state, &quantiser, &means.builders).await?;
+        let index = ResidentIndex::of(key, quantiser, means, state, ef, is_requested);
+        index.save().await?;
+        Ok(index)
+    }
+
+    /// What was saved of a column, if it is whole.
+    pub(super) async fn load(
+        key: ResidentKey,
+        dimension: usize,
+        means: Means,
+    ) -> Option<Arc<ResidentIndex>> {
+        let (own, folder) = (key.clone(), means.folder.clone());
+        let read = move || saved::load(&folder, &own.column, own.branch.as_deref(), dimension);
+        let loaded = tokio::task::spawn_blocking(read).await.ok()??;
+        let quantiser = Arc::new(loaded.quantiser);
+        let (ef, is_requested) = (loaded.ef, loaded.is_requested);
+        Some(ResidentIndex::of(key, quantiser, means, loaded.state, ef, is_requested))
+    }
+
+    fn of(
+        key: ResidentKey,
+        quantiser: Arc<Quantiser>,
+        means: Means,
+        state: State,
+        ef: usize,
+        is_requested: bool,
+    ) -> Arc<ResidentIndex> {
+        Arc::new(ResidentIndex {
+            key,
+            quantiser,
+            means,
+            states: ArcSwap::from_pointee(vec![Arc::new(state)]),
+            writing: tokio::sync::Mutex::default(),
+            ef: AtomicUsize::new(ef),
+            is_tended: AtomicBool::new(false),
+            is_dropped: AtomicBool::new(false),
+            is_requested: AtomicBool::new(is_requested),
+            filters: Mutex::default(),
+            searches: AtomicU64::new(0),
+            used_at_ms: AtomicI64::new(0),
+        })
+    }
+
+    /// How distances are measured.
+    pub fn distance(&self) -> DistanceType {
+        self.quantiser.distance()
+    }
+
+    /// What it shows of the newest version that it followed.
+    pub fn newest(&self) -> Arc<State> {
+        self.states.load().last().cloned().unwrap_or_default()
+    }
+
+    /// Candidates that a search for `k` rows keeps unless it says how many: for ten rows as many as were
+    /// measured to find them, for more at least as many again.
+    pub fn ef(&self, k: usize) -> usize {
+        self.ef.load(Ordering::Relaxed).max(k + k / 2)
+    }
+
+    /// Bytes in memory: what its newest state holds, and the rows of filters.
+    pub fn bytes(&self) -> usize {
+        let filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_filters: usize = filters.iter().map(|filter| filter.rows.serialized_size()).sum();
+        self.newest().bytes() + of_filters
+    }
+
+    fn state_of(&self, version: u64) -> Option<Arc<State>> {
+        self.states.load().iter().find(|state| state.version == version).cloned()
+    }
+
+    /// The state of a version, which is followed if that is little work. Nothing for an older version, and
+    /// for one that is far away: then `follow` has to be called.
+    ///
+    /// # Errors
+    /// As a scan of the version.
+    pub(super) async fn at(self: &Arc<Self>, snapshot: &Snapshot) -> Result<At> {
+        if let Some(state) = self.state_of(snapshot.version()) {
+            return Ok(At::There(state));
+        }
+        if self.newest().version > snapshot.version() {
+            return Ok(At::Past);
+        }
+        let writing = self.writing.lock().await;
+        if let Some(state) = self.state_of(snapshot.version()) {
+            return Ok(At::There(state));
+        }
+        let newest = self.newest();
+        if newest.version > snapshot.version() {
+            return Ok(At::Past);
+        }
+        let marks = snapshot.fragment_marks(&self.key.column)?;
+        let difference = Difference::of(&newest, marks);
+        if difference.rows() > FOLLOWED_ROWS_MAX {
+            return Ok(At::Far);
+        }
+        match self.step(&newest, snapshot, difference).await? {
+            None => Ok(At::Far),
+            Some(state) => {
+                drop(writing);
+                self.tend();
+                Ok(At::There(state))
+            }
+        }
+    }
+
+    /// Follows a version however far it is.
+    ///
+    /// # Errors
+    /// As a scan of the version.
+    pub(super) async fn follow(self: &Arc<Self>, snapshot: &Snapshot) -> Result<Follow> {
+        let writing = self.writing.lock().await;
+        let newest = self.newest();
+        if newest.version >= snapshot.version() {
+            return Ok(Follow::Done);
+        }
+        let marks = snapshot.fragment_marks(&self.key.column)?;
+        let difference = Difference::of(&newest, marks);
+        let followed = self.step(&newest, snapshot, difference).await?;
+        drop(writing);
+        self.tend();
+        Ok(if followed.is_some() { Follow::Done } else { Follow::Anew })
+    }
+
+    async fn step(
+        &self,
+        newest: &State,
+        snapshot: &Snapshot,
+        difference: Difference,
+    ) -> Result<Option<Arc<State>>> {
+        let next = if difference.is_none() {
+            Some(State { version: snapshot.version(), ..newest.clone() })
+        } else {
+            let (quantiser, column) = (&self.quantiser, &self.key.column);
+            advanced(newest, quantiser, snapshot, column, difference, FRESH_ROWS_MAX).await?
+        };
+        Ok(next.map(|state| self.show(state)))
+    }
+
+    fn show(&self, state: State) -> Arc<State> {
+        let state = Arc::new(state);
+        let mut states = Vec::clone(&self.states.load());
+        states.push(Arc::clone(&state));
+        states.drain(..states.len().saturating_sub(STATES_MAX));
+        self.states.store(Arc::new(states));
+        state
+    }
+
+    /// The rows for which a filter is true, kept for the next search.
+    ///
+    /// # Errors
+    /// As a scan with the filter.
+    async fn filtered(&self, snapshot: &Snapshot, filter: &str) -> Result<Arc<Filtered>> {
+        let version = snapshot.version();
+        let known = {
+            let filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut own = filters.iter();
+            own.find(|it| it.version == version && it.filter == filter).cloned()
+        };
+        if let Some(known) = known {
+            return Ok(known);
+        }
+        let spec = ScanSpec { filter: Some(filter.to_owned()), ..ScanSpec::default() };
+        let rows = read::row_ids(snapshot, spec).await?.into_iter().collect();
+        let made = Arc::new(Filtered {
+            version,
+            filter: filter.to_owned(),
+            rows: Arc::new(rows),
+            passing: Mutex::default(),
+        });
+        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        filters.push_back(Arc::clone(&made));
+        if filters.len() > FILTERS_MAX {
+            filters.pop_front();
+        }
+        Ok(made)
+    }
+
+    /// The `k` nearest rows of a state, of those that a filter lets pass. The comparing is done on a thread
+    /// for blocking work.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for a vector that does not fit; as a scan with the filter.
+    pub(super) async fn search(
+        self: &Arc<Self>,
+        snapshot: &Snapshot,
+        state: Arc<State>,
+        vector: &[f32],
+        (k, ef): (usize, usize),
+        filter: Option<&str>,
+    ) -> Result<Answer> {
+        let query = self.quantiser.query(vector)?;
+        let filtered = match filter {
+            Some(filter) => Some(self.filtered(snapshot, filter).await?),
+            None => None,
+        };
+        let quantiser = Arc::clone(&self.quantiser);
+        let work = move || {
+            let passing = filtered.map(|filtered| filtered.passing(&state));
+            state.search(&quantiser, &query, k, ef, passing.as_deref())
+        };
+        let done = tokio::task::spawn_blocking(work).await;
+        done.map_err(|error| {
+            lakebed_core::Error::internal("a search broke off").with_source(error)
+        })?
+    }
+
+    /// Begins to put segments in order in the background, unless that is being done.
+    fn tend(self: &Arc<Self>) {
+        if self.plan(&self.newest()) == Upkeep::Nothing
+            || self.is_tended.swap(true, Ordering::AcqRel)
+        {
+            return;
+        }
+        let index = Arc::clone(self);
+        tokio::spawn(async move {
+            if let Err(error) = index.put_in_order().await {
+                // The index goes on with the segments that it has.
+                tracing::warn!(error = %error, column = index.key.column, "resident index: upkeep failed");
+            }
+            index.is_tended.store(false, Ordering::Release);
+        });
+    }
+
+    fn plan(&self, state: &State) -> Upkeep {
+        let facts = state.parts.iter().map(|part| PartFacts {
+            rows: part.segment.rows(),
+            visible: part.visible.count(),
+            has_graph: part.segment.graph.is_some(),
+        });
+        upkeep(&facts.collect::<Vec<_>>(), self.quantiser.stride())
+    }
+
+    /// Does what the segments need until they need nothing.
+    ///
+    /// # Errors
+    /// `Internal` for the file system.
+    pub(super) async fn put_in_order(self: &Arc<Self>) -> Result<()> {
+        while !self.is_dropped.load(Ordering::Acquire) {
+            match self.plan(&self.newest()) {
+                Upkeep::Nothing => return Ok(()),
+                Upkeep::Gather(parts) => {
+                    let _writing = self.writing.lock().await;
+                    let newest = self.newest();
+                    let old = chosen(&newest, &parts);
+                    let rows = self.rows_of(&old)?;
+                    let made = part_of(&self.quantiser, rows)?;
+                    self.replace(&newest, &old, made);
+                }
+                Upkeep::Join(parts) => self.join(&parts).await?,
+            }
+        }
+        Ok(())
+    }
+
+    async fn join(self: &Arc<Self>, parts: &[usize]) -> Result<()> {
+        let old = chosen(&self.newest(), parts);
+        let Means { folder, params, builders } = &self.means;
+        let (segment, places) =
+            joined(old.clone(), &self.quantiser, folder, *params, builders).await?;
+        let writing = self.writing.lock().await;
+        let newest = self.newest();
+        let now: Vec<Option<Part>> = old.iter().map(|part| same(&newest, part)).collect();
+        let visible = Arc::new(still_visible(&places, &now));
+        let made = Part { segment: Arc::new(segment), visible };
+        self.replace(&newest, &old, Some(made));
+        drop(writing);
+        let ef = build::calibrated(&self.newest(), &self.quantiser, builders).await?;
+        self.ef.store(ef, Ordering::Relaxed);
+        self.save().await
+    }
+
+    /// Shows one part instead of others.
+    fn replace(&self, newest: &State, old: &[Part], made: Option<Part>) {
+        let is_old = |part: &Part| old.iter().any(|old| Arc::ptr_eq(&old.segment, &part.segment));
+        let kept = newest.parts.iter().filter(|part| !is_old(part)).cloned();
+        let made = made.filter(|part| part.visible.count() > 0);
+        let parts = kept.chain(made).collect();
+        let state = State { parts, ..newest.clone() };
+        // States before hold the old segments: versions that are not the newest are left to the table's
+        // own indexes.
+        self.states.store(Arc::new(vec![Arc::new(state)]));
+    }
+
+    fn rows_of(&self, parts: &[Part]) -> Result<Rows> {
+        let mut rows = Rows::default();
+        let mut scratch = Scratch::default();
+        for (part, row) in build::places(parts) {
+            let Some(part) = parts.get(part as usize) else { continue };
+            let segment = &part.segment;
+            rows.ids.push(segment.ids.id_of(row));
+            rows.numbers.extend(segment.vector(row, self.quantiser.dimension(), &mut scratch)?);
+        }
+        Ok(rows)
+    }
+
+    /// Writes the newest state to its folder.
+    ///
+    /// # Errors
+    /// `Internal` for the file system.
+    pub(super) async fn save(self: &Arc<Self>) -> Result<()> {
+        let _writing = self.writing.lock().await;
+        if self.is_dropped.load(Ordering::Acquire) {
+            return Ok(());
+        }
+        let index = Arc::clone(self);
+        let state = self.newest();
+        let work = move || {
+            let ResidentKey { branch, column, .. } = &index.key;
+            let is_requested = index.is_requested.load(Ordering::Relaxed);
+            let folder = &index.means.folder;
+            let ef = index.ef.load(Ordering::Relaxed);
+            let of = (column.as_str(), branch.as_deref());
+            saved::save(folder, of, &index.quantiser, &state, ef, is_requested)
+        };
+        let saved = tokio::task::spawn_blocking(work).await;
+        saved
+            .map_err(|error| lakebed_core::Error::internal("a save broke off").with_source(error))?
+    }
+
+    /// Stops its upkeep. What searches it goes on to its end.
+    pub(super) fn give_up(&self) {
+        self.is_dropped.store(true, Ordering::Release);
+    }
+}
+
+/// Whether a version is there.
+pub(super) enum At {
+    /// It is.
+    There(Arc<State>),
+    /// The index is at a later one.
+    Past,
+    /// The index is at one that is much earlier.
+    Far,
+}
+
+impl Filtered {
+    /// The rows in the parts of a state, looked up once.
+    fn passing(&self, state: &Arc<State>) -> Arc<Passing> {
+        let mut known = self.passing.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((of, passing)) = known.as_ref()
+            && Arc::ptr_eq(of, state)
+        {
+            return Arc::clone(passing);
+        }
+        let passing = Arc::new(state.passing(&self.rows));
+        *known = Some((Arc::clone(state), Arc::clone(&passing)));
+        passing
+    }
+}
+
+fn chosen(state: &State, parts: &[usize]) -> Vec<Part> {
+    parts.iter().filter_map(|part| state.parts.get(*part)).cloned().collect()
+}
+
+fn same(state: &State, part: &Part) -> Option<Part> {
+    state.parts.iter().find(|other| Arc::ptr_eq(&other.segment, &part.segment)).cloned()
+}

@@ -1,0 +1,245 @@
+//! Searches of one segment's codes: through its graph, with or without a mask, and row by row.
+
+use std::cell::RefCell;
+
+use super::bits::Bits;
+use super::graph::{Graph, Lists};
+use super::kernel::prefetch;
+use super::quantiser::Query;
+
+/// A row and how far its code is; ordered by distance, then row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// In steps of the scale, squared.
+    pub distance: u32,
+    /// The row in its segment.
+    pub row: u32,
+}
+
+/// The codes of a segment.
+#[derive(Clone, Copy)]
+pub struct Codes<'a> {
+    /// One row behind the other.
+    pub bytes: &'a [u8],
+    /// Bytes of a row.
+    pub stride: usize,
+}
+
+impl<'a> Codes<'a> {
+    #[inline]
+    fn of(self, row: u32) -> &'a [u8] {
+        let start = row as usize * self.stride;
+        self.bytes.get(start..start + self.stride).unwrap_or_default()
+    }
+}
+
+/// The nearest that were seen, nearest first, and which of them were looked around from.
+#[derive(Default)]
+struct Pool {
+    found: Vec<(Candidate, bool)>,
+    size: usize,
+}
+
+impl Pool {
+    fn restart(&mut self, size: usize) {
+        self.found.clear();
+        self.size = size.max(1);
+    }
+
+    /// The distance from which on nothing is kept.
+    #[inline]
+    fn bound(&self) -> u32 {
+        match self.found.last() {
+            Some((last, _)) if self.found.len() >= self.size => last.distance,
+            _ => u32::MAX,
+        }
+    }
+
+    /// Puts a candidate in its place, and says which that is.
+    #[inline]
+    fn add(&mut self, candidate: Candidate) -> usize {
+        if self.found.len() >= self.size {
+            self.found.pop();
+        }
+        let place = self.found.partition_point(|(other, _)| *other < candidate);
+        self.found.insert(place, (candidate, false));
+        place
+    }
+}
+
+/// What a search needs besides its result, kept from one to the next.
+#[derive(Default)]
+struct Scratch {
+    /// The number of the search that saw a row last.
+    seen: Vec<u16>,
+    search: u16,
+    pool: Pool,
+    passing: Pool,
+    near: Vec<u32>,
+}
+
+impl Scratch {
+    fn restart(&mut self, rows: usize) {
+        if self.seen.len() < rows {
+            self.seen.resize(rows, 0);
+        }
+        self.search = self.search.wrapping_add(1);
+        if self.search == 0 {
+            self.seen.fill(0);
+            self.search = 1;
+        }
+    }
+
+    /// Keeps of a node's neighbours those that this search has not seen.
+    #[inline]
+    fn unseen(&mut self, neighbours: &[u32]) {
+        self.near.clear();
+        for row in neighbours {
+            if let Some(seen) = self.seen.get_mut(*row as usize) {
+                if *seen != self.search {
+                    *seen = self.search;
+                    self.near.push(*row);
+                }
+            }
+        }
+    }
+}
+
+thread_local! {
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+}
+
+/// The rows of the lowest layer next to where the layers above lead.
+fn entry(graph: &Graph, codes: Codes<'_>, query: &Query) -> u32 {
+    let mut node = graph.entry;
+    for layer in graph.layers.iter().rev() {
+        let far = |node: u32| {
+            let row = layer.rows.get(node as usize).copied().unwrap_or(0);
+            query.distance(codes.of(row))
+        };
+        let mut best = far(node);
+        loop {
+            let nearer = layer.lists.of_node(node).iter().map(|next| (far(*next), *next)).min();
+            match nearer {
+                Some((distance, next)) if distance < best => (best, node) = (distance, next),
+                _ => break,
+            }
+        }
+        node = layer.below.get(node as usize).copied().unwrap_or(0);
+    }
+    node
+}
+
+/// The `ef` nearest rows that the graph leads to, nearest first. With `passing`, only rows in it, while the
+/// way may lead through others: as many more rows are kept on the way as fewer pass.
+pub fn through_graph(
+    graph: &Graph,
+    codes: Codes<'_>,
+    query: &Query,
+    ef: usize,
+    passing: Option<&Bits>,
+) -> Vec<Candidate> {
+    if graph.row_count() == 0 {
+        return Vec::new();
+    }
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.restart(graph.row_count());
+        let width = match passing {
+            None => ef,
+            Some(bits) => widened(ef, bits, graph.row_count()),
+        };
+        scratch.pool.restart(width);
+        scratch.passing.restart(ef);
+        let first = entry(graph, codes, query);
+        scratch.unseen(&[first]);
+        gather(scratch, codes, query, passing);
+        let mut place = 0;
+        while let Some((candidate, is_done)) = scratch.pool.found.get_mut(place) {
+            if *is_done {
+                place += 1;
+                continue;
+            }
+            *is_done = true;
+            let row = candidate.row;
+            scratch.unseen(Lists::of_node(&graph.rows, row));
+            let nearest = gather(scratch, codes, query, passing);
+            place = if nearest <= place { nearest } else { place + 1 };
+        }
+        let found = match passing {
+            None => &scratch.pool.found,
+            Some(_) => &scratch.passing.found,
+        };
+        found.iter().map(|(candidate, _)| *candidate).collect()
+    })
+}
+
+/// Candidates on the way so that some `ef` of them pass.
+fn widened(ef: usize, passing: &Bits, rows: usize) -> usize {
+    let share = passing.count().max(1) as f64 / rows.max(1) as f64;
+    ((ef as f64 / share).ceil() as usize).min(rows)
+}
+
+/// Compares the rows that were found near by; the first place of the pool that changed.
+#[inline]
+fn gather(scratch: &mut Scratch, codes: Codes<'_>, query: &Query, passing: Option<&Bits>) -> usize {
+    // Brought near while the ones before are compared.
+    const AHEAD: usize = 4;
+    let near = std::mem::take(&mut scratch.near);
+    for row in near.iter().take(AHEAD) {
+        prefetch(codes.of(*row));
+    }
+    let mut nearest = usize::MAX;
+    for (at, row) in near.iter().enumerate() {
+        if let Some(next) = near.get(at + AHEAD) {
+            prefetch(codes.of(*next));
+        }
+        let candidate = Candidate { distance: query.distance(codes.of(*row)), row: *row };
+        if candidate.distance < scratch.pool.bound() {
+            nearest = nearest.min(scratch.pool.add(candidate));
+        }
+        if let Some(bits) = passing
+            && candidate.distance < scratch.passing.bound()
+            && bits.has(*row)
+        {
+            scratch.passing.add(candidate);
+        }
+    }
+    scratch.near = near;
+    nearest
+}
+
+/// The nearest rows of those that pass, all compared, nearest first.
+pub fn row_by_row(
+    codes: Codes<'_>,
+    query: &Query,
+    count: usize,
+    rows: impl Iterator<Item = u32>,
+) -> Vec<Candidate> {
+    // Wide enough that a batch is worth its sorting.
+    let kept = count.max(1);
+    let mut found: Vec<Candidate> = Vec::with_capacity(kept * 2 + 64);
+    let mut bound = u32::MAX;
+    let mut ahead = std::collections::VecDeque::with_capacity(8);
+    let mut rows = rows.fuse();
+    loop {
+        while ahead.len() < 8
+            && let Some(row) = rows.next()
+        {
+            prefetch(codes.of(row));
+            ahead.push_back(row);
+        }
+        let Some(row) = ahead.pop_front() else { break };
+        let distance = query.distance(codes.of(row));
+        if distance < bound {
+            found.push(Candidate { distance, row });
+            if found.len() == kept * 2 + 64 {
+                found.select_nth_unstable(kept - 1);
+                found.truncate(kept);
+                bound = found.iter().map(|candidate| candidate.distance).max().unwrap_or(u32::MAX);
+            }
+        }
+    }
+    found.sort_unstable();
+    found.truncate(kept);
+    found
+}

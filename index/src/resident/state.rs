@@ -1,0 +1,151 @@
+//! What a resident index shows at one version: segments, and which of their rows.
+//!
+//! A state never changes. A search takes one and keeps it; a later version is a new state that shares the
+//! segments.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use lakebed_core::Result;
+use lakebed_storage::FragmentMark;
+use roaring::RoaringTreemap;
+
+use super::bits::Bits;
+use super::quantiser::{Quantiser, Query};
+use super::row_ids::RowIds;
+use super::segment::{Scratch, Segment, Way};
+
+/// A segment and which of its rows are visible.
+#[derive(Debug, Clone)]
+pub struct Part {
+    /// The segment.
+    pub segment: Arc<Segment>,
+    /// Its rows that the version has with the vector that the segment knows.
+    pub visible: Arc<Bits>,
+}
+
+impl Part {
+    /// All rows of a segment.
+    pub fn whole(segment: Segment) -> Part {
+        let visible = Arc::new(Bits::all(segment.rows()));
+        Part { segment: Arc::new(segment), visible }
+    }
+}
+
+/// A fragment that is known.
+#[derive(Debug, Clone)]
+pub struct Known {
+    /// What it was when it was read.
+    pub mark: FragmentMark,
+    /// Its visible rows, those without a vector as well.
+    pub ids: Arc<RowIds>,
+}
+
+/// A version of a column.
+#[derive(Debug, Clone, Default)]
+pub struct State {
+    /// The version.
+    pub version: u64,
+    /// Its fragments.
+    pub fragments: BTreeMap<u32, Known>,
+    /// Its rows.
+    pub parts: Vec<Part>,
+}
+
+/// A row that was found.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hit {
+    /// The stable row id.
+    pub row_id: u64,
+    /// The true distance.
+    pub distance: f32,
+}
+
+/// What a search found.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Answer {
+    /// The nearest rows, nearest first.
+    pub hits: Vec<Hit>,
+    /// The way through the largest segment.
+    pub way: Way,
+}
+
+/// The rows of each part that pass a filter.
+pub type Passing = Vec<Arc<Bits>>;
+
+impl State {
+    /// Rows that can be found.
+    pub fn rows(&self) -> usize {
+        self.parts.iter().map(|part| part.visible.count()).sum()
+    }
+
+    /// Rows that a graph leads to.
+    pub fn graph_rows(&self) -> usize {
+        let graphs = self.parts.iter().filter(|part| part.segment.graph.is_some());
+        graphs.map(|part| part.visible.count()).sum()
+    }
+
+    /// Rows that are there and masked.
+    pub fn masked_rows(&self) -> usize {
+        self.parts.iter().map(|part| part.segment.rows() - part.visible.count()).sum()
+    }
+
+    /// Bytes in memory.
+    pub fn bytes(&self) -> usize {
+        let parts = self.parts.iter().map(|part| part.segment.bytes() + part.visible.bytes());
+        let known = self.fragments.values().map(|known| known.ids.bytes() + size_of::<Known>());
+        parts.sum::<usize>() + known.sum::<usize>()
+    }
+
+    /// Which rows of each part are in a set.
+    pub fn passing(&self, ids: &RoaringTreemap) -> Passing {
+        let rows = self.parts.iter().map(|part| part.segment.ids.rows_in(ids).and(&part.visible));
+        rows.map(Arc::new).collect()
+    }
+
+    /// The `k` nearest rows to a query, of all or of those that pass. Of each segment `ef` candidates are
+    /// looked for, and the best of all are sorted by their true distances.
+    ///
+    /// # Errors
+    /// `Internal` when the vectors cannot be read.
+    pub fn search(
+        &self,
+        quantiser: &Quantiser,
+        query: &Query,
+        k: usize,
+        ef: usize,
+        passing: Option<&Passing>,
+    ) -> Result<Answer> {
+        let mut near = Vec::new();
+        let mut way = (0, Way::Exact);
+        for (at, part) in self.parts.iter().enumerate() {
+            let visible = passing.and_then(|passing| passing.get(at)).unwrap_or(&part.visible);
+            if visible.count() == 0 {
+                continue;
+            }
+            let (found, own) = part.segment.search(quantiser, query, ef.max(k), visible);
+            way = way.max((part.segment.rows(), own));
+            near.extend(found.into_iter().map(|candidate| (candidate, part)));
+        }
+        near.sort_unstable_by_key(|(candidate, _)| *candidate);
+        near.truncate(sorted_truly(k));
+        let mut scratch = Scratch::default();
+        let mut hits = Vec::with_capacity(near.len());
+        for (candidate, part) in near {
+            let row = candidate.row;
+            let distance = part.segment.true_distance(quantiser, query, row, &mut scratch)?;
+            hits.push(Hit { row_id: part.segment.ids.id_of(row), distance });
+        }
+        hits.sort_by(|one, other| {
+            one.distance.total_cmp(&other.distance).then(one.row_id.cmp(&other.row_id))
+        });
+        hits.truncate(k);
+        Ok(Answer { hits, way: way.1 })
+    }
+}
+
+/// Of so many candidates the true distances are looked up, for `k` rows: codes of a byte seldom put a row
+/// further behind.
+fn sorted_truly(k: usize) -> usize {
+    k + k / 2 + 8
+}
