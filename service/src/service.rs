@@ -43,7 +43,7 @@ pub struct ServiceOptions {
 }
 
 /// How much may be searched in memory.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ResidentSettings {
     /// Bytes that all resident indexes may take; 0 for none.
     pub memory_bytes_max: u64,

@@ -32,7 +32,6 @@ const INDEX: &str = "index.json";
 /// Writes the vectors of a segment while they come.
 pub struct VectorsWriter {
     file: BufWriter<File>,
-    path: std::path::PathBuf,
 }
 
 impl VectorsWriter {
@@ -46,7 +45,7 @@ impl VectorsWriter {
             let path = folder.join(format!("{name}.vectors"));
             let file =
                 File::options().read(true).write(true).create(true).truncate(true).open(&path)?;
-            Ok(VectorsWriter { file: BufWriter::with_capacity(1 << 20, file), path })
+            Ok(VectorsWriter { file: BufWriter::with_capacity(1 << 20, file) })
         };
         make().map_err(|error| broken("write vectors", error))
     }
@@ -70,8 +69,13 @@ impl VectorsWriter {
     /// # Errors
     /// As [`VectorsWriter::create`].
     pub fn end(self) -> Result<Vectors> {
-        let file = self.file.into_inner().map_err(io::IntoInnerError::into_error);
-        Ok(Vectors::File(file.map_err(|error| broken("write vectors", error))?))
+        let end = || {
+            let file = self.file.into_inner().map_err(io::IntoInnerError::into_error)?;
+            // Before anything names it.
+            file.sync_all()?;
+            Ok(Vectors::File(file))
+        };
+        end().map_err(|error| broken("write vectors", error))
     }
 }
 
