@@ -11,6 +11,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
+import lakebed
+from lakebed.errors import NotFound
 from support.server import LakebedServer
 from support.vectors import Clusters, distances
 from support.waiting import wait_until
@@ -398,3 +400,18 @@ def test_whatever_happens_it_is_as_good_as_comparing(own_server: LakebedServer, 
             floor=0.85,
         )
     made.check(vectors(60, 9), resident=False)
+
+
+def test_from_python(searched: Searched) -> None:
+    server = searched.server
+    with lakebed.connect(f"http://{server.http_address}", api_key=server.admin_key) as mine:
+        mine_table = mine.table(searched.name)
+        mine_table.resident.create("vector", distance="l2")
+        ready = lambda: mine_table.resident.list()[0]["state"] == "ready"  # noqa: E731
+        wait_until(ready, "it is ready", 60)
+        found = mine_table.search(searched.truth[17], k=1).to_arrow()
+        assert found["id"].to_pylist() == [17]
+        assert mine_table.resident.list()[0]["searches"] > 0
+        mine_table.resident.drop("vector")
+        with pytest.raises(NotFound):
+            mine_table.resident.drop("vector")

@@ -18,6 +18,7 @@ from lakebed._rows import Rows
 from lakebed._write import Receipt, source_of, write
 from lakebed.blob import BlobFile, open_blob
 from lakebed.errors import InvalidArgument
+from lakebed.resident import ResidentIndexes
 
 if TYPE_CHECKING:
     from lakebed._write import Rowlike
@@ -158,6 +159,11 @@ class Table:
         }
         command = encode({"read": without_none(fields)})
         return Rows(self._flight, command, keeps_order=not any_order)
+
+    @property
+    def resident(self) -> ResidentIndexes:
+        """Columns of vectors that the server searches in memory."""
+        return ResidentIndexes(self._http, self.name)
 
     def search(
         self,
