@@ -129,6 +129,7 @@ impl Service {
             limits: limits.clone(),
             spill_folder,
             callees: Arc::clone(&calls) as _,
+            residents: Arc::clone(&residents),
         })?;
         // A lake in a bucket can have several servers.
         let is_shared = lake.local_folder().is_none();

@@ -13,6 +13,7 @@ use datafusion::sql::parser::{ExplainStatement, Statement as DfStatement};
 use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::Statement as Ast;
 use lakebed_core::{DatabaseName, Error, Limits, Result, Subject, TableId};
+use lakebed_index::resident::Residents;
 use lakebed_storage::{At, Extras, Lake, Snapshot};
 
 use crate::calls::{CallNames, Callees};
@@ -47,6 +48,8 @@ pub struct SqlOptions {
     pub spill_folder: PathBuf,
     /// What runs calls of models and functions.
     pub callees: Arc<dyn Callees>,
+    /// Columns that are searched in memory.
+    pub residents: Arc<Residents>,
 }
 
 /// SQL over one lake.
@@ -55,6 +58,7 @@ pub struct Sql {
     limits: Limits,
     sessions: Sessions,
     callees: Arc<dyn Callees>,
+    residents: Arc<Residents>,
 }
 
 /// A table that a statement names, at one version.
@@ -79,12 +83,12 @@ impl Sql {
     /// # Errors
     /// `Unavailable` when the folder for spilled rows cannot be made.
     pub fn open(options: SqlOptions) -> Result<Sql> {
-        let SqlOptions { lake, limits, spill_folder, callees } = options;
+        let SqlOptions { lake, limits, spill_folder, callees, residents } = options;
         let spill = Spill::open(&spill_folder, limits.sql_spill_bytes_max)?;
         let all_memory = AllMemory::new(limits.sql_memory_bytes_max);
         let partitions = std::thread::available_parallelism().map_or(1, usize::from);
         let sessions = Sessions { all_memory, spill, partitions, callees: Arc::clone(&callees) };
-        Ok(Sql { lake, limits, sessions, callees })
+        Ok(Sql { lake, limits, sessions, callees, residents })
     }
 
     /// Plans a query. With `pins` it reads the versions of an earlier plan of the same statement.
@@ -212,8 +216,13 @@ impl Sql {
             let id = scope.searched(&search.table)?;
             let branch = search.request.branch.as_deref();
             let snapshot = self.read(&id, branch, &search.at()?, reads).await?;
-            let table =
-                search_table(&snapshot, &search.request, &self.limits, &self.callees).await?;
+            let table = search_table(
+                &snapshot,
+                &search.request,
+                &self.limits,
+                (&self.callees, &self.residents),
+            )
+            .await?;
             catalog.opened((scope.database(), scope.schema(), &search.name), table);
         }
         for feed in &feeds {

@@ -28,6 +28,7 @@ use datafusion::sql::sqlparser::ast::{
 use futures::TryStreamExt;
 use lakebed_core::{Error, Limits, QueryVectors, Result, Subject};
 use lakebed_index::Search;
+use lakebed_index::resident::Residents;
 use lakebed_proto::search::{Embed, FullTextQuery, SearchRequest};
 use lakebed_storage::{At, Snapshot, carry};
 
@@ -257,7 +258,7 @@ pub(crate) async fn search_table(
     snapshot: &Snapshot,
     request: &SearchRequest,
     limits: &Limits,
-    callees: &Arc<dyn Callees>,
+    (callees, residents): (&Arc<dyn Callees>, &Arc<Residents>),
 ) -> Result<Arc<dyn TableProvider>> {
     let text = ByText::of(snapshot, request, limits, callees)?;
     let planned = match &text {
@@ -266,14 +267,22 @@ pub(crate) async fn search_table(
         None => request,
     };
     let search = lakebed_index::search_of(snapshot, planned, limits)?;
-    let (search, report) = search.fitted(snapshot, None).await?;
+    // What any vector finds is of no use.
+    let asked = text.is_none().then_some(residents);
+    let (search, report) = search.fitted(snapshot, asked).await?;
     let schema = search.schema(snapshot).await?;
     let report = serde_json::to_string(&report)
         .map_err(|error| Error::internal("a report cannot be written").with_source(error))?;
     let mut metadata = schema.metadata().clone();
     metadata.insert(REPORT_KEY.to_owned(), report);
     let schema: SchemaRef = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-    let search = Found { snapshot: snapshot.clone(), search, text, schema: Arc::clone(&schema) };
+    let search = Found {
+        snapshot: snapshot.clone(),
+        search,
+        text,
+        residents: Arc::clone(residents),
+        schema: Arc::clone(&schema),
+    };
     let table = StreamingTable::try_new(schema, vec![Arc::new(search)]).map_err(from_datafusion)?;
     Ok(Arc::new(table))
 }
@@ -284,6 +293,7 @@ struct Found {
     search: Search,
     /// What its vector is made of, if it has none yet.
     text: Option<ByText>,
+    residents: Arc<Residents>,
     schema: SchemaRef,
 }
 
@@ -346,11 +356,11 @@ impl ByText {
         SearchRequest { vector, embed: None, ..self.request.clone() }
     }
 
-    async fn search(&self, snapshot: &Snapshot) -> Result<Search> {
+    async fn search(&self, snapshot: &Snapshot, residents: &Arc<Residents>) -> Result<Search> {
         let digest = self.digest.as_deref();
         let vector = self.callees.embed_text(&self.model, digest, self.text.clone()).await?;
         let search = lakebed_index::search_of(snapshot, &self.with(vector), &self.limits)?;
-        Ok(search.fitted(snapshot, None).await?.0)
+        Ok(search.fitted(snapshot, Some(residents)).await?.0)
     }
 }
 
@@ -362,10 +372,10 @@ impl PartitionStream for Found {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (snapshot, mut search, schema) =
             (self.snapshot.clone(), self.search.clone(), Arc::clone(&self.schema));
-        let text = self.text.clone();
+        let (text, residents) = (self.text.clone(), Arc::clone(&self.residents));
         let rows = async move {
             if let Some(text) = text {
-                search = text.search(&snapshot).await.map_err(|error| carry(&error))?;
+                search = text.search(&snapshot, &residents).await.map_err(|error| carry(&error))?;
             }
             let (_, batches) = search.open(&snapshot).await.map_err(|error| carry(&error))?;
             Ok::<_, DataFusionError>(batches.map_err(|error| carry(&error)))

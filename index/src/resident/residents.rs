@@ -2,6 +2,7 @@
 //! as far as memory allows.
 
 use std::collections::{HashMap, HashSet};
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -121,6 +122,12 @@ pub struct Residents {
     counts: Mutex<HashMap<ResidentKey, (i64, u64)>>,
     /// Columns whose files were looked for.
     looked: Mutex<HashSet<ResidentKey>>,
+}
+
+impl fmt::Debug for Residents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Residents").field("options", &self.options).finish_non_exhaustive()
+    }
 }
 
 impl Residents {

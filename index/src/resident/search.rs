@@ -95,11 +95,11 @@ impl Scratch {
     fn unseen(&mut self, neighbours: &[u32]) {
         self.near.clear();
         for row in neighbours {
-            if let Some(seen) = self.seen.get_mut(*row as usize) {
-                if *seen != self.search {
-                    *seen = self.search;
-                    self.near.push(*row);
-                }
+            if let Some(seen) = self.seen.get_mut(*row as usize)
+                && *seen != self.search
+            {
+                *seen = self.search;
+                self.near.push(*row);
             }
         }
     }

@@ -36,7 +36,7 @@ impl Vectors {
                 );
             }
             Vectors::File(file) => {
-                bytes.resize(numbers * size_of::<f32>(), 0);
+                bytes.resize(size_of_val::<[f32]>(into), 0);
                 let place = u64::from(row) * bytes.len() as u64;
                 file.read_exact_at(bytes, place).map_err(|error| broken("read vectors", error))?;
                 for (number, four) in into.iter_mut().zip(bytes.chunks_exact(size_of::<f32>())) {
@@ -49,7 +49,7 @@ impl Vectors {
 
     fn bytes(&self) -> usize {
         match self {
-            Vectors::Memory(all) => all.capacity() * size_of::<f32>(),
+            Vectors::Memory(all) => size_of_val(all.as_slice()),
             Vectors::File(..) => 0,
         }
     }
