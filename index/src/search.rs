@@ -8,10 +8,14 @@
 //! Rows that no index covers are compared one by one and merged in, so fresh rows are found at once. Where
 //! few rows pass a filter, these are compared and no index is asked, so that a filter costs no recall.
 
+use std::sync::Arc;
+
 use arrow_schema::SchemaRef;
 use lakebed_core::{Result, SearchReport};
 use lakebed_proto::search::K_DEFAULT;
-use lakebed_storage::{BatchStream, IndexSummary, Ranking, SearchSpec, Snapshot, VectorQuery};
+use lakebed_storage::{
+    BatchStream, IndexSummary, Ranking, RowMask, SearchSpec, Snapshot, VectorQuery,
+};
 
 use crate::hybrid::{Hybrid, joined};
 
@@ -34,6 +38,19 @@ pub enum Search {
 }
 
 impl Search {
+    /// The same search among the rows that a mask selects.
+    pub(crate) fn over(self, rows: &Arc<RowMask>) -> Search {
+        let masked = |spec| SearchSpec { rows: Some(Arc::clone(rows)), ..spec };
+        match self {
+            Search::One(spec) => Search::One(masked(spec)),
+            Search::Hybrid(hybrid) => {
+                let hybrid = *hybrid;
+                let (vector, text) = (masked(hybrid.vector), masked(hybrid.text));
+                Search::Hybrid(Box::new(Hybrid { vector, text, ..hybrid }))
+            }
+        }
+    }
+
     /// The search as it is run, and what it will say of itself: where no index fits, none is asked for,
     /// which lance would find out for itself, with a warning.
     ///
@@ -112,11 +129,14 @@ async fn fitted(snapshot: &Snapshot, spec: SearchSpec) -> Result<(SearchSpec, Se
     }
     let wanted = spec.limit.unwrap_or(K_DEFAULT).saturating_add(spec.offset);
     let index_type = report.index_type.clone().unwrap_or_default();
-    let Some(filter) = spec.filter.as_deref().filter(|_| is_prefiltered) else {
+    let filter = spec.filter.as_deref().filter(|_| is_prefiltered);
+    // A row set comes first whatever is said of the filter.
+    let rows = spec.rows.as_deref().filter(|_| !spec.fast_search);
+    if filter.is_none() && rows.is_none() {
         keep_candidates(query, &index_type, wanted);
         return Ok((spec, report));
-    };
-    let passing = snapshot.count_matching(filter).await?;
+    }
+    let passing = snapshot.count_of(filter, rows).await?;
     if passing <= COMPARED_ROWS_MAX {
         query.use_index = false;
         report.index = None;

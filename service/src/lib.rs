@@ -51,6 +51,7 @@ mod read;
 mod registration;
 mod resolve;
 mod restore;
+mod row_sets;
 mod search;
 mod secrets;
 mod servers;
@@ -111,6 +112,7 @@ pub use peers::{
 };
 pub use private_file::PrivateFile;
 pub use read::{ReadPart, ReadPlan};
+pub use row_sets::{CreateRowSet, RowSet, RowSetIds, RowSetSource};
 pub use search::{Found, SearchPlan};
 pub use secrets::{SecretSummary, Zeroizing};
 pub use service::{Service, ServiceOptions};

@@ -265,7 +265,7 @@ pub(crate) async fn search_table(
         Some(text) => &text.with(text.stand_in()),
         None => request,
     };
-    let search = lakebed_index::search_of(snapshot, planned, limits)?;
+    let search = lakebed_index::search_of(snapshot, planned, limits).await?;
     let (search, report) = search.fitted(snapshot).await?;
     let schema = search.schema(snapshot).await?;
     let report = serde_json::to_string(&report)
@@ -349,7 +349,8 @@ impl ByText {
     async fn search(&self, snapshot: &Snapshot) -> Result<Search> {
         let digest = self.digest.as_deref();
         let vector = self.callees.embed_text(&self.model, digest, self.text.clone()).await?;
-        let search = lakebed_index::search_of(snapshot, &self.with(vector), &self.limits)?;
+        let request = self.with(vector);
+        let search = lakebed_index::search_of(snapshot, &request, &self.limits).await?;
         Ok(search.fitted(snapshot).await?.0)
     }
 }

@@ -17,6 +17,7 @@ use lance_index::scalar::inverted::query::FtsQuery;
 
 use crate::indexes::width_of;
 use crate::lance_error::from_lance;
+use crate::row_mask::RowMask;
 use crate::scan::{
     BATCH_BYTES, BATCH_BYTES_MAX, BATCH_ROWS, BatchStream, Projection, READ_AHEAD_BYTES,
 };
@@ -127,6 +128,8 @@ pub struct SearchSpec {
     pub projection: Projection,
     /// Rows for which this SQL expression is true.
     pub filter: Option<String>,
+    /// Only rows that this selects, before anything is ranked.
+    pub rows: Option<Arc<RowMask>>,
     /// Whether the filter comes first.
     pub prefilter: bool,
     /// Whether `_rowid` is in the answer.
@@ -214,6 +217,9 @@ impl Snapshot {
         if let Some(filter) = &spec.filter {
             check_sql(filter, limits).map_err(|error| error.context("filter"))?;
             scanner.filter(filter).map_err(|error| bad_search(error).context("filter"))?;
+        }
+        if let Some(rows) = &spec.rows {
+            rows.apply(&mut scanner);
         }
         let is_batch = self.is_batch(&spec.ranking);
         if is_batch && spec.offset > 0 {

@@ -36,6 +36,7 @@ pub(crate) mod real_time;
 pub(crate) mod register;
 pub(crate) mod rename;
 pub(crate) mod restore;
+pub(crate) mod row_sets;
 pub(crate) mod schema_metadata;
 pub(crate) mod show;
 pub(crate) mod stats;
