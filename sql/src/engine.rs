@@ -28,11 +28,11 @@ use crate::memory::AllMemory;
 use crate::names::Scope;
 use crate::parse::Statement;
 use crate::plan::{PinnedTable, PlannedQuery};
+use crate::row_sets::take_row_sets;
 use crate::search::{search_table, take_searches};
 use crate::session::Sessions;
 use crate::spill::Spill;
 use crate::time_travel;
-use crate::row_sets::take_row_sets;
 use crate::views::{Reads, counted};
 
 /// The schema that tells what there is; no namespace of a lake.

@@ -87,7 +87,9 @@ fn named(given: &TableFunctionArgs, name: String) -> Result<NamedSet> {
         FunctionArg::Unnamed(FunctionArgExpr::Expr(set)),
     ] = given.args.as_slice()
     else {
-        return Err(Error::invalid("it takes a table and the name of a row set, `NAME` or `NAME@VERSION`"));
+        return Err(Error::invalid(
+            "it takes a table and the name of a row set, `NAME` or `NAME@VERSION`",
+        ));
     };
     let table = text(table, "the table")?;
     let (table, at) = time_travel::split(&table)?;
@@ -145,9 +147,15 @@ mod tests {
         let (sql, found) =
             take("SELECT id FROM Row_Set('ns.t', 'gold@2') g JOIN row_set('t VERSION AS OF 3', 's') ON 1 = 1")
                 .unwrap();
-        assert!(sql.contains("\"row set 0\" g") && sql.contains("\"row set 1\" AS row_set"), "{sql}");
+        assert!(
+            sql.contains("\"row set 0\" g") && sql.contains("\"row set 1\" AS row_set"),
+            "{sql}"
+        );
         let [one, other] = found.as_slice() else { panic!("two sets") };
-        assert_eq!((one.table.as_str(), &one.at, one.wanted.as_str()), ("ns.t", &At::Latest, "gold@2"));
+        assert_eq!(
+            (one.table.as_str(), &one.at, one.wanted.as_str()),
+            ("ns.t", &At::Latest, "gold@2")
+        );
         assert_eq!((other.table.as_str(), &other.at), ("t", &At::Version(3)));
         assert!(take("SELECT * FROM row_set").unwrap().1.is_empty());
         for wrong in ["row_set('t')", "row_set(t, 'gold')", "row_set('t', 'gold', 3)"] {

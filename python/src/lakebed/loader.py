@@ -57,8 +57,8 @@ class Snapshot:
         # Without Flight, so that worker processes may be forked from one that has only this.
         self.version, self.rows = table.pin(version, filter, row_set=self.row_set)
         self._fields = {"columns": columns_field(columns), "blobs": blobs}
-        # Under a filter or in a set a place says nothing about where a row lies, so their ids are fetched, once
-        # in each process, 8 bytes a row. Without one they are not needed to read blocks.
+        # Under a filter or in a set a place says nothing about where a row lies, so their ids are
+        # fetched, once in each process, 8 bytes a row. Without they are not needed to read blocks.
         self._row_ids: npt.NDArray[np.uint64] | None = None
         self._lock = threading.Lock()
 

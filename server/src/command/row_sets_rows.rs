@@ -34,8 +34,12 @@ impl ClientVerb for RowSetsRows {
         loop {
             let body = json!({ "name": name, "limit": PAGE, "after": after });
             let answer = client.send(Method::POST, &path, Some(body)).await?;
-            let ids: Vec<u64> =
-                answer["row_ids"].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+            let ids: Vec<u64> = answer["row_ids"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .filter_map(Value::as_u64)
+                .collect();
             if !ids.is_empty() {
                 print(&ids.iter().map(u64::to_string).collect::<Vec<_>>().join("\n"))?;
             }
@@ -43,7 +47,9 @@ impl ClientVerb for RowSetsRows {
                 return Ok(());
             }
             after = ids.last().copied();
-            if let (Some(set), Some(version)) = (answer["name"].as_str(), answer["version"].as_u64()) {
+            if let (Some(set), Some(version)) =
+                (answer["name"].as_str(), answer["version"].as_u64())
+            {
                 name = format!("{set}@{version}");
             }
         }

@@ -18,10 +18,10 @@ use crate::Service;
 use crate::audit::AuditLine;
 use crate::authenticate::require;
 
-/// One version of a row set.
-pub use lakebed_storage::RowSet;
 /// The ids of a row set.
 pub use lakebed_storage::RowMask as RowSetIds;
+/// One version of a row set.
+pub use lakebed_storage::RowSet;
 
 impl Service {
     /// The row sets of a table, sorted by name: the newest version of each, or all of them.

@@ -220,7 +220,8 @@ async fn gather(mut batches: BatchStream) -> Result<RoaringTreemap> {
     while let Some(batch) = batches.try_next().await? {
         let ids = batch.column_by_name(ROW_ID);
         let ids = ids.and_then(|ids| ids.as_primitive_opt::<UInt64Type>()).ok_or_else(|| {
-            let message = format!("the rows have no column `{ROW_ID}` of row ids (64 bits, unsigned)");
+            let message =
+                format!("the rows have no column `{ROW_ID}` of row ids (64 bits, unsigned)");
             Error::invalid(message).about(Subject::Column)
         })?;
         found.extend(ids.iter().flatten());

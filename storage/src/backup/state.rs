@@ -31,8 +31,8 @@ use super::record::{BACKUP_RECORD, ORIGIN_RECORD, RUNNING_RECORD};
 use super::table::{TablePlan, Transfer};
 use crate::lance_error::from_object_store;
 use crate::models::MODEL_FILES;
-use crate::row_sets::RECORDS as ROW_SETS;
 use crate::root::{Root, SYSTEM_FOLDER};
+use crate::row_sets::RECORDS as ROW_SETS;
 
 /// State that must not be ahead of the tables; it is held in memory, so it has a limit.
 const EARLY: [&str; 3] = ["cursors", "models", ROW_SETS];
