@@ -416,3 +416,101 @@ fn decode(path: &str, bytes: &[u8]) -> Result<RowSet> {
     }
     serde_json::from_slice(bytes).map_err(unread)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scan::{Projection, ScanSpec, Slice};
+    use crate::snapshot::At;
+    use crate::test_lake::{self, id, lake};
+    use futures::TryStreamExt as _;
+
+    fn set(text: &str) -> RowSetRef {
+        RowSetRef::parse(text).unwrap()
+    }
+
+    fn new(name: &str, ids: impl IntoIterator<Item = u64>) -> NewRowSet {
+        NewRowSet {
+            name: RowSetName::parse(name).unwrap(),
+            description: None,
+            made_from: serde_json::json!({ "row_ids": 1 }),
+            ids: ids.into_iter().collect(),
+        }
+    }
+
+    /// A table of five rows in as many fragments, the third of them deleted; its newest version.
+    async fn five() -> (Snapshot, Arc<crate::Lake>, tempfile::TempDir) {
+        let (lake, folder) = lake().await;
+        test_lake::create(&lake, "t").await;
+        let table = lake.table(&id("t")).await.unwrap();
+        for n in 1..5 {
+            let (schema, batches, options) = test_lake::row(n);
+            table.append(None, schema, batches, options).await.unwrap();
+        }
+        table.delete(None, "n = 2").await.unwrap();
+        (table.snapshot(None, &At::Latest).await.unwrap(), lake, folder)
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn numbers_of_versions_are_never_used_again() {
+        let (snapshot, lake, _folder) = five().await;
+        let table = snapshot.table();
+        for ids in [vec![0, 1], vec![1, 4], vec![]] {
+            table.create_row_set(&snapshot, new("s", ids)).await.unwrap();
+        }
+        table.create_row_set(&snapshot, new("s2", [3])).await.unwrap();
+        assert_eq!(table.row_set(&set("s")).await.unwrap().version, 3);
+        assert_eq!(table.drop_row_set(&set("s@3")).await.unwrap(), 1);
+        assert_eq!(table.row_set(&set("s")).await.unwrap().version, 2);
+        let made = table.create_row_set(&snapshot, new("s", [0])).await.unwrap();
+        assert_eq!((made.version, made.rows), (4, 1));
+        let error = table.row_set(&set("s@3")).await.unwrap_err();
+        assert!(error.message().contains("it has 1, 2, 4"), "{error}");
+        let names = |sets: Vec<RowSet>| -> Vec<(String, u64)> {
+            sets.into_iter().map(|set| (set.name, set.version)).collect()
+        };
+        let newest = names(table.list_row_sets(false).await.unwrap());
+        assert_eq!(newest, [("s".to_owned(), 4), ("s2".to_owned(), 1)]);
+        assert_eq!(table.list_row_sets(true).await.unwrap().len(), 4);
+        assert_eq!(table.drop_row_set(&set("s")).await.unwrap(), 3);
+        assert_eq!(table.drop_row_set(&set("s")).await.unwrap_err().kind(), ErrorKind::NotFound);
+        let made = table.create_row_set(&snapshot, new("s", [0])).await.unwrap();
+        assert_eq!(made.version, 5);
+        // The ids of what was dropped are gone.
+        let [records, ids] = folders_of(table.uid());
+        assert_eq!(lake.system().list(&ids).await.unwrap().len(), 2);
+        lake.drop_table(&id("t")).await.unwrap();
+        for folder in [records, ids] {
+            assert!(lake.system().list(&folder).await.unwrap().is_empty(), "{folder}");
+        }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_mask_composes_with_slices_filters_and_deletions() {
+        let (snapshot, _lake, _folder) = five().await;
+        let rows = Arc::new(RowMask::new([0, 2, 3, 4, 9].into_iter().collect()));
+        let read = async |filter: Option<&str>, slices: Option<Vec<Slice>>| {
+            let spec = ScanSpec {
+                projection: Projection::Names(vec!["_rowid".to_owned()]),
+                filter: filter.map(str::to_owned),
+                rows: Some(Arc::clone(&rows)),
+                slices,
+                ..ScanSpec::default()
+            };
+            let (_, batches) = snapshot.scan(&spec).await.unwrap();
+            let batches: Vec<_> = batches.try_collect().await.unwrap();
+            batches.iter().map(arrow_array::RecordBatch::num_rows).sum::<usize>()
+        };
+        assert_eq!(read(None, None).await, 3);
+        assert_eq!(read(Some("n > 0"), None).await, 2);
+        let slice = |fragment| Slice { fragment, start: 0, rows: 1 };
+        assert_eq!(read(None, Some(vec![slice(0), slice(1), slice(2)])).await, 1);
+        assert_eq!(read(Some("n > 0"), Some(vec![slice(0), slice(3)])).await, 1);
+        assert_eq!(snapshot.count_of(None, Some(&rows)).await.unwrap(), 3);
+        assert_eq!(snapshot.count_of(Some("n < 4"), Some(&rows)).await.unwrap(), 2);
+        let found = snapshot.row_ids_of(None, Some(&rows)).await.unwrap();
+        assert_eq!(found.iter().collect::<Vec<_>>(), [0, 3, 4]);
+        let none = Arc::new(RowMask::default());
+        assert_eq!(snapshot.count_of(None, Some(&none)).await.unwrap(), 0);
+    }
+}
