@@ -447,7 +447,7 @@ mod tests {
             let (schema, batches, options) = test_lake::row(n);
             table.append(None, schema, batches, options).await.unwrap();
         }
-        table.delete(None, "n = 2").await.unwrap();
+        table.delete_rows(None, "n = 2").await.unwrap();
         (table.snapshot(None, &At::Latest).await.unwrap(), lake, folder)
     }
 
