@@ -6,6 +6,10 @@
 //! a look into a bitmap for each row, whatever the share of rows that it selects: no list of ids is ever
 //! planned, and nothing is taken row by row.
 //!
+//! What lance compares row by row it reads whole, and drops what the mask does not select behind the read:
+//! for a hundred rows of a million it would read a million vectors. So where a mask selects few rows, such a
+//! read gets the mask itself, as the answer of an index, and reads their ranges only.
+//!
 //! What always holds: ids of rows that were deleted select nothing.
 
 use std::sync::Arc;
@@ -13,16 +17,27 @@ use std::sync::Arc;
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::UInt64Type;
 use async_recursion::async_recursion as boxed;
+use datafusion::common::Result as PlanResult;
+use datafusion::common::tree_node::{Transformed, TreeNode as _, TreeNodeRecursion};
+use datafusion::physical_plan::ExecutionPlan;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use futures::TryStreamExt as _;
 use lakebed_core::{Error, Result};
 use lance::dataset::scanner::Scanner;
+use lance::io::exec::RowAddrMaskFilterExec;
+use lance::io::exec::filtered_read::FilteredReadExec;
 use lance_core::ROW_ID;
-use lance_select::{RowAddrMask, RowAddrTreeMap};
+use lance_datafusion::exec::OneShotExec;
+use lance_select::result::IndexExprResultWireFormat;
+use lance_select::{IndexExprResult, RowAddrMask, RowAddrTreeMap};
 use roaring::RoaringTreemap;
 
 use crate::scan::{Projection, ScanSpec, bad_plan};
 use crate::snapshot::Snapshot;
 use crate::sql_guard::check_sql;
+
+/// Where a mask selects one of so many rows or fewer, their ranges are read.
+const SPARSE_TIMES: u64 = 8;
 
 /// Rows by stable row id.
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -55,8 +70,58 @@ impl RowMask {
 
     /// Has a scanner give no other rows.
     pub(crate) fn apply(&self, scanner: &mut Scanner) {
-        let allowed = RowAddrTreeMap::from(self.ids.clone());
-        scanner.with_row_id_prefilter(RowAddrMask::from_allowed(allowed));
+        scanner.with_row_id_prefilter(self.for_lance());
+    }
+
+    fn for_lance(&self) -> RowAddrMask {
+        RowAddrMask::from_allowed(RowAddrTreeMap::from(self.ids.clone()))
+    }
+
+    /// Whether so few of so many rows are selected that their ranges are worth being read by themselves.
+    pub(crate) fn is_sparse(&self, rows: u64) -> bool {
+        self.ids.len().saturating_mul(SPARSE_TIMES) <= rows
+    }
+
+    /// The plan of a search to which the mask was applied, with reads of no more rows than it selects where
+    /// others would be dropped right behind the read.
+    pub(crate) fn narrow(
+        &self,
+        plan: Arc<dyn ExecutionPlan>,
+    ) -> PlanResult<Arc<dyn ExecutionPlan>> {
+        let narrowed = plan.transform_down(|node| {
+            if node.downcast_ref::<RowAddrMaskFilterExec>().is_none() {
+                return Ok(Transformed::no(node));
+            }
+            let below = node.transform_down(|node| self.narrow_read(node))?;
+            Ok(Transformed::new(below.data, below.transformed, TreeNodeRecursion::Jump))
+        });
+        narrowed.map(|narrowed| narrowed.data)
+    }
+
+    fn narrow_read(
+        &self,
+        node: Arc<dyn ExecutionPlan>,
+    ) -> PlanResult<Transformed<Arc<dyn ExecutionPlan>>> {
+        let Some(read) = node.downcast_ref::<FilteredReadExec>() else {
+            return Ok(Transformed::no(node));
+        };
+        if read.index_input().is_some() || read.row_stream_input().is_some() {
+            return Ok(Transformed::no(node));
+        }
+        // A filter is still to be looked at: to lance the mask is an index that says which rows can pass.
+        let answer = match read.options().full_filter {
+            None => IndexExprResult::exact(self.for_lance()),
+            Some(_) => IndexExprResult::at_most(self.for_lance()),
+        };
+        let dataset = read.dataset();
+        let covered = dataset.fragments().iter().map(|fragment| fragment.id as u32).collect();
+        let batch = answer.serialize(&covered, IndexExprResultWireFormat::TwoMask)?;
+        let schema = batch.schema();
+        let once = futures::stream::once(std::future::ready(Ok(batch)));
+        let input = OneShotExec::new(Box::pin(RecordBatchStreamAdapter::new(schema, once)));
+        let options = read.options().clone();
+        let read = FilteredReadExec::try_new(Arc::clone(dataset), options, Some(Arc::new(input)))?;
+        Ok(Transformed::yes(Arc::new(read) as Arc<dyn ExecutionPlan>))
     }
 }
 

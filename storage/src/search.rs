@@ -11,7 +11,8 @@ use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, Int8Array, 
 use arrow_schema::{DataType, Field, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{ApproxMode, DistanceType, Error, ErrorKind, OrderBy, QueryVectors, Result};
-use lance::dataset::scanner::{ColumnOrdering, Scanner};
+use lance::dataset::scanner::{ColumnOrdering, DatasetRecordBatchStream, Scanner};
+use lance_datafusion::exec::{LanceExecutionOptions, execute_plan};
 use lance_index::scalar::FullTextSearchQuery;
 use lance_index::scalar::inverted::query::FtsQuery;
 
@@ -152,7 +153,15 @@ impl Snapshot {
             let rows = self.rows_of(&plain(spec), BATCH_BYTES, BATCH_ROWS).await?;
             scanner.batch_size(rows as usize).batch_size_bytes(BATCH_BYTES_MAX);
         }
-        let stream = Box::pin(scanner.try_into_stream()).await.map_err(bad_search)?;
+        let stream = match self.sparse(spec).await? {
+            None => Box::pin(scanner.try_into_stream()).await.map_err(bad_search)?,
+            Some(rows) => {
+                let plan = Box::pin(scanner.create_plan()).await.map_err(bad_search)?;
+                let plan = rows.narrow(plan).map_err(|error| bad_search(error.into()))?;
+                let batches = execute_plan(plan, LanceExecutionOptions::default());
+                DatasetRecordBatchStream::new(batches.map_err(bad_search)?)
+            }
+        };
         let schema = lance_io::stream::RecordBatchStream::schema(&stream);
         let snapshot = self.clone();
         let batches = stream.map(move |batch| {
@@ -161,6 +170,12 @@ impl Snapshot {
             batch.map_err(bad_search)
         });
         Ok((schema, batches.boxed()))
+    }
+
+    /// The mask of a search by vector that selects few of the rows.
+    async fn sparse<'a>(&self, spec: &'a SearchSpec) -> Result<Option<&'a RowMask>> {
+        let (Ranking::Vector(_), Some(rows)) = (&spec.ranking, &spec.rows) else { return Ok(None) };
+        Ok(rows.is_sparse(self.count_rows().await?).then_some(&**rows))
     }
 
     /// The schema that a search answers with.
