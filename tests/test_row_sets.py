@@ -15,6 +15,7 @@ import pytest
 import lakebed
 from lakebed import errors
 from lakebed.loader import Loader, Snapshot
+from support import readme
 from support.cli import Cli
 from support.lancedb import connect as connect_lancedb
 from support.server import LakebedServer
@@ -604,3 +605,12 @@ def test_a_job_fills_the_rows_of_a_set_only(server: LakebedServer, small: lakebe
         assert refused.status == 404
     finally:
         worker.kill()
+
+
+def test_the_page_runs(make_server: Any) -> None:
+    server = make_server(env={"LAKEBED_ADMIN_KEY": ""})
+    (server.work / "home/.config").mkdir(parents=True, exist_ok=True)
+    server.start()
+    page = readme.ROOT / "docs/row-sets.md"
+    printed = readme.run(server.http_address, server.work / "home", page).splitlines()
+    assert printed == ["odd@1 500 498", "[497, 503]", "['near@1', 'odd@1', 'rest@1']"]
