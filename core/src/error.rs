@@ -102,6 +102,8 @@ pub enum Subject {
     Branch,
     /// A cursor of a table.
     Cursor,
+    /// A row set of a table.
+    RowSet,
     /// A function that a user registered.
     Function,
     /// A secret.

@@ -39,6 +39,10 @@ pub struct Limits {
     pub cursors_max: usize,
     /// Rows that one read may ask for by row id.
     pub row_ids_max: usize,
+    /// Row sets of one table, each version counted.
+    pub row_sets_max: usize,
+    /// Bytes of the row ids of one row set, as they are stored.
+    pub row_set_bytes_max: usize,
     /// Rows of one upsert: a hash of each key is held while it runs.
     pub upsert_rows_max: usize,
     /// Bytes of a filter or expression in SQL.
@@ -128,6 +132,8 @@ impl Default for Limits {
             stamps_bytes_max: 512 << 10,
             cursors_max: 1_000,
             row_ids_max: 1_000_000,
+            row_sets_max: 10_000,
+            row_set_bytes_max: 64 * MIB,
             upsert_rows_max: 4 << 20,
             sql_bytes_max: MIB,
             sql_depth_max: 250,

@@ -1,6 +1,6 @@
 //! From what a client asks for to what storage searches: one meaning for all doors.
 
-use lakebed_core::{Error, Limits, QueryVectors, Result};
+use lakebed_core::{Error, Limits, QueryVectors, Result, RowSetRef};
 use lakebed_proto::command::Columns;
 use lakebed_proto::search::{FullTextQuery, K_DEFAULT, SearchRequest};
 use lakebed_storage::{Projection, Ranking, SearchSpec, Snapshot, TextQuery, VectorQuery};
@@ -16,8 +16,24 @@ const ALL_ROWS: u64 = i64::MAX as u64;
 /// The search that a request asks of a version. Which version it names is not looked at.
 ///
 /// # Errors
-/// `InvalidArgument` for fields that contradict each other or pass a limit.
-pub fn search_of(snapshot: &Snapshot, request: &SearchRequest, limits: &Limits) -> Result<Search> {
+/// `InvalidArgument` for fields that contradict each other or pass a limit, `NotFound` for a row set.
+pub async fn search_of(
+    snapshot: &Snapshot,
+    request: &SearchRequest,
+    limits: &Limits,
+) -> Result<Search> {
+    let search = search_over_all(snapshot, request, limits)?;
+    let Some(wanted) = &request.row_set else { return Ok(search) };
+    let (_, rows) = snapshot.row_set(&RowSetRef::parse(wanted)?).await?;
+    Ok(search.over(&rows))
+}
+
+/// The search over all rows, whichever row set the request names.
+fn search_over_all(
+    snapshot: &Snapshot,
+    request: &SearchRequest,
+    limits: &Limits,
+) -> Result<Search> {
     check_search(request, limits)?;
     let vectors = request.vector.as_ref().filter(|vectors| !vectors.is_empty());
     match (vectors, &request.full_text_query) {
@@ -52,6 +68,7 @@ fn spec_of(request: &SearchRequest, ranking: Ranking) -> SearchSpec {
             Some(Columns::Expressions(pairs)) => Projection::Expressions(pairs.clone()),
         },
         filter: request.filter.clone().filter(|filter| !filter.trim().is_empty()),
+        rows: None,
         prefilter: request.prefilter.unwrap_or(true),
         with_row_id: request.with_row_id.unwrap_or(false),
         fast_search: request.fast_search.unwrap_or(false),

@@ -13,7 +13,9 @@ use std::sync::Arc;
 use arrow_schema::SchemaRef;
 use lakebed_core::{Result, SearchReport};
 use lakebed_proto::search::K_DEFAULT;
-use lakebed_storage::{BatchStream, IndexSummary, Ranking, SearchSpec, Snapshot, VectorQuery};
+use lakebed_storage::{
+    BatchStream, IndexSummary, Ranking, RowMask, SearchSpec, Snapshot, VectorQuery,
+};
 
 use crate::hybrid::{Hybrid, joined};
 use crate::near_rows::NearRows;
@@ -40,6 +42,21 @@ pub enum Search {
 }
 
 impl Search {
+    /// The same search among the rows that a mask selects.
+    pub(crate) fn over(self, rows: &Arc<RowMask>) -> Search {
+        let masked = |spec| SearchSpec { rows: Some(Arc::clone(rows)), ..spec };
+        match self {
+            Search::One(spec) => Search::One(masked(spec)),
+            Search::Hybrid(hybrid) => {
+                let hybrid = *hybrid;
+                let (vector, text) = (masked(hybrid.vector), masked(hybrid.text));
+                Search::Hybrid(Box::new(Hybrid { vector, text, ..hybrid }))
+            }
+            // It was answered.
+            Search::Near(near) => Search::Near(near),
+        }
+    }
+
     /// The search as it is run, and what it will say of itself: where no index fits, none is asked for,
     /// which lance would find out for itself, with a warning. A resident index that shows the version has
     /// answered when this returns.
@@ -138,11 +155,14 @@ async fn fitted(snapshot: &Snapshot, spec: SearchSpec) -> Result<(SearchSpec, Se
     }
     let wanted = spec.limit.unwrap_or(K_DEFAULT).saturating_add(spec.offset);
     let index_type = report.index_type.clone().unwrap_or_default();
-    let Some(filter) = spec.filter.as_deref().filter(|_| is_prefiltered) else {
+    let filter = spec.filter.as_deref().filter(|_| is_prefiltered);
+    // A row set comes first whatever is said of the filter.
+    let rows = spec.rows.as_deref().filter(|_| !spec.fast_search);
+    if filter.is_none() && rows.is_none() {
         keep_candidates(query, &index_type, wanted);
         return Ok((spec, report));
-    };
-    let passing = snapshot.count_matching(filter).await?;
+    }
+    let passing = snapshot.count_of(filter, rows).await?;
     if passing <= COMPARED_ROWS_MAX {
         query.use_index = false;
         report.index = None;

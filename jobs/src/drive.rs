@@ -17,8 +17,10 @@ use std::time::Duration;
 use arrow_array::cast::AsArray as _;
 use arrow_array::types::UInt64Type;
 use futures::{FutureExt as _, TryStreamExt as _};
-use lakebed_core::{DatabaseName, Error, ErrorKind, Result};
-use lakebed_storage::{At, ChangeKind, ChangesSpec, FieldMetadata, RowPlaces, Snapshot, Table};
+use lakebed_core::{DatabaseName, Error, ErrorKind, Result, RowSetRef};
+use lakebed_storage::{
+    At, ChangeKind, ChangesSpec, FieldMetadata, RowMask, RowPlaces, Snapshot, Table,
+};
 use roaring::RoaringTreemap;
 use serde_json::json;
 use tokio::sync::mpsc;
@@ -335,7 +337,10 @@ impl ColumnJobs {
         let mut places = match spec.is_automatic {
             // Rows without a value that are not new failed before.
             true => RowPlaces::new(),
-            false => snapshot.row_places(filter.as_deref(), None).await?,
+            false => match rows_of_set(&snapshot, spec).await? {
+                None => snapshot.row_places(filter.as_deref(), None).await?,
+                Some(rows) => places_of_ids(&snapshot, rows.ids(), filter.as_deref()).await?,
+            },
         };
         if let Some(since) = spec.stale_since.filter(|_| !spec.recompute) {
             let stale = self.stale_rows(table, &snapshot, spec, since).await?;
@@ -379,7 +384,10 @@ impl ColumnJobs {
                     Some(filter) => format!("({filter}) AND {changed}"),
                     None => changed,
                 };
-                return snapshot.row_places(Some(&filter), None).await;
+                return match rows_of_set(snapshot, spec).await? {
+                    None => snapshot.row_places(Some(&filter), None).await,
+                    Some(rows) => places_of_ids(snapshot, rows.ids(), Some(&filter)).await,
+                };
             }
             Err(error) => return Err(error),
         };
@@ -389,6 +397,9 @@ impl ColumnJobs {
             let rows = rows.and_then(|rows| rows.as_primitive_opt::<UInt64Type>());
             let rows = rows.ok_or_else(|| Error::internal("changes without row ids"))?;
             ids.extend(rows.values().iter().copied());
+        }
+        if let Some(rows) = rows_of_set(snapshot, spec).await? {
+            ids &= rows.ids();
         }
         match ids.is_empty() {
             true => Ok(RowPlaces::new()),
@@ -516,8 +527,8 @@ impl ColumnJobs {
             .collect();
         // Rows that this job passed over, or gave up with the value that they had, may be stale since before
         // it: the next one has to look as far back as this one did.
-        let is_whole =
-            matches!(spec.work, Work::Model(_)) || (spec.filter.is_none() && !has_given_up);
+        let takes_all = spec.filter.is_none() && spec.row_set.is_none();
+        let is_whole = matches!(spec.work, Work::Model(_)) || (takes_all && !has_given_up);
         if is_whole {
             entries.insert(SOURCE_VERSION.to_owned(), Some(spec.source_version.to_string()));
         }
@@ -634,6 +645,13 @@ fn open_rows(fragment: &PassFragment, ended: &BTreeMap<u64, EndedRows>) -> Group
         open.push((next, fragment.end));
     }
     GroupRows { group: fragment.group, first: fragment.first, open }
+}
+
+/// The rows of the set that a job keeps to.
+async fn rows_of_set(snapshot: &Snapshot, spec: &ColumnSpec) -> Result<Option<Arc<RowMask>>> {
+    let Some(text) = &spec.row_set else { return Ok(None) };
+    let (_, rows) = snapshot.row_set(&RowSetRef::parse(text)?).await?;
+    Ok(Some(rows))
 }
 
 /// True for rows that have no value yet.

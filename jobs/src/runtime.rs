@@ -48,6 +48,9 @@ pub struct ColumnSpec {
     /// Only rows for which this SQL expression is true.
     #[serde(rename = "where")]
     pub filter: Option<String>,
+    /// Only rows of this version of a row set, `NAME@VERSION`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub row_set: Option<String>,
     /// Whether rows that have a value get a new one.
     pub recompute: bool,
     /// Rows of a task; none where workers get as many as they do in a few seconds.
@@ -122,6 +125,7 @@ impl ColumnSpec {
         self.table_uid == other.table_uid
             && self.work == other.work
             && self.filter == other.filter
+            && self.row_set == other.row_set
             && self.recompute == other.recompute
             && self.is_automatic == other.is_automatic
     }

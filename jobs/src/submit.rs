@@ -5,7 +5,9 @@ use std::sync::Arc;
 
 use arrow_schema::{DataType, Field, Schema};
 use futures::TryStreamExt as _;
-use lakebed_core::{Error, ErrorKind, ModelRef, RequestContext, Result, Subject, nearest_names};
+use lakebed_core::{
+    Error, ErrorKind, ModelRef, RequestContext, Result, RowSetRef, Subject, nearest_names,
+};
 use lakebed_storage::{At, ChangeKind, ChangesSpec, ScanSpec, Snapshot, Table};
 
 use crate::drive::Begun;
@@ -39,6 +41,8 @@ pub struct SubmitJob {
     pub model: String,
     /// Only rows for which this SQL expression is true.
     pub filter: Option<String>,
+    /// Only rows of this row set, `NAME` or `NAME@VERSION`.
+    pub row_set: Option<String>,
     /// Whether rows that have a value get a new one.
     pub recompute: bool,
     /// Rows of a task; as many as a worker does in a few seconds without it.
@@ -52,6 +56,8 @@ pub struct SubmitJob {
 pub struct RefreshRule {
     /// Only rows for which this SQL expression is true.
     pub filter: Option<String>,
+    /// Only rows of this row set, `NAME` or `NAME@VERSION`.
+    pub row_set: Option<String>,
     /// Whether rows that have a value get a new one.
     pub recompute: bool,
     /// Rows of a task; as many as a worker does in a few seconds without it.
@@ -85,6 +91,7 @@ impl ColumnJobs {
             let spec = ScanSpec { filter: command.filter.clone(), ..ScanSpec::default() };
             snapshot.scan_schema(&spec).await?;
         }
+        let row_set = fixed(&snapshot, command.row_set.as_deref()).await?;
         let _submitting = self.submitting.lock().await;
         self.check_alone(table.uid(), &command.output)?;
         match schema.field_with_name(&command.output) {
@@ -107,6 +114,7 @@ impl ColumnJobs {
                 registered,
             }),
             filter: command.filter,
+            row_set,
             recompute: command.recompute,
             task_rows: command.task_rows,
             task_rows_max,
@@ -171,11 +179,13 @@ impl ColumnJobs {
             let spec = ScanSpec { filter: rule.filter.clone(), ..ScanSpec::default() };
             snapshot.scan_schema(&spec).await?;
         }
+        let row_set = fixed(&snapshot, rule.row_set.as_deref()).await?;
         let (stale_since, is_automatic) = since(&schema, &work, rule.is_automatic);
         let spec = ColumnSpec {
             table_uid: table.uid().to_owned(),
             work,
             filter: rule.filter,
+            row_set,
             recompute: rule.recompute,
             task_rows: rule.task_rows,
             task_rows_max: task_rows(rule.task_rows, 1)?,
@@ -519,4 +529,13 @@ fn output_field(
         metadata.insert("lakebed:model_version".to_owned(), registered.version.to_string());
     }
     Field::new(&command.output, vector_type(model.dimensions), true).with_metadata(metadata)
+}
+
+/// A row set with its version, which the job keeps to.
+async fn fixed(snapshot: &Snapshot, row_set: Option<&str>) -> Result<Option<String>> {
+    let Some(text) = row_set else { return Ok(None) };
+    let mut wanted = RowSetRef::parse(text)?;
+    let (set, _) = snapshot.row_set(&wanted).await?;
+    wanted.version = Some(set.version);
+    Ok(Some(wanted.to_string()))
 }

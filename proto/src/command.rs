@@ -103,6 +103,9 @@ pub struct ReadCommand {
     /// Rows for which this SQL expression is true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    /// Only rows of this row set: `NAME` for its newest version, or `NAME@VERSION`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row_set: Option<String>,
     /// At most this many rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub limit: Option<u64>,

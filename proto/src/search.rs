@@ -85,6 +85,10 @@ pub struct SearchRequest {
     /// Rows for which this SQL expression is true.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub filter: Option<String>,
+    /// Only rows of this row set, before anything is ranked: `NAME` for its newest version, or
+    /// `NAME@VERSION`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub row_set: Option<String>,
     /// Columns in the order of the answer; all when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub columns: Option<Columns>,

@@ -69,8 +69,8 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
             // The protocol's numbers know neither functions nor secrets nor models.
             Some(Subject::Table | Subject::Function | Subject::Secret | Subject::Model) | None => 4,
             Some(Subject::Index) => 6,
-            // The protocol knows no cursors; like tags they are names for versions.
-            Some(Subject::Tag | Subject::Cursor) => 8,
+            // The protocol knows neither cursors nor row sets; like tags they are names within a table.
+            Some(Subject::Tag | Subject::Cursor | Subject::RowSet) => 8,
             Some(Subject::Version) => 11,
             Some(Subject::Column) => 12,
             Some(Subject::Branch) => 22,
@@ -78,7 +78,7 @@ pub(crate) fn protocol_code(error: &Error) -> u8 {
         ErrorKind::AlreadyExists => match error.subject() {
             Some(Subject::Namespace) => 2,
             Some(Subject::Index) => 7,
-            Some(Subject::Tag | Subject::Cursor) => 9,
+            Some(Subject::Tag | Subject::Cursor | Subject::RowSet) => 9,
             Some(Subject::Branch) => 23,
             Some(
                 Subject::Table

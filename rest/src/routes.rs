@@ -248,6 +248,20 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
             "/v1/table/{id}/cursors/delete",
             changes_table(post(table::cursors::delete::delete_cursor)),
         ),
+        (
+            "/v1/table/{id}/row_sets/create",
+            changes_table(post(table::row_sets::create::create_row_set)),
+        ),
+        (
+            "/v1/table/{id}/row_sets/list",
+            get(table::row_sets::list::list_row_sets).post(table::row_sets::list::list_row_sets),
+        ),
+        ("/v1/table/{id}/row_sets/describe", post(table::row_sets::describe::describe_row_set)),
+        ("/v1/table/{id}/row_sets/rows", post(table::row_sets::rows::row_set_rows)),
+        (
+            "/v1/table/{id}/row_sets/drop",
+            changes_table(post(table::row_sets::drop_row_set::drop_row_set)),
+        ),
         ("/v1/table/{id}/tags/version", post(table::tags::version::tag_version)),
         ("/v1/table/{id}/fetch_blobs", post(table::fetch_blobs::fetch_blobs)),
         ("/v1/table/{id}/blob/{column}/{row_id}/bytes", get(blob::read_blob)),

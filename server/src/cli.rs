@@ -38,6 +38,9 @@ enum Verb {
     /// Keep how far a reader of changes has come.
     #[command(subcommand)]
     Cursor(CursorVerb),
+    /// Keep sets of rows by name, to search and read within them.
+    #[command(subcommand)]
+    RowSets(RowSetsVerb),
     /// Begin, compare and merge branches of a table.
     #[command(subcommand)]
     Branch(BranchVerb),
@@ -115,6 +118,20 @@ enum CursorVerb {
     Advance(command::cursor_advance::CursorAdvance),
     /// Delete a cursor, and what only it keeps may be cleaned.
     Delete(command::cursor_delete::CursorDelete),
+}
+
+#[derive(Debug, Subcommand)]
+enum RowSetsVerb {
+    /// Make the next version of a row set.
+    Create(command::row_sets_create::RowSetsCreate),
+    /// List the row sets of a table.
+    List(command::row_sets_list::RowSetsList),
+    /// Show what a row set is and how it came to be.
+    Describe(command::row_sets_describe::RowSetsDescribe),
+    /// Print the row ids of a row set, one a line.
+    Rows(command::row_sets_rows::RowSetsRows),
+    /// Forget a row set, or one version of it; the rows stay.
+    Drop(command::row_sets_drop::RowSetsDrop),
 }
 
 #[derive(Debug, Subcommand)]
@@ -336,6 +353,11 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Cursor(CursorVerb::List(verb)) => run_client(verb, &environment),
         Verb::Cursor(CursorVerb::Advance(verb)) => run_client(verb, &environment),
         Verb::Cursor(CursorVerb::Delete(verb)) => run_client(verb, &environment),
+        Verb::RowSets(RowSetsVerb::Create(verb)) => run_client(verb, &environment),
+        Verb::RowSets(RowSetsVerb::List(verb)) => run_client(verb, &environment),
+        Verb::RowSets(RowSetsVerb::Describe(verb)) => run_client(verb, &environment),
+        Verb::RowSets(RowSetsVerb::Rows(verb)) => run_client(verb, &environment),
+        Verb::RowSets(RowSetsVerb::Drop(verb)) => run_client(verb, &environment),
         Verb::Branch(BranchVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Branch(BranchVerb::List(verb)) => run_client(verb, &environment),
         Verb::Branch(BranchVerb::Diff(verb)) => run_client(verb, &environment),

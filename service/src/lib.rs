@@ -52,6 +52,7 @@ mod registration;
 mod resident;
 mod resolve;
 mod restore;
+mod row_sets;
 mod search;
 mod secrets;
 mod servers;
@@ -112,6 +113,7 @@ pub use peers::{
 };
 pub use private_file::PrivateFile;
 pub use read::{ReadPart, ReadPlan};
+pub use row_sets::{CreateRowSet, RowSet, RowSetIds, RowSetSource};
 pub use search::{Found, SearchPlan};
 pub use secrets::{SecretSummary, Zeroizing};
 pub use service::{ResidentSettings, Service, ServiceOptions};

@@ -4,14 +4,17 @@
 //! for as long as its tickets live. A part carries everything needed to open it, so any server of the
 //! lake can, and opening one renews its lease.
 
+use std::sync::Arc;
+
 use arrow_schema::SchemaRef;
 use futures::StreamExt;
 use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role, Subject};
 use lakebed_proto::command::{BlobMode, Columns, Order, ReadCommand};
-use lakebed_storage::{At, Projection, ScanSpec, Slice, Snapshot};
+use lakebed_storage::{At, Projection, RowMask, ScanSpec, Slice, Snapshot};
 use serde::{Deserialize, Serialize};
 
 use crate::authenticate::require;
+use crate::row_sets::fix_row_set;
 use crate::{BatchStream, Service};
 
 /// A version is cut into at most this many parts.
@@ -99,7 +102,9 @@ impl Service {
         let _guard = self.gate.enter()?;
         self.check_read(&command)?;
         let snapshot = self.snapshot(ctx, &command).await?;
-        let spec = scan_spec(&command, None)?;
+        let mut command = command;
+        let rows = fix_row_set(&snapshot, &mut command.row_set).await?;
+        let spec = scan_spec(&command, None, rows)?;
         let schema = snapshot.scan_schema(&spec).await?;
 
         let expires_at_ms = self.clock.now_ms().saturating_add(self.limits.ticket_ttl_ms);
@@ -152,7 +157,8 @@ impl Service {
             error.context(format!("the ticket for table `{}`", part.command.table))
         })?;
         snapshot.lease(until_ms);
-        let spec = scan_spec(&part.command, part.slices.clone())?;
+        let rows = fix_row_set(&snapshot, &mut part.command.row_set.clone()).await?;
+        let spec = scan_spec(&part.command, part.slices.clone(), rows)?;
         let (schema, batches) = snapshot.scan(&spec).await?;
         let held = (guard, request, memory);
         let batches = batches.inspect(move |_| {
@@ -175,7 +181,8 @@ impl Service {
         let _guard = self.gate.enter()?;
         self.check_read(command)?;
         let snapshot = self.snapshot(ctx, command).await?;
-        snapshot.scan_schema(&scan_spec(command, None)?).await
+        let rows = fix_row_set(&snapshot, &mut command.row_set.clone()).await?;
+        snapshot.scan_schema(&scan_spec(command, None, rows)?).await
     }
 
     /// The rows that the command would return, and the version they were counted in. Columns, limit and
@@ -193,11 +200,9 @@ impl Service {
         self.check_read(&command)?;
         let _request = self.admission.admit_request().await?;
         let snapshot = self.snapshot(ctx, &command).await?;
-        let rows = match &command.filter {
-            None => snapshot.count_rows().await?,
-            Some(filter) => snapshot.count_matching(filter).await.map_err(about_column)?,
-        };
-        Ok((rows, snapshot.version()))
+        let rows = fix_row_set(&snapshot, &mut command.row_set.clone()).await?;
+        let counted = snapshot.count_of(command.filter.as_deref(), rows.as_deref()).await;
+        Ok((counted.map_err(about_column)?, snapshot.version()))
     }
 
     /// By uid: the table may have another name by now, or none and be kept for this ticket.
@@ -240,10 +245,13 @@ impl Service {
             )));
         }
         if command.row_ids.is_some()
-            && (command.filter.is_some() || command.limit.is_some() || command.offset.is_some())
+            && (command.filter.is_some()
+                || command.row_set.is_some()
+                || command.limit.is_some()
+                || command.offset.is_some())
         {
             return Err(Error::invalid(
-                "`row_ids` cannot be combined with `filter`, `limit` or `offset`",
+                "`row_ids` cannot be combined with `filter`, `row_set`, `limit` or `offset`",
             ));
         }
         Ok(())
@@ -275,7 +283,11 @@ fn expired(part: &ReadPart) -> Error {
     ))
 }
 
-fn scan_spec(command: &ReadCommand, slices: Option<Vec<Slice>>) -> Result<ScanSpec> {
+fn scan_spec(
+    command: &ReadCommand,
+    slices: Option<Vec<Slice>>,
+    rows: Option<Arc<RowMask>>,
+) -> Result<ScanSpec> {
     let projection = match &command.columns {
         None => Projection::All,
         Some(Columns::Names(names)) => Projection::Names(names.clone()),
@@ -284,6 +296,7 @@ fn scan_spec(command: &ReadCommand, slices: Option<Vec<Slice>>) -> Result<ScanSp
     Ok(ScanSpec {
         projection,
         filter: command.filter.clone(),
+        rows,
         limit: command.limit,
         offset: command.offset,
         row_ids: command.row_ids.clone(),
@@ -301,7 +314,7 @@ async fn total_records(snapshot: &Snapshot, command: &ReadCommand) -> Result<Opt
     if let Some(row_ids) = &command.row_ids {
         return Ok(Some(row_ids.len() as u64));
     }
-    if command.filter.is_some() {
+    if command.filter.is_some() || command.row_set.is_some() {
         return Ok(None);
     }
     let rows = snapshot.count_rows().await?;
@@ -310,7 +323,8 @@ async fn total_records(snapshot: &Snapshot, command: &ReadCommand) -> Result<Opt
 }
 
 fn total_bytes(snapshot: &Snapshot, command: &ReadCommand) -> Option<u64> {
-    let reads_all = is_whole(command) && command.filter.is_none() && command.columns.is_none();
+    let is_filtered = command.filter.is_some() || command.row_set.is_some();
+    let reads_all = is_whole(command) && !is_filtered && command.columns.is_none();
     snapshot.data_bytes().filter(|_| reads_all)
 }
 

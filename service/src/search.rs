@@ -16,6 +16,7 @@ use lakebed_storage::Snapshot;
 
 use crate::authenticate::require;
 use crate::read::READ_BYTES;
+use crate::row_sets::fix_row_set;
 use crate::{BatchStream, Service};
 
 /// An answered search.
@@ -35,6 +36,8 @@ struct Prepared {
     report: SearchReport,
     /// What is searched by, also where the request brought a text or a picture.
     vector: Option<QueryVectors>,
+    /// The version of the row set that is searched.
+    row_set: Option<String>,
     clock: StageClock,
 }
 
@@ -62,7 +65,7 @@ impl Service {
     ) -> Result<SearchPlan> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
-        let Prepared { snapshot, search, mut report, vector, mut clock } =
+        let Prepared { snapshot, search, mut report, vector, row_set, mut clock } =
             self.prepare_search(ctx, &request, StageClock::start()).await?;
         let schema = search.schema(&snapshot).await?;
         clock.end("start");
@@ -77,6 +80,7 @@ impl Service {
             // Made once, so that the ticket finds the same rows.
             vector,
             embed: None,
+            row_set,
             ..request
         };
         Ok(SearchPlan { schema, report, request, expires_at_ms })
@@ -165,11 +169,13 @@ impl Service {
         if embedded.is_some() {
             clock.end("embed");
         }
-        let request = embedded.as_ref().unwrap_or(request);
-        let search = lakebed_index::search_of(&snapshot, request, &self.limits)?;
+        let mut request = embedded.as_ref().unwrap_or(request).clone();
+        fix_row_set(&snapshot, &mut request.row_set).await?;
+        let search = lakebed_index::search_of(&snapshot, &request, &self.limits).await?;
         let (search, report) = search.fitted(&snapshot, Some(&self.residents)).await?;
         clock.end("plan");
-        Ok(Prepared { snapshot, search, report, vector: request.vector.clone(), clock })
+        let SearchRequest { vector, row_set, .. } = request;
+        Ok(Prepared { snapshot, search, report, vector, row_set, clock })
     }
 
     /// The request with the vector of its text or picture, by the model that made the column.

@@ -214,7 +214,7 @@ impl SchemaProvider for Schema {
         let (Some(id), Some(lake)) = (self.listed.get(name), &self.lake) else { return Ok(None) };
         let opened = async {
             let snapshot = lake.table(id).await?.snapshot(None, &At::Latest).await?;
-            snapshot.table_provider(Extras::default()).await
+            snapshot.table_provider(Extras::default(), None).await
         };
         match opened.await {
             Ok((table, _)) => Ok(Some(table)),

@@ -14,7 +14,7 @@ use datafusion::sql::resolve::resolve_table_references;
 use datafusion::sql::sqlparser::ast::Statement as Ast;
 use lakebed_core::{DatabaseName, Error, Limits, Result, Subject, TableId};
 use lakebed_index::resident::Residents;
-use lakebed_storage::{At, Extras, Lake, Snapshot};
+use lakebed_storage::{At, Extras, Lake, RowMask, Snapshot};
 
 use crate::calls::{CallNames, Callees};
 use crate::catalog::CatalogBuilder;
@@ -29,6 +29,7 @@ use crate::memory::AllMemory;
 use crate::names::Scope;
 use crate::parse::Statement;
 use crate::plan::{PinnedTable, PlannedQuery};
+use crate::row_sets::take_row_sets;
 use crate::search::{search_table, take_searches};
 use crate::session::Sessions;
 use crate::spill::Spill;
@@ -65,6 +66,8 @@ pub struct Sql {
 struct Opened {
     reference: TableReference,
     snapshot: Snapshot,
+    /// The only rows that it has here; all without.
+    rows: Option<Arc<RowMask>>,
 }
 
 /// A plan, and the session that it was made in.
@@ -142,10 +145,11 @@ impl Sql {
             blob_bytes_limit: "sql_blob_bytes_max",
             ..Extras::default()
         };
-        let (searches, feeds, histories, lists, functions) = match syntax(&mut tree) {
+        let (mut searches, sets, feeds, histories, lists, functions) = match syntax(&mut tree) {
             // Searches and the like first: what stands for them is no function any more.
             Some(statement) => (
                 take_searches(statement)?,
+                take_row_sets(statement)?,
                 take_changes(statement)?,
                 take_histories(statement)?,
                 take_lists(statement)?,
@@ -188,6 +192,13 @@ impl Sql {
             {
                 continue;
             }
+            if let Some(set) = sets.iter().find(|set| set.name == table) {
+                let id = scope.searched(&set.table)?;
+                let snapshot = self.read(&id, None, &set.at, reads).await?;
+                let rows = Some(self.row_set(&id, &snapshot, &set.wanted, reads).await?.1);
+                opened.push(Opened { reference, snapshot, rows });
+                continue;
+            }
             let (name, at) = time_travel::split(table)?;
             let id = scope.table(database, schema, name)?;
             if let Some(view) = self.open_view(&id, reads).await? {
@@ -204,7 +215,7 @@ impl Sql {
                 continue;
             }
             let snapshot = self.read(&id, None, &at, reads).await?;
-            opened.push(Opened { reference, snapshot });
+            opened.push(Opened { reference, snapshot, rows: None });
         }
         if weight > self.limits.sql_tables_max && has_views {
             return Err(Error::invalid(format!(
@@ -212,10 +223,14 @@ impl Sql {
                 self.limits.sql_tables_max
             )));
         }
-        for search in &searches {
+        for search in &mut searches {
             let id = scope.searched(&search.table)?;
             let branch = search.request.branch.as_deref();
             let snapshot = self.read(&id, branch, &search.at()?, reads).await?;
+            if let Some(wanted) = &search.request.row_set {
+                let (fixed, _) = self.row_set(&id, &snapshot, wanted, reads).await?;
+                search.request.row_set = Some(fixed);
+            }
             let table = search_table(
                 &snapshot,
                 &search.request,
@@ -264,8 +279,8 @@ impl Sql {
         // What EXPLAIN answers has no blobs; it shows the plan without them.
         let late = late.filter(|_| !matches!(tree, DfStatement::Explain(_)));
         let mut hidden: HashMap<String, Vec<String>> = HashMap::new();
-        for Opened { reference, snapshot } in &opened {
-            let (table, hides) = snapshot.table_provider(extras.clone()).await?;
+        for Opened { reference, snapshot, rows } in &opened {
+            let (table, hides) = snapshot.table_provider(extras.clone(), rows.clone()).await?;
             catalog.opened(scope.resolve(reference), table);
             hidden.insert(parts_key(reference), hides);
         }

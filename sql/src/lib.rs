@@ -37,6 +37,7 @@ mod names;
 mod parse;
 mod plan;
 mod primary_key;
+mod row_sets;
 mod run;
 mod search;
 mod session;

@@ -266,7 +266,7 @@ pub(crate) async fn search_table(
         Some(text) => &text.with(text.stand_in()),
         None => request,
     };
-    let search = lakebed_index::search_of(snapshot, planned, limits)?;
+    let search = lakebed_index::search_of(snapshot, planned, limits).await?;
     // What any vector finds is of no use.
     let asked = text.is_none().then_some(residents);
     let (search, report) = search.fitted(snapshot, asked).await?;
@@ -359,7 +359,8 @@ impl ByText {
     async fn search(&self, snapshot: &Snapshot, residents: &Arc<Residents>) -> Result<Search> {
         let digest = self.digest.as_deref();
         let vector = self.callees.embed_text(&self.model, digest, self.text.clone()).await?;
-        let search = lakebed_index::search_of(snapshot, &self.with(vector), &self.limits)?;
+        let request = self.with(vector);
+        let search = lakebed_index::search_of(snapshot, &request, &self.limits).await?;
         Ok(search.fitted(snapshot, Some(residents)).await?.0)
     }
 }

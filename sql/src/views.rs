@@ -63,6 +63,8 @@ pub(crate) struct Reads<'a> {
     pub(crate) has_blobs: bool,
     /// The functions that it calls.
     pub(crate) functions: BTreeMap<TableId, Arc<CalledFunction>>,
+    /// The versions of row sets that it names.
+    pub(crate) row_sets: BTreeMap<String, PinnedTable>,
     views: BTreeMap<TableId, OpenedView>,
     /// The views that are being planned, outermost first; and one that is about to be made.
     within: Vec<TableId>,
@@ -84,6 +86,7 @@ impl<'a> Reads<'a> {
             by_name: HashMap::new(),
             has_blobs: false,
             functions: BTreeMap::new(),
+            row_sets: BTreeMap::new(),
             views: BTreeMap::new(),
             within: Vec::new(),
         }
@@ -113,6 +116,7 @@ impl<'a> Reads<'a> {
             version: function.number,
             view: None,
         }));
+        pins.extend(self.row_sets.into_values());
         (snapshots, pins)
     }
 }

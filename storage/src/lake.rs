@@ -30,6 +30,7 @@ use crate::lance_error::{from_io, from_lance, from_object_store};
 use crate::pins::Pins;
 use crate::read_cache::{ReadCache, ReadCacheOptions};
 use crate::root::{BLOBS_FOLDER, Root, SYSTEM_FOLDER};
+use crate::row_sets::{self, ReadSets};
 use crate::servers::{DoomNote, Leader, ServerAddresses, Servers};
 use crate::system::SystemStore;
 use crate::table::Table;
@@ -98,6 +99,8 @@ pub(crate) struct Shared {
     pub(crate) servers: OnceLock<Arc<Servers>>,
     /// Groups of updates that are under way.
     pub(crate) updating: Semaphore,
+    /// Row sets that were read lately.
+    pub(crate) read_sets: ReadSets,
 }
 
 impl Shared {
@@ -228,6 +231,7 @@ impl Lake {
                 system,
                 servers: OnceLock::new(),
                 updating: Semaphore::new(GROUPS_AT_ONCE),
+                read_sets: ReadSets::default(),
             }),
             catalog,
             record,
@@ -592,6 +596,9 @@ impl Lake {
         }
         self.shared.system.delete_below(&format!("cleanup/{}", entry.uid)).await?;
         self.shared.system.delete_below(&cursors::folder_of(&entry.uid)).await?;
+        for folder in row_sets::folders_of(&entry.uid) {
+            self.shared.system.delete_below(&folder).await?;
+        }
         self.shared.system.delete(&references_path(&entry.uid)).await?;
         self.shared.system.delete_below(&purges_folder(&entry.uid)).await?;
         self.catalog.forget_dropped(database, &entry.location).await?;

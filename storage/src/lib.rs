@@ -8,6 +8,7 @@
 //! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs`; a view: `views.rs`; a function: `user_functions.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs`; in SQL `provider.rs` |
 //! | tell what changed between two versions | `changes.rs`, `diff.rs`, `history.rs`; how far its readers are: `cursors.rs` |
+//! | keep a set of rows, read only these | `row_sets.rs`, `row_mask.rs` |
 //! | build an index, keep it up to date | `indexes.rs`, `scalar_index.rs`, `index_upkeep.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
 //! | create, compare and merge branches | `branches/` |
@@ -82,6 +83,8 @@ mod registration;
 mod relocate;
 mod restore;
 mod root;
+mod row_mask;
+mod row_sets;
 mod row_width;
 mod scalar_index;
 mod scan;
@@ -155,6 +158,8 @@ pub use profile::{OVERLAY_VARIABLE, Profile, reads_overlays};
 pub use provider::{Extras, SYSTEM_COLUMNS, carried_error, carry, count_rule};
 pub use read_cache::ReadCacheOptions;
 pub use relocate::{Relocation, relocate};
+pub use row_mask::RowMask;
+pub use row_sets::{NewRowSet, RowSet};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};
 pub use search::{Ranking, SearchSpec, TextQuery, VectorQuery};

@@ -35,6 +35,7 @@ use lance::io::exec::count_pushdown::CountPushdown;
 
 use crate::blob_bytes::{BlobBytes, row_id_column};
 use crate::lance_error::{StreamError, from_lance};
+use crate::row_mask::RowMask;
 use crate::scan::{BatchStream, Projection, ScanSpec};
 use crate::schema::BLOB_METADATA;
 use crate::snapshot::Snapshot;
@@ -90,13 +91,15 @@ pub fn carry(error: &Error) -> DataFusionError {
 }
 
 impl Snapshot {
-    /// The version as a table, with the columns of `extras` at the end; and the names of those.
+    /// The version as a table, with the columns of `extras` at the end; and the names of those. With `rows`
+    /// it has no rows but those that this selects.
     ///
     /// # Errors
     /// Those of reading the version's schema.
     pub async fn table_provider(
         &self,
         extras: Extras,
+        rows: Option<Arc<RowMask>>,
     ) -> Result<(Arc<dyn TableProvider>, Vec<String>)> {
         let stored = self.scan_schema(&ScanSpec::default()).await?;
         let blobs: Vec<String> =
@@ -113,7 +116,7 @@ impl Snapshot {
         }
         let hidden = fields[hidden_from..].iter().map(|field| field.name().clone()).collect();
         let schema = Arc::new(Schema::new_with_metadata(fields, stored.metadata().clone()));
-        let table = SnapshotTable { snapshot: self.clone(), schema, blobs, extras };
+        let table = SnapshotTable { snapshot: self.clone(), schema, blobs, extras, rows };
         Ok((Arc::new(table), hidden))
     }
 }
@@ -145,6 +148,8 @@ struct SnapshotTable {
     /// Blob columns whose bytes the schema shows.
     blobs: Vec<String>,
     extras: Extras,
+    /// The only rows that it has; all without.
+    rows: Option<Arc<RowMask>>,
 }
 
 impl fmt::Debug for SnapshotTable {
@@ -200,6 +205,9 @@ impl SnapshotTable {
         scanner.project(&read).map_err(from_lance)?;
         if let Some(filter) = conjunction(filters.to_vec()) {
             scanner.filter_expr(filter);
+        }
+        if let Some(rows) = &self.rows {
+            rows.apply(&mut scanner);
         }
         if let Some(limit) = limit {
             scanner

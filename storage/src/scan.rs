@@ -5,6 +5,7 @@
 
 use async_recursion::async_recursion as boxed;
 use std::pin::Pin;
+use std::sync::Arc;
 
 use arrow_array::{RecordBatch, RecordBatchOptions};
 use arrow_schema::SchemaRef;
@@ -18,6 +19,7 @@ use serde::{Deserialize, Serialize};
 use crate::blob_bytes::{BlobBytes, row_id_column};
 use crate::json_column::{json_shown, text_as_stored};
 use crate::lance_error::from_lance;
+use crate::row_mask::RowMask;
 use crate::snapshot::Snapshot;
 use crate::sql_guard::check_sql;
 use crate::wide_columns::WideTake;
@@ -70,6 +72,8 @@ pub struct ScanSpec {
     pub projection: Projection,
     /// Rows for which this SQL expression is true.
     pub filter: Option<String>,
+    /// Only rows that this selects.
+    pub rows: Option<Arc<RowMask>>,
     /// At most this many rows.
     pub limit: Option<u64>,
     /// Skip this many rows first.
@@ -179,6 +183,9 @@ impl Snapshot {
             check_sql(filter, limits).map_err(|error| error.context("filter"))?;
             scanner.filter(filter).map_err(|error| bad_plan(spec, error))?;
         }
+        if let Some(rows) = &spec.rows {
+            rows.apply(&mut scanner);
+        }
         if spec.limit.is_some() || spec.offset.is_some() {
             let as_i64 = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
             scanner.limit(spec.limit.map(as_i64), spec.offset.map(as_i64)).map_err(from_lance)?;
@@ -254,9 +261,10 @@ impl Snapshot {
         spec: &ScanSpec,
         row_ids: Vec<u64>,
     ) -> Result<(SchemaRef, BatchStream)> {
-        if spec.filter.is_some() || spec.limit.is_some() || spec.offset.is_some() {
+        let is_cut = spec.limit.is_some() || spec.offset.is_some();
+        if spec.filter.is_some() || spec.rows.is_some() || is_cut {
             return Err(Error::invalid(
-                "`row_ids` cannot be combined with `filter`, `limit` or `offset`",
+                "`row_ids` cannot be combined with `filter`, `row_set`, `limit` or `offset`",
             ));
         }
         let schema = self.scan_schema(&ScanSpec { row_ids: None, ..spec.clone() }).await?;
@@ -337,11 +345,7 @@ impl Snapshot {
     /// `InvalidArgument` for a filter that does not parse.
     #[boxed]
     pub async fn count_matching(&self, filter: &str) -> Result<u64> {
-        let spec = ScanSpec { filter: Some(filter.to_owned()), ..ScanSpec::default() };
-        check_sql(filter, &self.table().shared.limits).map_err(|error| error.context("filter"))?;
-        let mut scanner = self.dataset.scan();
-        scanner.filter(filter).map_err(|error| bad_plan(&spec, error))?;
-        Box::pin(scanner.count_rows()).await.map_err(|error| bad_plan(&spec, error))
+        self.count_of(Some(filter), None).await
     }
 
     /// Cuts the version into at most `parts_max` runs of about equal rows, in stored order, none of them
@@ -362,7 +366,7 @@ fn with_schema(batch: RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
 
 /// An error of planning a scan: which part of the request it is about, and a column that does not exist
 /// told apart from an expression that does not parse.
-fn bad_plan(spec: &ScanSpec, error: lance::Error) -> Error {
+pub(crate) fn bad_plan(spec: &ScanSpec, error: lance::Error) -> Error {
     let error = from_lance(error);
     if !matches!(error.kind(), ErrorKind::InvalidArgument | ErrorKind::NotFound) {
         return error;

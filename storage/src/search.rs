@@ -11,12 +11,14 @@ use arrow_array::{Array, ArrayRef, FixedSizeListArray, Float32Array, Int8Array, 
 use arrow_schema::{DataType, Field, SchemaRef};
 use futures::StreamExt;
 use lakebed_core::{ApproxMode, DistanceType, Error, ErrorKind, OrderBy, QueryVectors, Result};
-use lance::dataset::scanner::{ColumnOrdering, Scanner};
+use lance::dataset::scanner::{ColumnOrdering, DatasetRecordBatchStream, Scanner};
+use lance_datafusion::exec::{LanceExecutionOptions, execute_plan};
 use lance_index::scalar::FullTextSearchQuery;
 use lance_index::scalar::inverted::query::FtsQuery;
 
 use crate::indexes::width_of;
 use crate::lance_error::from_lance;
+use crate::row_mask::RowMask;
 use crate::scan::{
     BATCH_BYTES, BATCH_BYTES_MAX, BATCH_ROWS, BatchStream, Projection, READ_AHEAD_BYTES,
 };
@@ -127,6 +129,8 @@ pub struct SearchSpec {
     pub projection: Projection,
     /// Rows for which this SQL expression is true.
     pub filter: Option<String>,
+    /// Only rows that this selects, before anything is ranked.
+    pub rows: Option<Arc<RowMask>>,
     /// Whether the filter comes first.
     pub prefilter: bool,
     /// Whether `_rowid` is in the answer.
@@ -149,7 +153,15 @@ impl Snapshot {
             let rows = self.rows_of(&plain(spec), BATCH_BYTES, BATCH_ROWS).await?;
             scanner.batch_size(rows as usize).batch_size_bytes(BATCH_BYTES_MAX);
         }
-        let stream = Box::pin(scanner.try_into_stream()).await.map_err(bad_search)?;
+        let stream = match self.sparse(spec).await? {
+            None => Box::pin(scanner.try_into_stream()).await.map_err(bad_search)?,
+            Some(rows) => {
+                let plan = Box::pin(scanner.create_plan()).await.map_err(bad_search)?;
+                let plan = rows.narrow(plan).map_err(|error| bad_search(error.into()))?;
+                let batches = execute_plan(plan, LanceExecutionOptions::default());
+                DatasetRecordBatchStream::new(batches.map_err(bad_search)?)
+            }
+        };
         let schema = lance_io::stream::RecordBatchStream::schema(&stream);
         let snapshot = self.clone();
         let batches = stream.map(move |batch| {
@@ -158,6 +170,12 @@ impl Snapshot {
             batch.map_err(bad_search)
         });
         Ok((schema, batches.boxed()))
+    }
+
+    /// The mask of a search by vector that selects few of the rows.
+    async fn sparse<'a>(&self, spec: &'a SearchSpec) -> Result<Option<&'a RowMask>> {
+        let (Ranking::Vector(_), Some(rows)) = (&spec.ranking, &spec.rows) else { return Ok(None) };
+        Ok(rows.is_sparse(self.count_rows().await?).then_some(&**rows))
     }
 
     /// The schema that a search answers with.
@@ -214,6 +232,9 @@ impl Snapshot {
         if let Some(filter) = &spec.filter {
             check_sql(filter, limits).map_err(|error| error.context("filter"))?;
             scanner.filter(filter).map_err(|error| bad_search(error).context("filter"))?;
+        }
+        if let Some(rows) = &spec.rows {
+            rows.apply(&mut scanner);
         }
         let is_batch = self.is_batch(&spec.ranking);
         if is_batch && spec.offset > 0 {

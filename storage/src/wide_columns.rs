@@ -81,6 +81,7 @@ impl Snapshot {
         let fields = &self.dataset.schema().fields;
         let has_wide = fields.iter().any(|field| is_wide(&field.data_type()));
         let is_plain = spec.filter.is_none()
+            && spec.rows.is_none()
             && spec.limit.is_none()
             && spec.offset.is_none()
             && !spec.blob_bytes

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwap;
 use lakebed_core::{DistanceType, Result};
-use lakebed_storage::{ScanSpec, Snapshot};
+use lakebed_storage::{RowMask, ScanSpec, Snapshot};
 use roaring::RoaringTreemap;
 
 use super::advance::{Difference, advanced, part_of};
@@ -68,11 +68,35 @@ pub enum Follow {
     Anew,
 }
 
+/// Which rows a search may find.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Passes {
+    /// Those for which this is true.
+    pub filter: Option<String>,
+    /// Those that this selects.
+    pub rows: Option<Arc<RowMask>>,
+}
+
+impl Passes {
+    fn is_all(&self) -> bool {
+        self.filter.is_none() && self.rows.is_none()
+    }
+
+    fn is(&self, other: &Passes) -> bool {
+        let rows = match (&self.rows, &other.rows) {
+            (Some(one), Some(other)) => Arc::ptr_eq(one, other) || one == other,
+            (None, None) => true,
+            _ => false,
+        };
+        rows && self.filter == other.filter
+    }
+}
+
 /// The rows of a filter at a version.
 struct Filtered {
     version: u64,
-    filter: String,
-    rows: Arc<RoaringTreemap>,
+    passes: Passes,
+    rows: RoaringTreemap,
     /// The state that they were looked up in, and its rows.
     passing: Mutex<Option<(Arc<State>, Arc<Passing>)>>,
 }
@@ -267,28 +291,29 @@ impl ResidentIndex {
         state
     }
 
-    /// The rows for which a filter is true, kept for the next search.
+    /// The rows that pass, kept for the next search.
     ///
     /// # Errors
     /// As a scan with the filter.
-    async fn filtered(&self, snapshot: &Snapshot, filter: &str) -> Result<Arc<Filtered>> {
+    async fn filtered(&self, snapshot: &Snapshot, passes: Passes) -> Result<Arc<Filtered>> {
         let version = snapshot.version();
         let known = {
             let filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
             let mut own = filters.iter();
-            own.find(|it| it.version == version && it.filter == filter).cloned()
+            own.find(|it| it.version == version && it.passes.is(&passes)).cloned()
         };
         if let Some(known) = known {
             return Ok(known);
         }
-        let spec = ScanSpec { filter: Some(filter.to_owned()), ..ScanSpec::default() };
-        let rows = read::row_ids(snapshot, spec).await?.into_iter().collect();
-        let made = Arc::new(Filtered {
-            version,
-            filter: filter.to_owned(),
-            rows: Arc::new(rows),
-            passing: Mutex::default(),
-        });
+        let rows = match (&passes.filter, &passes.rows) {
+            (None, Some(rows)) => rows.ids().clone(),
+            _ => {
+                let (filter, rows) = (passes.filter.clone(), passes.rows.clone());
+                let spec = ScanSpec { filter, rows, ..ScanSpec::default() };
+                read::row_ids(snapshot, spec).await?.into_iter().collect()
+            }
+        };
+        let made = Arc::new(Filtered { version, passes, rows, passing: Mutex::default() });
         let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
         filters.push_back(Arc::clone(&made));
         if filters.len() > FILTERS_MAX {
@@ -297,7 +322,7 @@ impl ResidentIndex {
         Ok(made)
     }
 
-    /// The `k` nearest rows of a state, of those that a filter lets pass. The comparing is done on a thread
+    /// The `k` nearest rows of a state, of those that pass. The comparing is done on a thread
     /// for blocking work.
     ///
     /// # Errors
@@ -308,12 +333,12 @@ impl ResidentIndex {
         state: Arc<State>,
         vector: &[f32],
         (k, ef): (usize, usize),
-        filter: Option<&str>,
+        passes: Passes,
     ) -> Result<Answer> {
         let query = self.quantiser.query(vector)?;
-        let filtered = match filter {
-            Some(filter) => Some(self.filtered(snapshot, filter).await?),
-            None => None,
+        let filtered = match passes.is_all() {
+            true => None,
+            false => Some(self.filtered(snapshot, passes).await?),
         };
         let quantiser = Arc::clone(&self.quantiser);
         let work = move || {

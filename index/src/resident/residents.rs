@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::build::{Builders, Progress};
 use super::graph::GraphParams;
-use super::index::{At, Follow, Means, ResidentIndex, ResidentKey};
+use super::index::{At, Follow, Means, Passes, ResidentIndex, ResidentKey};
 use super::read;
 use super::segment::Way;
 use super::state::Hit;
@@ -403,9 +403,9 @@ impl Residents {
             }
         };
         let ef = query.ef.map_or(index.ef(k as usize), |ef| ef.min(EF_MAX) as usize);
-        let filter = spec.filter.as_deref();
         let (rows, graph_rows) = (state.rows() as u64, state.graph_rows() as u64);
-        let answer = index.search(snapshot, state, vector, (k as usize, ef), filter).await?;
+        let passes = Passes { filter: spec.filter.clone(), rows: spec.rows.clone() };
+        let answer = index.search(snapshot, state, vector, (k as usize, ef), passes).await?;
         index.searches.fetch_add(1, Ordering::Relaxed);
         index.used_at_ms.store(self.clock.now_ms(), Ordering::Relaxed);
         let skipped = usize::try_from(spec.offset).unwrap_or(usize::MAX);

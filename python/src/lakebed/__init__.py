@@ -22,6 +22,7 @@ from lakebed.connection import Connection, connect
 from lakebed.errors import LakebedError
 from lakebed.importing import import_paths
 from lakebed.jobs import Job, JobFailed, Jobs, JobStatus
+from lakebed.row_sets import RowSet, RowSets
 from lakebed.serving import Server, serve
 from lakebed.table import Table
 
@@ -35,6 +36,8 @@ __all__ = [
     "Jobs",
     "LakebedError",
     "Receipt",
+    "RowSet",
+    "RowSets",
     "Rows",
     "Server",
     "Table",

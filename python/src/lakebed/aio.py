@@ -20,6 +20,7 @@ from lakebed.blob import BlobFile
 from lakebed.connection import Connection, connect
 from lakebed.jobs import Job, JobStatus, Records, Wait
 from lakebed.model_registry import ModelVersion
+from lakebed.row_sets import RowSet
 from lakebed.table import Table
 
 if TYPE_CHECKING:
@@ -164,9 +165,46 @@ class AsyncTable:
         """See `Table.count`."""
         return await self._pool.run(lambda: self._table.count(*args, **options))
 
+    @property
+    def row_sets(self) -> "AsyncRowSets":
+        """See `Table.row_sets`."""
+        return AsyncRowSets(self._pool, self._table)
+
     async def drop(self) -> None:
         """See `Table.drop`."""
         await self._pool.run(self._table.drop)
+
+
+class AsyncRowSets:
+    """`RowSets` with awaitables; arguments are the same."""
+
+    def __init__(self, pool: _Pool, table: Table) -> None:
+        self._pool = pool
+        self._sets = table.row_sets
+
+    async def create(self, name: str, **options: Any) -> RowSet:
+        """See `RowSets.create`."""
+        return await self._pool.run(lambda: self._sets.create(name, **options))
+
+    async def list(self, **options: Any) -> list[RowSet]:
+        """See `RowSets.list`."""
+        return await self._pool.run(lambda: self._sets.list(**options))
+
+    async def describe(self, name: str) -> RowSet:
+        """See `RowSets.describe`."""
+        return await self._pool.run(lambda: self._sets.describe(name))
+
+    async def rows(self, name: str) -> Sequence[int]:
+        """All row ids of a set, in rising order."""
+        return await self._pool.run(lambda: [*self._sets.rows(name)])
+
+    async def roaring(self, name: str) -> bytes:
+        """See `RowSets.roaring`."""
+        return await self._pool.run(lambda: self._sets.roaring(name))
+
+    async def drop(self, name: str) -> int:
+        """See `RowSets.drop`."""
+        return await self._pool.run(lambda: self._sets.drop(name))
 
 
 class AsyncJobs:

@@ -119,6 +119,7 @@ class Jobs:
         output: str,
         model: str,
         where: str | None = None,
+        row_set: str | None = None,
         recompute: bool = False,
         task_rows: int | None = None,
         priority: int = 0,
@@ -133,6 +134,7 @@ class Jobs:
             input: the column that the model reads.
             output: the column of vectors; made where it is missing.
             where: rows to compute, as a condition in SQL; all without one.
+            row_set: only rows of this set, `NAME` or `NAME@VERSION`.
             recompute: whether rows that have a vector get another.
             task_rows: rows of one task; as many as a worker does in a few seconds without it.
             priority: jobs of a higher one go first; -100 to 100.
@@ -148,6 +150,8 @@ class Jobs:
         body: dict[str, Any] = {"table": table, "input": input, "output": output, "model": model}
         if where is not None:
             body["where"] = where
+        if row_set is not None:
+            body["row_set"] = row_set
         if recompute:
             body["recompute"] = True
         if task_rows is not None:
@@ -166,13 +170,20 @@ class Jobs:
         return Job(self, str(answer["job_id"]))
 
     def refresh(
-        self, table: str, column: str, *, where: str | None = None, recompute: bool = False
+        self,
+        table: str,
+        column: str,
+        *,
+        where: str | None = None,
+        row_set: str | None = None,
+        recompute: bool = False,
     ) -> Job:
         """Fills a column that a function or SQL computes: rows without a value, and those whose
         inputs changed. The columns of one call of a function are filled together.
 
         Args:
             where: rows to compute, as a condition in SQL; all without one.
+            row_set: only rows of this set, `NAME` or `NAME@VERSION`.
             recompute: whether rows that have a value get another.
 
         Raises:
@@ -182,6 +193,8 @@ class Jobs:
         body: dict[str, Any] = {"column": column}
         if where is not None:
             body["where"] = where
+        if row_set is not None:
+            body["row_set"] = row_set
         if recompute:
             body["recompute"] = True
         path = f"/v1/table/{quoted(table)}/backfill_column"

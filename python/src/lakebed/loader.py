@@ -34,6 +34,7 @@ class Snapshot:
     Args:
         columns: names, or expressions in SQL by alias; all columns without it.
         filter: rows for which this condition in SQL is true.
+        row_set: only rows of this set, `NAME` or `NAME@VERSION`.
         version: a number, a tag's name or a time; the latest at this moment without it. Tag a
             version that a long run needs, so that it is kept.
         blobs: `bytes`, or `descriptor` for where the bytes lie.
@@ -47,14 +48,17 @@ class Snapshot:
         filter: str | None = None,
         version: Version | None = None,
         blobs: str = "bytes",
+        row_set: str | None = None,
     ) -> None:
         self.table = table
         self.filter = filter
+        # With its version, so that each process reads the same one.
+        self.row_set = None if row_set is None else str(table.row_sets.describe(row_set))
         # Without Flight, so that worker processes may be forked from one that has only this.
-        self.version, self.rows = table.pin(version, filter)
+        self.version, self.rows = table.pin(version, filter, row_set=self.row_set)
         self._fields = {"columns": columns_field(columns), "blobs": blobs}
-        # Under a filter a place says nothing about where a row lies, so their ids are fetched, once
-        # in each process, 8 bytes a row. Without one they are not needed to read blocks.
+        # Under a filter or in a set a place says nothing about where a row lies, so their ids are
+        # fetched, once in each process, 8 bytes a row. Without they are not needed to read blocks.
         self._row_ids: npt.NDArray[np.uint64] | None = None
         self._lock = threading.Lock()
 
@@ -69,14 +73,16 @@ class Snapshot:
         """The ids of all rows, in stored order; fetched when first asked for."""
         with self._lock:
             if self._row_ids is None:
-                scan = self.table.scan([ROW_ID], filter=self.filter, version=self.version)
+                scan = self.table.scan(
+                    [ROW_ID], filter=self.filter, version=self.version, row_set=self.row_set
+                )
                 column = scan.to_arrow()[ROW_ID].combine_chunks()
                 self._row_ids = np.asarray(column.to_numpy(zero_copy_only=False), np.uint64)
             return self._row_ids
 
     def block(self, start: int, rows: int) -> pa.Table:
         """Rows that lie together, from a place on."""
-        if self.filter is not None:
+        if self.filter is not None or self.row_set is not None:
             return self.take(np.arange(start, start + rows))
         return self._read({"offset": start, "limit": rows}, rows)
 
@@ -253,6 +259,7 @@ class Loader:
             "table": self.snapshot.table.name,
             "version": self.snapshot.version,
             "filter": self.snapshot.filter,
+            "row_set": self.snapshot.row_set,
             "rows": self.snapshot.rows,
             "seed": self._seed,
             "even": self._even,

@@ -19,6 +19,7 @@ from lakebed._write import Receipt, source_of, write
 from lakebed.blob import BlobFile, open_blob
 from lakebed.errors import InvalidArgument
 from lakebed.resident import ResidentIndexes
+from lakebed.row_sets import RowSets
 
 if TYPE_CHECKING:
     from lakebed._write import Rowlike
@@ -132,6 +133,7 @@ class Table:
         limit: int | None = None,
         offset: int | None = None,
         row_ids: Sequence[int] | None = None,
+        row_set: str | None = None,
         blobs: str | None = None,
         any_order: bool = False,
     ) -> Rows:
@@ -142,6 +144,7 @@ class Table:
             filter: rows for which this condition in SQL is true.
             version: a number, a tag's name, or a time with a zone; the latest without one.
             row_ids: exactly these rows, in this order.
+            row_set: only rows of this set, `NAME` or `NAME@VERSION`.
             blobs: `bytes` for the bytes of blob columns; their descriptors without it.
             any_order: whether rows may come in whatever order is fastest. A read batch by batch
                 then cannot go on after a lost connection.
@@ -154,6 +157,7 @@ class Table:
             "limit": limit,
             "offset": offset,
             "row_ids": None if row_ids is None else [int(row) for row in row_ids],
+            "row_set": row_set,
             "blobs": blobs,
             "order": "any" if any_order else None,
         }
@@ -179,6 +183,7 @@ class Table:
         version: Version | None = None,
         with_row_id: bool = False,
         distance: str | None = None,
+        row_set: str | None = None,
         **options: Any,
     ) -> Rows:
         """The nearest rows, or those that match words best.
@@ -192,6 +197,7 @@ class Table:
             k: how many rows.
             where: only rows for which this condition in SQL is true.
             distance: `l2`, `cosine`, `dot` or `hamming`; as the index has it without one.
+            row_set: only rows of this set, `NAME` or `NAME@VERSION`.
             options: further fields of a query by their names, such as `nprobes` or `fast_search`.
         """
         given = [vector is not None, text is not None, picture is not None, words is not None]
@@ -222,6 +228,7 @@ class Table:
             **version_fields(version),
             "with_row_id": with_row_id or None,
             "distance_type": distance,
+            "row_set": row_set,
             **options,
         }
         return Rows(self._flight, encode({"search": without_none(fields)}))
@@ -251,14 +258,34 @@ class Table:
             raise InvalidArgument("the server does not say versions")
         return version
 
-    def count(self, where: str | None = None, version: Version | None = None) -> int:
-        """How many rows there are."""
+    def count(
+        self,
+        where: str | None = None,
+        version: Version | None = None,
+        *,
+        row_set: str | None = None,
+    ) -> int:
+        """How many rows there are, of a set where one is named."""
+        if row_set is not None:
+            return self.pin(version, where, row_set=row_set)[1]
         if where is None:
             return self.scan(version=version).count()
         return self.scan(columns=[ROW_ID], filter=where, version=version).count()
 
-    def pin(self, version: Version | None = None, where: str | None = None) -> tuple[int, int]:
-        """A version's number, and how many rows it has for which `where` is true.
+    @property
+    def row_sets(self) -> RowSets:
+        """Sets of its rows that are kept by name."""
+        return RowSets(self._http, self.name)
+
+    def pin(
+        self,
+        version: Version | None = None,
+        where: str | None = None,
+        *,
+        row_set: str | None = None,
+    ) -> tuple[int, int]:
+        """A version's number, and how many rows it has for which `where` is true, of a set where
+        one is named.
 
         Asked over HTTP where the version is not given by time, so that a process may fork after it;
         see `lakebed._flight`.
@@ -269,7 +296,7 @@ class Table:
         elif isinstance(version, str):
             tag = {"tag": version}
             version = _version_of(retried(lambda: self._ask("describe", tag)))
-        given = {"version": version, "predicate": where}
+        given = {"version": version, "predicate": where, "row_set": row_set}
         answer = retried(lambda: self._ask("count_rows", without_none(given)))
         return _version_of(answer), int(answer.json())
 

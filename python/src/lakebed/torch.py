@@ -65,8 +65,11 @@ class MapTable(torch.utils.data.Dataset[dict[str, Any]]):  # type: ignore[misc]
         filter: str | None = None,
         version: Version | None = None,
         decode: Decode | None = None,
+        row_set: str | None = None,
     ) -> None:
-        self.snapshot = Snapshot(table, columns=columns, filter=filter, version=version)
+        self.snapshot = Snapshot(
+            table, columns=columns, filter=filter, version=version, row_set=row_set
+        )
         self._decode = dict(decode or {})
 
     def __len__(self) -> int:
@@ -105,10 +108,13 @@ class IterableTable(torch.utils.data.IterableDataset[dict[str, Any]]):  # type: 
         filter: str | None = None,
         version: Version | None = None,
         decode: Decode | None = None,
+        row_set: str | None = None,
         **options: Any,
     ) -> None:
         super().__init__()
-        self.snapshot = Snapshot(table, columns=columns, filter=filter, version=version)
+        self.snapshot = Snapshot(
+            table, columns=columns, filter=filter, version=version, row_set=row_set
+        )
         self._decode = dict(decode or {})
         self._options = options
         self._epoch = 0

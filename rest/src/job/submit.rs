@@ -23,6 +23,7 @@ pub(crate) struct SubmitBody {
     model: Option<String>,
     #[serde(rename = "where")]
     filter: Option<String>,
+    row_set: Option<String>,
     recompute: Option<bool>,
     task_rows: Option<u32>,
     priority: Option<i32>,
@@ -48,6 +49,7 @@ pub(crate) async fn submit_job(
         output: given("output", body.output)?,
         model: given("model", body.model)?,
         filter: body.filter.filter(|filter| !filter.is_empty()),
+        row_set: body.row_set.filter(|row_set| !row_set.is_empty()),
         recompute: body.recompute.unwrap_or_default(),
         task_rows: body.task_rows,
         terms: JobTerms {

@@ -22,6 +22,7 @@ pub(crate) struct BackfillColumn {
     branch: Option<String>,
     #[serde(rename = "where")]
     filter: Option<String>,
+    row_set: Option<String>,
     recompute: Option<bool>,
     task_rows: Option<u32>,
     priority: Option<i32>,
@@ -43,6 +44,7 @@ pub(crate) async fn backfill_column(
     let column = column.ok_or_else(|| Error::invalid("field `column` is missing"))?;
     let rule = RefreshRule {
         filter: body.filter.filter(|filter| !filter.is_empty()),
+        row_set: body.row_set.filter(|row_set| !row_set.is_empty()),
         recompute: body.recompute.unwrap_or_default(),
         task_rows: body.task_rows,
         terms: JobTerms {

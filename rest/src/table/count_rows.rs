@@ -16,6 +16,7 @@ use crate::target::Target;
 pub(crate) struct CountRows {
     id: Option<Vec<String>>,
     predicate: Option<String>,
+    row_set: Option<String>,
     version: Option<u64>,
     branch: Option<String>,
 }
@@ -32,6 +33,7 @@ pub(crate) async fn count_rows(
         version: body.version,
         branch: target.branch(body.branch.as_deref())?.map(str::to_owned),
         filter: body.predicate.filter(|predicate| !predicate.is_empty()),
+        row_set: body.row_set.filter(|row_set| !row_set.is_empty()),
         ..ReadCommand::default()
     };
     let (rows, version) = door.service.count_rows(target.ctx(), command).await.map_err(refused)?;

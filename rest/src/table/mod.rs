@@ -37,6 +37,7 @@ pub(crate) mod register;
 pub(crate) mod rename;
 pub(crate) mod resident;
 pub(crate) mod restore;
+pub(crate) mod row_sets;
 pub(crate) mod schema_metadata;
 pub(crate) mod show;
 pub(crate) mod stats;

@@ -21,6 +21,9 @@ pub(crate) struct JobsRefresh {
     /// Only rows for which this is true
     #[arg(long = "where", value_name = "SQL")]
     filter: Option<String>,
+    /// Only rows of this row set
+    #[arg(long, value_name = "NAME[@VERSION]")]
+    row_set: Option<String>,
     /// Compute rows that have a value, too
     #[arg(long)]
     recompute: bool,
@@ -44,6 +47,7 @@ impl ClientVerb for JobsRefresh {
         let body = json!({
             "column": self.column,
             "where": self.filter,
+            "row_set": self.row_set,
             "recompute": self.recompute,
         });
         let begun = client.send(Method::POST, &path, Some(body)).await?;

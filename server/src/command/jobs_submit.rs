@@ -29,6 +29,9 @@ pub(crate) struct JobsSubmit {
     /// Only rows for which this is true
     #[arg(long = "where", value_name = "SQL")]
     filter: Option<String>,
+    /// Only rows of this row set
+    #[arg(long, value_name = "NAME[@VERSION]")]
+    row_set: Option<String>,
     /// Compute rows that have a vector, too
     #[arg(long)]
     recompute: bool,
@@ -78,6 +81,7 @@ impl ClientVerb for JobsSubmit {
             "output": self.output,
             "model": self.model,
             "where": self.filter,
+            "row_set": self.row_set,
             "recompute": self.recompute,
             "task_rows": self.task_rows,
             "priority": self.priority,

@@ -37,6 +37,9 @@ pub(crate) struct Search {
     /// Only rows for which this is true
     #[arg(long = "where", value_name = "SQL")]
     filter: Option<String>,
+    /// Only rows of this row set
+    #[arg(long, value_name = "NAME[@VERSION]")]
+    row_set: Option<String>,
     /// Columns to show, separated by commas [default: all]
     #[arg(long, value_delimiter = ',', value_name = "NAMES")]
     columns: Option<Vec<String>>,
@@ -84,6 +87,7 @@ impl ClientVerb for Search {
             vector_column: self.column.clone(),
             k: Some(self.k),
             filter: self.filter.clone(),
+            row_set: self.row_set.clone(),
             columns: self.columns.clone().map(Columns::Names),
             ..SearchRequest::default()
         };

@@ -107,6 +107,9 @@ limits! {
          version changed which row last; beyond it old changes are told later than they were.";
     cursors_max: usize, 1, 1 << 20, "Cursors of one table.";
     row_ids_max: usize, 1, 1 << 30, "Rows that one read may ask for by row id.";
+    row_sets_max: usize, 1, 1 << 20, "Row sets of one table, each version counted.";
+    row_set_bytes_max: usize, KIB, 256 * MIB,
+        "Bytes of the row ids of one row set, as they are stored.";
     upsert_rows_max: usize, 1, 1 << 26,
         "Rows of one upsert: a hash of each key is held while it runs.";
     sql_bytes_max: usize, 1, 16 * MIB, "Bytes of a filter or expression in SQL.";

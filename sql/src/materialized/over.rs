@@ -61,7 +61,7 @@ impl Sql {
         if let Some(statement) = syntax(&mut tree.clone()) {
             take_extras(statement, &mut extras)?;
         }
-        let (table, _) = source.table_provider(extras).await?;
+        let (table, _) = source.table_provider(extras, None).await?;
         let mut planned = self.plan_over_source(view, tree, table).await?;
         planned.snapshots.push(source.clone());
         Ok(planned)

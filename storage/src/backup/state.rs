@@ -6,6 +6,7 @@
 //! | `catalog/` | the newest state of each, without dropped tables |
 //! | `keys/`, and whatever is not named here | comes along |
 //! | `cursors/` | comes along as it was before the versions were listed |
+//! | `row_sets/` | comes along as it was before the versions were listed; `row_set_ids/` with what is not named |
 //! | `models/` | comes along as it was before the files of models were copied |
 //! | `model_files/` | comes along by digest, see `blobs.rs` |
 //! | `write_ids/` | up to the newest version that came along |
@@ -13,7 +14,7 @@
 //! | `audit/` | when asked for |
 //! | `lock`, `uploads/`, `probe/`, `tmp/`, `job_ledgers/`, `job_starts`, `cleanup/`, `restores/` | stays behind |
 //!
-//! A receipt, a cursor or a ledger that is ahead of the tables beside it would make a lake that was put
+//! A receipt, a cursor, a row set or a ledger that is ahead of the tables beside it would make a lake that was put
 //! back claim writes it does not have: that is why these are taken early, cut, or left.
 
 use std::collections::BTreeMap;
@@ -31,18 +32,20 @@ use super::table::{TablePlan, Transfer};
 use crate::lance_error::from_object_store;
 use crate::models::MODEL_FILES;
 use crate::root::{Root, SYSTEM_FOLDER};
+use crate::row_sets::RECORDS as ROW_SETS;
 
 /// State that must not be ahead of the tables; it is held in memory, so it has a limit.
-const EARLY: [&str; 2] = ["cursors", "models"];
+const EARLY: [&str; 3] = ["cursors", "models", ROW_SETS];
 const EARLY_BYTES_MAX: usize = 64 << 20;
 /// What does not come along, or not as it is.
-const NOT_AS_IT_IS: [&str; 16] = [
+const NOT_AS_IT_IS: [&str; 17] = [
     "lake.json",
     "lock",
     "catalog",
     "cursors",
     "models",
     MODEL_FILES,
+    ROW_SETS,
     "write_ids",
     "jobs",
     "audit",

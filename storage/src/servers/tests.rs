@@ -179,6 +179,7 @@ async fn other_process(lake: &crate::Lake, servers: &Arc<Servers>) -> Arc<Table>
         blob_claims: Arc::default(),
         system: lake.shared.system.clone(),
         updating: tokio::sync::Semaphore::new(1),
+        read_sets: Default::default(),
         servers: OnceLock::from(Arc::clone(servers)),
     };
     Arc::new(Table::new(Arc::new(shared), entry))
