@@ -8,12 +8,16 @@
 //! Rows that no index covers are compared one by one and merged in, so fresh rows are found at once. Where
 //! few rows pass a filter, these are compared and no index is asked, so that a filter costs no recall.
 
+use std::sync::Arc;
+
 use arrow_schema::SchemaRef;
 use lakebed_core::{Result, SearchReport};
 use lakebed_proto::search::K_DEFAULT;
 use lakebed_storage::{BatchStream, IndexSummary, Ranking, SearchSpec, Snapshot, VectorQuery};
 
-use crate::hybrid::{Hybrid, joined};
+use crate::hybrid::{Hybrid, indented, joined};
+use crate::rerank::{Reranked, Scorer};
+use crate::text::highlight::Marked;
 
 /// So many rows that pass a filter are compared one by one. An index would look at partitions of which
 /// they are a small part, and miss them.
@@ -31,6 +35,10 @@ pub enum Search {
     One(SearchSpec),
     /// By vector and by text.
     Hybrid(Box<Hybrid>),
+    /// The best rows of one of these in the order of a function.
+    Reranked(Box<Reranked>),
+    /// Any of these with what matched marked.
+    Marked(Box<Marked>),
 }
 
 impl Search {
@@ -51,6 +59,15 @@ impl Search {
                 let fitted = Hybrid { vector, text, ..*hybrid };
                 Ok((Search::Hybrid(Box::new(fitted)), joined(by_vector, by_text)))
             }
+            Search::Reranked(reranked) => {
+                let (search, report) = Box::pin(reranked.search.fitted(snapshot)).await?;
+                Ok((Search::Reranked(Box::new(Reranked { search, ..*reranked })), report))
+            }
+            Search::Marked(marked) => {
+                let marker = Some(Arc::new(marked.marker(snapshot).await?));
+                let (search, report) = Box::pin(marked.search.fitted(snapshot)).await?;
+                Ok((Search::Marked(Box::new(Marked { search, marker, ..*marked })), report))
+            }
         }
     }
 
@@ -62,6 +79,8 @@ impl Search {
         match self {
             Search::One(spec) => snapshot.search_schema(spec).await,
             Search::Hybrid(hybrid) => hybrid.schema(snapshot).await,
+            Search::Reranked(reranked) => reranked.schema(snapshot).await,
+            Search::Marked(marked) => marked.schema(snapshot).await,
         }
     }
 
@@ -73,6 +92,8 @@ impl Search {
         match self {
             Search::One(spec) => snapshot.search(spec).await,
             Search::Hybrid(hybrid) => hybrid.open(snapshot).await,
+            Search::Reranked(reranked) => reranked.open(snapshot).await,
+            Search::Marked(marked) => marked.open(snapshot).await,
         }
     }
 
@@ -85,6 +106,9 @@ impl Search {
         match self {
             Search::One(spec) => snapshot.explain_search(spec, verbose).await,
             Search::Hybrid(hybrid) => hybrid.told(tell).await,
+            Search::Reranked(_) | Search::Marked(_) => {
+                self.around(async |search| Box::pin(search.explain(snapshot, verbose)).await).await
+            }
         }
     }
 
@@ -97,6 +121,40 @@ impl Search {
         match self {
             Search::One(spec) => snapshot.analyze_search(spec).await,
             Search::Hybrid(hybrid) => hybrid.told(tell).await,
+            Search::Reranked(_) | Search::Marked(_) => {
+                self.around(async |search| Box::pin(search.analyze(snapshot)).await).await
+            }
+        }
+    }
+
+    /// The search with the function that puts its rows in order, where it has one.
+    pub fn with_scorer(self, scorer: Arc<dyn Scorer>) -> Search {
+        match self {
+            Search::Reranked(reranked) => {
+                let scorer = Some(scorer);
+                Search::Reranked(Box::new(Reranked { scorer, ..*reranked }))
+            }
+            Search::Marked(marked) => {
+                let search = marked.search.clone().with_scorer(scorer);
+                Search::Marked(Box::new(Marked { search, ..*marked }))
+            }
+            other => other,
+        }
+    }
+
+    /// What a search is around, as `tell` has it, and itself.
+    async fn around(&self, tell: impl AsyncFn(&Search) -> Result<String>) -> Result<String> {
+        match self {
+            Search::Reranked(reranked) => {
+                let Reranked { rerank, limit, offset, .. } = &**reranked;
+                let inner = indented(&tell(&reranked.search).await?);
+                let function = &rerank.function;
+                Ok(format!("Rerank: function={function}, skip={offset}, fetch={limit}\n{inner}"))
+            }
+            Search::Marked(marked) => {
+                Ok(format!("Highlight\n{}", indented(&tell(&marked.search).await?)))
+            }
+            Search::One(_) | Search::Hybrid(_) => tell(self).await,
         }
     }
 }

@@ -87,6 +87,11 @@ impl Sql {
         Ok(Sql { lake, limits, sessions, callees })
     }
 
+    /// What runs the calls of statements.
+    pub fn callees(&self) -> &Arc<dyn Callees> {
+        &self.callees
+    }
+
     /// Plans a query. With `pins` it reads the versions of an earlier plan of the same statement.
     ///
     /// # Errors
@@ -212,8 +217,9 @@ impl Sql {
             let id = scope.searched(&search.table)?;
             let branch = search.request.branch.as_deref();
             let snapshot = self.read(&id, branch, &search.at()?, reads).await?;
+            let (request, callees) = (&search.request, &self.callees);
             let table =
-                search_table(&snapshot, &search.request, &self.limits, &self.callees).await?;
+                search_table(&snapshot, request, &self.limits, callees, &id.database).await?;
             catalog.opened((scope.database(), scope.schema(), &search.name), table);
         }
         for feed in &feeds {

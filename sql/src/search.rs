@@ -26,14 +26,15 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, TableFunctionArgs, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use futures::TryStreamExt;
-use lakebed_core::{Error, Limits, QueryVectors, Result, Subject};
-use lakebed_index::Search;
+use lakebed_core::{DatabaseName, Error, Limits, QueryVectors, Result, Subject};
+use lakebed_index::{Scorer, Search};
 use lakebed_proto::search::{Embed, FullTextQuery, SearchRequest};
 use lakebed_storage::{At, Snapshot, carry};
 
 use crate::calls::Callees;
 use crate::error::from_datafusion;
 use crate::parse::simple_name;
+use crate::rerank::scorer;
 
 const VECTOR_SEARCH: &str = "vector_search";
 const TEXT_SEARCH: &str = "text_search";
@@ -258,7 +259,12 @@ pub(crate) async fn search_table(
     request: &SearchRequest,
     limits: &Limits,
     callees: &Arc<dyn Callees>,
+    database: &DatabaseName,
 ) -> Result<Arc<dyn TableProvider>> {
+    let scorer = match &request.clone().with_rerank_query().rerank {
+        Some(rerank) => Some(scorer(callees, database, rerank).await?),
+        None => None,
+    };
     let text = ByText::of(snapshot, request, limits, callees)?;
     let planned = match &text {
         // Any vector will do for the plan; the text's is made when the search is run.
@@ -266,14 +272,18 @@ pub(crate) async fn search_table(
         None => request,
     };
     let search = lakebed_index::search_of(snapshot, planned, limits)?;
-    let (search, report) = search.fitted(snapshot).await?;
+    let (mut search, report) = search.fitted(snapshot).await?;
+    if let Some(scorer) = &scorer {
+        search = search.with_scorer(Arc::clone(scorer));
+    }
     let schema = search.schema(snapshot).await?;
     let report = serde_json::to_string(&report)
         .map_err(|error| Error::internal("a report cannot be written").with_source(error))?;
     let mut metadata = schema.metadata().clone();
     metadata.insert(REPORT_KEY.to_owned(), report);
     let schema: SchemaRef = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-    let search = Found { snapshot: snapshot.clone(), search, text, schema: Arc::clone(&schema) };
+    let (snapshot, shown) = (snapshot.clone(), Arc::clone(&schema));
+    let search = Found { snapshot, search, text, scorer, schema: shown };
     let table = StreamingTable::try_new(schema, vec![Arc::new(search)]).map_err(from_datafusion)?;
     Ok(Arc::new(table))
 }
@@ -284,6 +294,8 @@ struct Found {
     search: Search,
     /// What its vector is made of, if it has none yet.
     text: Option<ByText>,
+    /// What puts its rows in order.
+    scorer: Option<Arc<dyn Scorer>>,
     schema: SchemaRef,
 }
 
@@ -362,10 +374,13 @@ impl PartitionStream for Found {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (snapshot, mut search, schema) =
             (self.snapshot.clone(), self.search.clone(), Arc::clone(&self.schema));
-        let text = self.text.clone();
+        let (text, scorer) = (self.text.clone(), self.scorer.clone());
         let rows = async move {
             if let Some(text) = text {
                 search = text.search(&snapshot).await.map_err(|error| carry(&error))?;
+                if let Some(scorer) = scorer {
+                    search = search.with_scorer(scorer);
+                }
             }
             let (_, batches) = search.open(&snapshot).await.map_err(|error| carry(&error))?;
             Ok::<_, DataFusionError>(batches.map_err(|error| carry(&error)))

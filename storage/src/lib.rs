@@ -99,6 +99,7 @@ mod table;
 mod tag;
 #[cfg(test)]
 mod test_lake;
+mod text;
 mod update;
 mod update_group;
 mod upload;
@@ -156,6 +157,7 @@ pub use relocate::{Relocation, relocate};
 pub use scan::{BatchStream, Projection, ScanSpec, Slice};
 pub use schema::{schema_digest, stored_schema};
 pub use search::{Ranking, SearchSpec, TextQuery, VectorQuery};
+pub use text::{Analyser, TextMatch, TextPart, Word};
 pub use secrets::{Seal, Sealed, Secret, SecretPlace};
 pub use servers::{Leader, ServerAddresses, Servers};
 pub use snapshot::{At, Snapshot};
