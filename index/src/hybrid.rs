@@ -216,7 +216,8 @@ mod tests {
 
     #[test]
     fn rows_of_both_lists_come_first() {
-        let (vector, text) = (list(&[(1, 3.0), (2, 2.0), (3, 1.0)]), list(&[(9, 9.0), (3, 8.0), (8, 1.0)]));
+        let (vector, text) =
+            (list(&[(1, 3.0), (2, 2.0), (3, 1.0)]), list(&[(9, 9.0), (3, 8.0), (8, 1.0)]));
         let found = joined_rows(Join::of(None).unwrap(), [&vector, &text]);
         let ids: Vec<u64> = found.iter().map(|(id, _)| *id).collect();
         assert_eq!(ids, [3, 1, 9, 2, 8]);
@@ -228,7 +229,8 @@ mod tests {
 
     #[test]
     fn weights_decide_which_search_counts() {
-        let (vector, text) = (list(&[(1, -0.1), (2, -0.5), (3, -0.9)]), list(&[(3, 8.0), (2, 6.0)]));
+        let (vector, text) =
+            (list(&[(1, -0.1), (2, -0.5), (3, -0.9)]), list(&[(3, 8.0), (2, 6.0)]));
         let ids = |join| -> Vec<u64> {
             joined_rows(join, [&vector, &text]).into_iter().map(|(id, _)| id).collect()
         };

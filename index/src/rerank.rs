@@ -103,8 +103,7 @@ impl Reranked {
         };
         let (_, rows) = snapshot.scan(&spec).await.map_err(|error| error.context("rerank"))?;
         let scored = rows.map(|batch| async { scorer.scores(&batch?).await });
-        let scored: Vec<Vec<Option<f32>>> =
-            scored.buffered(BATCHES_AT_ONCE).try_collect().await?;
+        let scored: Vec<Vec<Option<f32>>> = scored.buffered(BATCHES_AT_ONCE).try_collect().await?;
         Ok(scored.concat())
     }
 }

@@ -597,9 +597,8 @@ pub(crate) fn parsed_text_query(query: &TextQuery) -> Result<FtsQuery> {
             "full_text_query: `columns` is for words; a structured query names its own",
         ));
     }
-    let parsed: FtsQuery = serde_json::from_value(structured.clone()).map_err(|error| {
-        Error::invalid(format!("full_text_query is not understood: {error}"))
-    })?;
+    let parsed: FtsQuery = serde_json::from_value(structured.clone())
+        .map_err(|error| Error::invalid(format!("full_text_query is not understood: {error}")))?;
     // Lance passes over fields that it does not know; written out again they are missing.
     let known = serde_json::to_value(&parsed)
         .map_err(|error| Error::internal("write a text query").with_source(error))?;

@@ -272,7 +272,9 @@ impl Snapshot {
             let partitions = metadata.schema().metadata.get(PARTITIONS);
             let partitions: Vec<u64> = partitions
                 .and_then(|partitions| serde_json::from_str(partitions).ok())
-                .ok_or_else(|| Error::new(ErrorKind::Corrupt, "a text index does not say its partitions"))?;
+                .ok_or_else(|| {
+                    Error::new(ErrorKind::Corrupt, "a text index does not say its partitions")
+                })?;
             for partition in partitions {
                 add_words(&store, partition, &mut words).await?;
             }
@@ -300,11 +302,15 @@ async fn add_words(
     // An older form keeps no lengths; each word then counts as one text.
     let lengths = match lists.schema().field(LENGTH_COLUMN) {
         Some(_) => Some(
-            lists.read_range(0..lists.num_rows(), Some(&[LENGTH_COLUMN])).await.map_err(from_lance)?,
+            lists
+                .read_range(0..lists.num_rows(), Some(&[LENGTH_COLUMN]))
+                .await
+                .map_err(from_lance)?,
         ),
         None => None,
     };
-    let strange = || Error::new(ErrorKind::Corrupt, "the words of a text index are of another form");
+    let strange =
+        || Error::new(ErrorKind::Corrupt, "the words of a text index are of another form");
     let lengths = match &lengths {
         Some(batch) => Some(
             batch
@@ -315,7 +321,8 @@ async fn add_words(
         ),
         None => None,
     };
-    let terms = tokens.column_by_name(TOKEN_COLUMN).and_then(|column| column.as_string_opt::<i32>());
+    let terms =
+        tokens.column_by_name(TOKEN_COLUMN).and_then(|column| column.as_string_opt::<i32>());
     let ids = tokens
         .column_by_name(TOKEN_ID_COLUMN)
         .and_then(|column| column.as_primitive_opt::<UInt32Type>());

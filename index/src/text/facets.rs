@@ -44,10 +44,8 @@ pub async fn count_facets(
             facets.len()
         )));
     }
-    let mut counts = facets
-        .iter()
-        .map(|facet| Counts::of(snapshot, facet))
-        .collect::<Result<Vec<Counts>>>()?;
+    let mut counts =
+        facets.iter().map(|facet| Counts::of(snapshot, facet)).collect::<Result<Vec<Counts>>>()?;
     let mut seen = HashSet::new();
     let columns = facets.iter().map(|facet| facet.column.clone());
     let columns = columns.filter(|column| seen.insert(column.clone())).collect();
@@ -221,9 +219,7 @@ fn is_countable(data_type: &DataType, may_be_list: bool) -> bool {
         }
         DataType::Dictionary(_, values) => is_countable(values, false),
         DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View => true,
-        other => {
-            other.is_primitive() || matches!(other, DataType::Boolean | DataType::Null)
-        }
+        other => other.is_primitive() || matches!(other, DataType::Boolean | DataType::Null),
     }
 }
 
@@ -317,9 +313,8 @@ mod tests {
 
     #[test]
     fn a_row_counts_once_for_each_item_of_its_list() {
-        let mut lists = arrow_array::builder::ListBuilder::new(
-            arrow_array::builder::StringBuilder::new(),
-        );
+        let mut lists =
+            arrow_array::builder::ListBuilder::new(arrow_array::builder::StringBuilder::new());
         lists.append_value([Some("x"), Some("x"), Some("y")]);
         lists.append_value([Some("x")]);
         lists.append_null();

@@ -241,7 +241,10 @@ mod tests {
     #[test]
     fn a_short_text_is_shown_whole() {
         let text = "a red car and a red bus";
-        assert_eq!(fragments(&style(40, 3), text, &["red", "bus"]), ["a [red] car and a [red] [bus]"]);
+        assert_eq!(
+            fragments(&style(40, 3), text, &["red", "bus"]),
+            ["a [red] car and a [red] [bus]"]
+        );
         assert!(fragments(&style(40, 3), text, &["tram"]).is_empty());
     }
 

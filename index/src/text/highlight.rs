@@ -17,9 +17,7 @@ use arrow_schema::{DataType, Field, Fields, Schema, SchemaRef};
 use futures::{StreamExt as _, TryStreamExt as _};
 use lakebed_core::{Error, Result, Subject, nearest_names};
 use lakebed_proto::text_help::Highlight;
-use lakebed_storage::{
-    Analyser, BatchStream, Projection, ScanSpec, Snapshot, TextPart, TextQuery,
-};
+use lakebed_storage::{Analyser, BatchStream, Projection, ScanSpec, Snapshot, TextPart, TextQuery};
 
 use super::fragments::Style;
 use super::matching::Wanted;

@@ -107,9 +107,8 @@ impl Dictionary {
             let looked_for = if self.is_of_index { &term.term } else { &word.term };
             let mut suggestions = self.near(looked_for, limit);
             if rows > 0 {
-                suggestions.retain(|near| {
-                    near.distance == 1 && near.rows >= rows.saturating_mul(RARE)
-                });
+                suggestions
+                    .retain(|near| near.distance == 1 && near.rows >= rows.saturating_mul(RARE));
                 if suggestions.is_empty() {
                     continue;
                 }
