@@ -129,12 +129,13 @@ def shared(module_server: LakebedServer, texts: list[str]) -> str:
     return "texts"
 
 
-def connect(server: LakebedServer) -> lakebed.Connection:
+def connect(server: LakebedServer) -> Any:
+    """A connection of Lakebed's own package."""
     return lakebed.connect(f"http://{server.http_address}", server.admin_key)
 
 
 @pytest.fixture
-def found_in(server: LakebedServer, shared: str) -> Iterator[lakebed.table.Table]:
+def found_in(server: LakebedServer, shared: str) -> Iterator[Any]:
     with connect(server) as db:
         yield db.table(shared)
 
@@ -161,7 +162,7 @@ def marked(row: dict[str, Any]) -> list[str]:
     ],
 )
 def test_every_hit_has_a_mark_and_no_other_row_would(
-    found_in: lakebed.table.Table,
+    found_in: Any,
     texts: list[str],
     column: str,
     query: str,
@@ -187,10 +188,11 @@ def test_every_hit_has_a_mark_and_no_other_row_would(
         assert re.sub(r"</?b>", "", fragments(row)[0]) == stored[row["id"]]
 
 
-def test_structured_queries(found_in: lakebed.table.Table) -> None:
+def test_structured_queries(found_in: Any) -> None:
     def hits(query: dict[str, Any], **highlight: Any) -> list[dict[str, Any]]:
         searched = found_in.search(words=query, k=50, columns=["id"], highlight=highlight or True)
-        return searched.to_list()
+        rows: list[dict[str, Any]] = searched.to_list()
+        return rows
 
     def match(column: str, terms: str, **more: Any) -> dict[str, Any]:
         return {"match": {"column": column, "terms": terms, "fuzziness": 0, **more}}
@@ -264,7 +266,7 @@ def test_other_tokenizers(server: LakebedServer, table: str) -> None:
             assert [marked(row) for row in rows] == [words], name
 
 
-def test_what_cannot_be_marked_is_said(found_in: lakebed.table.Table) -> None:
+def test_what_cannot_be_marked_is_said(found_in: Any) -> None:
     def refusal(**search: Any) -> str:
         with pytest.raises((errors.InvalidArgument, errors.NotFound)) as caught:
             found_in.search(**search).to_list()
@@ -278,9 +280,7 @@ def test_what_cannot_be_marked_is_said(found_in: lakebed.table.Table) -> None:
     assert "fragment_char" in refusal(words="x", highlight={"fragment_char": 21})
 
 
-def test_all_doors_mark_alike(
-    server: LakebedServer, found_in: lakebed.table.Table, sql: Sql, cli: Cli
-) -> None:
+def test_all_doors_mark_alike(server: LakebedServer, found_in: Any, sql: Sql, cli: Cli) -> None:
     query = {"full_text_query": {"query": "bridge", "columns": ["caption"]}, "k": 4}
     body = {**query, "columns": ["id"], "highlight": {}}
     answer = server.http().post("/v1/table/texts/query", body)
@@ -310,7 +310,7 @@ def test_all_doors_mark_alike(
 # ---- facets ---------------------------------------------------------------------------------
 
 
-def test_facets_count_all_that_match(found_in: lakebed.table.Table, cli: Cli) -> None:
+def test_facets_count_all_that_match(found_in: Any, cli: Cli) -> None:
     hits = found_in.search(words="bridge", column="caption", k=ROWS).to_list()
     labels = collections.Counter(row["label"] for row in hits)
     counts = found_in.facets(
@@ -357,9 +357,7 @@ def test_facets_beyond_the_bound_are_cut(server: LakebedServer, table: str) -> N
         ([{"column": "label", "limits": 3}], "limits"),
     ],
 )
-def test_bad_facets_are_refused(
-    found_in: lakebed.table.Table, facets: list[Any], said: str
-) -> None:
+def test_bad_facets_are_refused(found_in: Any, facets: list[Any], said: str) -> None:
     with pytest.raises(errors.InvalidArgument, match=said):
         found_in.facets(facets)
 
@@ -368,9 +366,7 @@ def test_bad_facets_are_refused(
 
 
 @pytest.mark.parametrize(("column", "nearest"), [("title", "bridge"), ("caption", "bridge")])
-def test_words_that_were_meant(
-    found_in: lakebed.table.Table, cli: Cli, column: str, nearest: str
-) -> None:
+def test_words_that_were_meant(found_in: Any, cli: Cli, column: str, nearest: str) -> None:
     found = found_in.suggest("The brigde over hapiness", column)
     assert found["corrected"] == "The bridge over happiness"
     assert [word["word"] for word in found["words"]] == ["brigde", "hapiness"]
@@ -416,7 +412,7 @@ def normalised(values: list[float]) -> list[float]:
 
 
 @pytest.mark.parametrize("weight", [0.0, 0.3, 1.0])
-def test_weights_join_scores(found_in: lakebed.table.Table, weight: float) -> None:
+def test_weights_join_scores(found_in: Any, weight: float) -> None:
     query, k = [0.5] * WIDTH, 20
     near = found_in.search(query, k=k).to_list()
     said = found_in.search(words="bridge", column="caption", k=k).to_list()
@@ -437,7 +433,7 @@ def test_weights_join_scores(found_in: lakebed.table.Table, weight: float) -> No
     assert all(bool(marked(row)) == bool(re.search("bridg", row["caption"])) for row in found)
 
 
-def test_the_constant_of_the_fusion(found_in: lakebed.table.Table) -> None:
+def test_the_constant_of_the_fusion(found_in: Any) -> None:
     def best(**hybrid: Any) -> float:
         searched = found_in.search([0.5] * WIDTH, words="bridge", k=5, hybrid=hybrid or None)
         return float(searched.to_list()[0]["_relevance_score"])
@@ -471,7 +467,7 @@ def worker(module_server: LakebedServer) -> Iterator[Worker]:
 
 
 @pytest.mark.usefixtures("worker")
-def test_a_function_puts_rows_in_order(found_in: lakebed.table.Table, sql: Sql) -> None:
+def test_a_function_puts_rows_in_order(found_in: Any, sql: Sql) -> None:
     words = "bridge river cafe"
 
     def score(row: dict[str, Any]) -> int:
@@ -497,7 +493,7 @@ def test_a_function_puts_rows_in_order(found_in: lakebed.table.Table, sql: Sql) 
 
 
 @pytest.mark.usefixtures("worker")
-def test_by_vector_and_by_both(found_in: lakebed.table.Table) -> None:
+def test_by_vector_and_by_both(found_in: Any) -> None:
     query = [0.5] * WIDTH
     near = found_in.search(query, k=30, columns=["id"]).to_list()
     keys = sorted((row["id"] for row in near if row["id"] % 7), reverse=True)
@@ -517,7 +513,8 @@ def test_by_vector_and_by_both(found_in: lakebed.table.Table) -> None:
     text = found_in.search(
         query, k=3, rerank={"function": "overlap", "query": "river bridge"}
     ).to_list()
-    assert text[0]["_relevance_score"] >= text[2]["_relevance_score"]
+    scores: list[Any] = [row["_relevance_score"] for row in text]
+    assert scores == sorted(scores, reverse=True)
 
 
 @pytest.mark.usefixtures("worker")
@@ -533,9 +530,7 @@ def test_by_vector_and_by_both(found_in: lakebed.table.Table) -> None:
         ({"function": "key_of", "inputs": ["id"], "candidate": 2}, "candidate"),
     ],
 )
-def test_what_does_not_fit_is_said(
-    found_in: lakebed.table.Table, rerank: dict[str, Any], said: str
-) -> None:
+def test_what_does_not_fit_is_said(found_in: Any, rerank: dict[str, Any], said: str) -> None:
     with pytest.raises((errors.InvalidArgument, errors.NotFound), match=said):
         found_in.search([0.5] * WIDTH, rerank=rerank).to_list()
 
@@ -556,7 +551,7 @@ def test_without_a_worker_it_is_said(own_server: LakebedServer) -> None:
 def test_async(server: LakebedServer, shared: str) -> None:
     async def ask() -> tuple[Any, Any]:
         url = f"http://{server.http_address}"
-        async with lakebed.aio.connect(url, server.admin_key) as db:
+        async with await lakebed.connect_async(url, server.admin_key) as db:
             table = db.table(shared)
             return await table.facets(["label"]), await table.suggest("brigde", "title")
 
