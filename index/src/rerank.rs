@@ -15,7 +15,7 @@ use lakebed_core::{Error, Result};
 use lakebed_proto::text_help::Rerank;
 use lakebed_storage::{BatchStream, Projection, Ranking, ScanSpec, Snapshot};
 
-use crate::hybrid::candidates;
+use crate::hybrid::{candidates, indented};
 use crate::scored::Scored;
 use crate::search::Search;
 
@@ -75,6 +75,14 @@ impl Reranked {
         });
         let found = found.into_iter().skip(self.offset).take(self.limit).collect();
         self.shown.open(snapshot, found).await
+    }
+
+    /// Itself around the plan of its search.
+    pub(crate) fn told(&self, search: &str) -> String {
+        let Reranked { rerank: Rerank { function, candidates, .. }, limit, offset, .. } = self;
+        let candidates = candidates.map(|n| format!(", candidates={n}")).unwrap_or_default();
+        let inner = indented(search);
+        format!("Rerank: function={function}{candidates}, skip={offset}, fetch={limit}\n{inner}")
     }
 
     async fn ids(&self, snapshot: &Snapshot) -> Result<Vec<u64>> {

@@ -11,6 +11,8 @@
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use lakebed_core::{Result, SearchReport};
 use lakebed_proto::search::K_DEFAULT;
 use lakebed_storage::{BatchStream, IndexSummary, Ranking, SearchSpec, Snapshot, VectorQuery};
@@ -101,30 +103,50 @@ impl Search {
     ///
     /// # Errors
     /// As [`Snapshot::search`].
-    pub async fn explain(&self, snapshot: &Snapshot, verbose: bool) -> Result<String> {
-        let tell = async |spec: SearchSpec| snapshot.explain_search(&spec, verbose).await;
-        match self {
-            Search::One(spec) => snapshot.explain_search(spec, verbose).await,
-            Search::Hybrid(hybrid) => hybrid.told(tell).await,
-            Search::Reranked(_) | Search::Marked(_) => {
-                self.around(async |search| Box::pin(search.explain(snapshot, verbose)).await).await
+    pub fn explain<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        verbose: bool,
+    ) -> BoxFuture<'a, Result<String>> {
+        async move {
+            let tell = async |spec: SearchSpec| snapshot.explain_search(&spec, verbose).await;
+            match self {
+                Search::One(spec) => snapshot.explain_search(spec, verbose).await,
+                Search::Hybrid(hybrid) => hybrid.told(tell).await,
+                Search::Reranked(reranked) => {
+                    let inner = reranked.search.explain(snapshot, verbose).await?;
+                    Ok(reranked.told(&inner))
+                }
+                Search::Marked(marked) => {
+                    let inner = marked.search.explain(snapshot, verbose).await?;
+                    Ok(format!("Highlight\n{}", indented(&inner)))
+                }
             }
         }
+        .boxed()
     }
 
-    /// Runs it and gives its plan with what each step did.
+    /// Runs it and gives its plan with what each step did; a function is not called.
     ///
     /// # Errors
     /// As [`Snapshot::search`].
-    pub async fn analyze(&self, snapshot: &Snapshot) -> Result<String> {
-        let tell = async |spec: SearchSpec| snapshot.analyze_search(&spec).await;
-        match self {
-            Search::One(spec) => snapshot.analyze_search(spec).await,
-            Search::Hybrid(hybrid) => hybrid.told(tell).await,
-            Search::Reranked(_) | Search::Marked(_) => {
-                self.around(async |search| Box::pin(search.analyze(snapshot)).await).await
+    pub fn analyze<'a>(&'a self, snapshot: &'a Snapshot) -> BoxFuture<'a, Result<String>> {
+        async move {
+            let tell = async |spec: SearchSpec| snapshot.analyze_search(&spec).await;
+            match self {
+                Search::One(spec) => snapshot.analyze_search(spec).await,
+                Search::Hybrid(hybrid) => hybrid.told(tell).await,
+                Search::Reranked(reranked) => {
+                    let inner = reranked.search.analyze(snapshot).await?;
+                    Ok(reranked.told(&inner))
+                }
+                Search::Marked(marked) => {
+                    let inner = marked.search.analyze(snapshot).await?;
+                    Ok(format!("Highlight\n{}", indented(&inner)))
+                }
             }
         }
+        .boxed()
     }
 
     /// The search with the function that puts its rows in order, where it has one.
@@ -139,22 +161,6 @@ impl Search {
                 Search::Marked(Box::new(Marked { search, ..*marked }))
             }
             other => other,
-        }
-    }
-
-    /// What a search is around, as `tell` has it, and itself.
-    async fn around(&self, tell: impl AsyncFn(&Search) -> Result<String>) -> Result<String> {
-        match self {
-            Search::Reranked(reranked) => {
-                let Reranked { rerank, limit, offset, .. } = &**reranked;
-                let inner = indented(&tell(&reranked.search).await?);
-                let function = &rerank.function;
-                Ok(format!("Rerank: function={function}, skip={offset}, fetch={limit}\n{inner}"))
-            }
-            Search::Marked(marked) => {
-                Ok(format!("Highlight\n{}", indented(&tell(&marked.search).await?)))
-            }
-            Search::One(_) | Search::Hybrid(_) => tell(self).await,
         }
     }
 }
