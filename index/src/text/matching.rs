@@ -211,7 +211,7 @@ mod tests {
         let fuzzy = |distance, prefix| [part("bridge", TextMatch::Fuzzy { distance, prefix })];
         let plain = || json!({"stem": false});
         let text = "brigde fridge bridges bride badge";
-        assert_eq!(marked(plain(), &fuzzy(Some(1), 0), text), ["bridges", "bride"]);
+        assert_eq!(marked(plain(), &fuzzy(Some(1), 0), text), ["fridge", "bridges", "bride"]);
         assert_eq!(marked(plain(), &fuzzy(Some(1), 2), "bride oridge"), ["bride"]);
         let found = marked(plain(), &fuzzy(None, 0), text);
         assert_eq!(found, ["brigde", "fridge", "bridges", "bride", "badge"]);
