@@ -1,13 +1,14 @@
 //! `POST /v1/table/{id}/facets`: counts by value over what a query finds. The body is that of a query, and
 //! `facets`.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::response::Response;
 use http::HeaderMap;
 use lakebed_core::Error;
 use lakebed_proto::text_help::Facet;
 use serde_json::value::RawValue;
-use std::collections::BTreeMap;
 
 use super::query_body::{QueryBody, search_request};
 use super::{refused, versioned};
