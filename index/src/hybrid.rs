@@ -119,22 +119,15 @@ impl Hybrid {
         Ok(found.map(|(id, score)| (id, Some(score))).collect())
     }
 
-    /// Both of its searches as text, each as `tell` has it.
-    pub(crate) async fn told<F>(&self, tell: impl Fn(SearchSpec) -> F) -> Result<String>
-    where
-        F: Future<Output = Result<String>>,
-    {
-        let (vector, text) = (tell(self.vector.clone()).await?, tell(self.text.clone()).await?);
+    /// Itself around the plans of its two searches.
+    pub(crate) fn told(&self, vector: &str, text: &str) -> String {
         let (limit, offset) = (self.limit, self.offset);
         let join = match self.join {
             Join::Places(k) => format!("ReciprocalRankFusion: k={k}"),
             Join::Scores(vector, text) => format!("WeightedScores: vector={vector}, text={text}"),
         };
-        Ok(format!(
-            "{join}, skip={offset}, fetch={limit}\n{}{}",
-            indented(&vector),
-            indented(&text)
-        ))
+        let (vector, text) = (indented(vector), indented(text));
+        format!("{join}, skip={offset}, fetch={limit}\n{vector}{text}")
     }
 }
 

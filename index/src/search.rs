@@ -109,10 +109,13 @@ impl Search {
         verbose: bool,
     ) -> BoxFuture<'a, Result<String>> {
         async move {
-            let tell = async |spec: SearchSpec| snapshot.explain_search(&spec, verbose).await;
             match self {
                 Search::One(spec) => snapshot.explain_search(spec, verbose).await,
-                Search::Hybrid(hybrid) => hybrid.told(tell).await,
+                Search::Hybrid(hybrid) => {
+                    let vector = snapshot.explain_search(&hybrid.vector, verbose).await?;
+                    let text = snapshot.explain_search(&hybrid.text, verbose).await?;
+                    Ok(hybrid.told(&vector, &text))
+                }
                 Search::Reranked(reranked) => {
                     let inner = reranked.search.explain(snapshot, verbose).await?;
                     Ok(reranked.told(&inner))
@@ -132,10 +135,13 @@ impl Search {
     /// As [`Snapshot::search`].
     pub fn analyze<'a>(&'a self, snapshot: &'a Snapshot) -> BoxFuture<'a, Result<String>> {
         async move {
-            let tell = async |spec: SearchSpec| snapshot.analyze_search(&spec).await;
             match self {
                 Search::One(spec) => snapshot.analyze_search(spec).await,
-                Search::Hybrid(hybrid) => hybrid.told(tell).await,
+                Search::Hybrid(hybrid) => {
+                    let vector = snapshot.analyze_search(&hybrid.vector).await?;
+                    let text = snapshot.analyze_search(&hybrid.text).await?;
+                    Ok(hybrid.told(&vector, &text))
+                }
                 Search::Reranked(reranked) => {
                     let inner = reranked.search.analyze(snapshot).await?;
                     Ok(reranked.told(&inner))
