@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use lakebed_core::{Error, Result, SearchReport};
 use lakebed_storage::{BatchStream, Projection, ScanSpec, SearchSpec, Snapshot};
 
+use crate::hybrid::Candidate;
 use crate::resident::ResidentFound;
 
 /// How far a row is.
@@ -44,6 +45,12 @@ impl NearRows {
             rows_scanned: Some(self.found.compared_rows),
             ..SearchReport::default()
         }
+    }
+
+    /// The rows, best first.
+    pub(crate) fn candidates(&self) -> Vec<Candidate> {
+        let hits = self.found.hits.iter();
+        hits.map(|hit| Candidate { id: hit.row_id, score: -hit.distance }).collect()
     }
 
     pub(crate) fn explain(&self) -> String {

@@ -5,8 +5,11 @@ use lakebed_proto::command::Columns;
 use lakebed_proto::search::{FullTextQuery, K_DEFAULT, SearchRequest};
 use lakebed_storage::{Projection, Ranking, SearchSpec, Snapshot, TextQuery, VectorQuery};
 
-use crate::hybrid::Hybrid;
+use crate::hybrid::{Hybrid, Join};
+use crate::rerank::{CANDIDATES, CANDIDATES_MAX, Reranked};
+use crate::scored::{ROW_ID, Scored};
 use crate::search::Search;
+use crate::text::highlight::Marked;
 
 /// Rows that a search by vector and one by text may each give to be joined.
 const HYBRID_ROWS_MAX: u64 = 65_536;
@@ -35,7 +38,88 @@ fn search_over_all(
     limits: &Limits,
 ) -> Result<Search> {
     check_search(request, limits)?;
+    let Some(highlight) = &request.highlight else { return unmarked(snapshot, request) };
+    let Some(text) = &request.full_text_query else {
+        return Err(Error::invalid(
+            "`highlight` is for a search by text, and there is no `full_text_query`",
+        ));
+    };
+    let is_row_id = |name: &String| name == ROW_ID;
+    let is_named = match &request.columns {
+        Some(Columns::Names(names)) => names.iter().any(is_row_id),
+        Some(Columns::Expressions(pairs)) => pairs.iter().any(|(name, _)| is_row_id(name)),
+        None => false,
+    };
+    let with_ids =
+        SearchRequest { with_row_id: Some(!is_named), highlight: None, ..request.clone() };
+    Ok(Search::Marked(Box::new(Marked {
+        search: unmarked(snapshot, &with_ids)?,
+        highlight: highlight.clone(),
+        text: text_query(text),
+        with_row_id: is_named || request.with_row_id.unwrap_or(false),
+        marker: None,
+    })))
+}
+
+fn unmarked(snapshot: &Snapshot, request: &SearchRequest) -> Result<Search> {
+    let Some(rerank) = &request.rerank else { return ranked(snapshot, request) };
+    let spec = spec_of(request, Ranking::None);
+    let limit = request.k.unwrap_or(K_DEFAULT);
+    let wanted = limit.saturating_add(spec.offset);
+    let candidates = rerank.candidates.unwrap_or_else(|| wanted.max(CANDIDATES));
+    if limit == 0 || candidates < wanted || candidates > CANDIDATES_MAX {
+        return Err(Error::invalid(format!(
+            "rerank: `k` and `offset` are {wanted} together and `candidates` is {candidates}; a function \
+             puts 1 to {CANDIDATES_MAX} rows in order, at least as many as are asked for"
+        )));
+    }
+    if !spec.order_by.is_empty() {
+        return Err(Error::invalid(
+            "`order_by` is not for a search with `rerank`, whose rows come by their scores",
+        ));
+    }
+    let ids = SearchRequest {
+        k: Some(candidates),
+        offset: None,
+        columns: Some(Columns::Names(Vec::new())),
+        with_row_id: Some(true),
+        rerank: None,
+        ..request.clone()
+    };
+    let search = match ranked(snapshot, &ids)? {
+        Search::One(spec) => {
+            if matches!(spec.ranking, Ranking::None) || snapshot.is_batch(&spec.ranking) {
+                return Err(Error::invalid(
+                    "`rerank` is for a search by one vector, by text, or by both",
+                ));
+            }
+            // An empty list of columns would mean all of them.
+            Search::One(SearchSpec { projection: Projection::Names(Vec::new()), ..spec })
+        }
+        other => other,
+    };
+    Ok(Search::Reranked(Box::new(Reranked {
+        search,
+        rerank: rerank.clone(),
+        scorer: None,
+        limit: limit as usize,
+        offset: spec.offset as usize,
+        shown: Scored {
+            projection: spec.projection,
+            with_row_id: spec.with_row_id,
+            nullable: true,
+        },
+    })))
+}
+
+/// The search as vector and text rank its rows.
+fn ranked(snapshot: &Snapshot, request: &SearchRequest) -> Result<Search> {
     let vectors = request.vector.as_ref().filter(|vectors| !vectors.is_empty());
+    if request.hybrid.is_some() && (vectors.is_none() || request.full_text_query.is_none()) {
+        return Err(Error::invalid(
+            "`hybrid` is for a search by vector and text, and there is only one of them",
+        ));
+    }
     match (vectors, &request.full_text_query) {
         (Some(vectors), Some(text)) => hybrid(snapshot, request, vectors, text),
         (Some(vectors), None) => {
@@ -112,10 +196,15 @@ fn hybrid(
     Ok(Search::Hybrid(Box::new(Hybrid {
         vector,
         text: ids_of(spec.ranking.clone()),
+        near: None,
+        join: Join::of(request.hybrid.as_ref())?,
         limit: limit as usize,
         offset: spec.offset as usize,
-        projection: spec.projection.clone(),
-        with_row_id: spec.with_row_id,
+        shown: Scored {
+            projection: spec.projection.clone(),
+            with_row_id: spec.with_row_id,
+            nullable: false,
+        },
     })))
 }
 
@@ -135,7 +224,11 @@ fn check_search(request: &SearchRequest, limits: &Limits) -> Result<()> {
 }
 
 fn by_text(text: &FullTextQuery) -> Ranking {
-    Ranking::Text(TextQuery { query: text.query.clone(), columns: text.columns.clone() })
+    Ranking::Text(text_query(text))
+}
+
+fn text_query(text: &FullTextQuery) -> TextQuery {
+    TextQuery { query: text.query.clone(), columns: text.columns.clone() }
 }
 
 fn by_vector(

@@ -11,15 +11,19 @@
 use std::sync::Arc;
 
 use arrow_schema::SchemaRef;
+use futures::FutureExt as _;
+use futures::future::BoxFuture;
 use lakebed_core::{Result, SearchReport};
 use lakebed_proto::search::K_DEFAULT;
 use lakebed_storage::{
     BatchStream, IndexSummary, Ranking, RowMask, SearchSpec, Snapshot, VectorQuery,
 };
 
-use crate::hybrid::{Hybrid, joined};
+use crate::hybrid::{Hybrid, indented, joined};
 use crate::near_rows::NearRows;
+use crate::rerank::{Reranked, Scorer};
 use crate::resident::Residents;
+use crate::text::highlight::Marked;
 
 /// So many rows that pass a filter are compared one by one. An index would look at partitions of which
 /// they are a small part, and miss them.
@@ -39,6 +43,10 @@ pub enum Search {
     Hybrid(Box<Hybrid>),
     /// Answered by a resident index: the rows are known and have to be fetched.
     Near(Box<NearRows>),
+    /// The best rows of one of these in the order of a function.
+    Reranked(Box<Reranked>),
+    /// Any of these with what matched marked.
+    Marked(Box<Marked>),
 }
 
 impl Search {
@@ -54,6 +62,14 @@ impl Search {
             }
             // It was answered.
             Search::Near(near) => Search::Near(near),
+            Search::Reranked(reranked) => {
+                let search = reranked.search.clone().over(rows);
+                Search::Reranked(Box::new(Reranked { search, ..*reranked }))
+            }
+            Search::Marked(marked) => {
+                let search = marked.search.clone().over(rows);
+                Search::Marked(Box::new(Marked { search, ..*marked }))
+            }
         }
     }
 
@@ -70,10 +86,7 @@ impl Search {
     ) -> Result<(Search, SearchReport)> {
         match self {
             Search::One(spec) => {
-                if let Some(residents) = residents
-                    && let Some(found) = residents.find(snapshot, &spec).await?
-                {
-                    let near = NearRows::new(spec, found);
+                if let Some(near) = near(snapshot, &spec, residents).await? {
                     let report = near.report(snapshot.version());
                     return Ok((Search::Near(Box::new(near)), report));
                 }
@@ -81,14 +94,28 @@ impl Search {
                 Ok((Search::One(spec), report))
             }
             Search::Hybrid(hybrid) => {
-                let (vector, by_vector) = fitted(snapshot, hybrid.vector).await?;
+                let near = near(snapshot, &hybrid.vector, residents).await?;
+                let (vector, by_vector) = match &near {
+                    Some(near) => (hybrid.vector, near.report(snapshot.version())),
+                    None => fitted(snapshot, hybrid.vector).await?,
+                };
                 let (text, by_text) = fitted(snapshot, hybrid.text).await?;
-                let fitted = Hybrid { vector, text, ..*hybrid };
+                let fitted = Hybrid { vector, near, text, ..*hybrid };
                 Ok((Search::Hybrid(Box::new(fitted)), joined(by_vector, by_text)))
             }
             Search::Near(near) => {
                 let report = near.report(snapshot.version());
                 Ok((Search::Near(near), report))
+            }
+            Search::Reranked(reranked) => {
+                let (search, report) =
+                    Box::pin(reranked.search.fitted(snapshot, residents)).await?;
+                Ok((Search::Reranked(Box::new(Reranked { search, ..*reranked })), report))
+            }
+            Search::Marked(marked) => {
+                let marker = Some(Arc::new(marked.marker(snapshot).await?));
+                let (search, report) = Box::pin(marked.search.fitted(snapshot, residents)).await?;
+                Ok((Search::Marked(Box::new(Marked { search, marker, ..*marked })), report))
             }
         }
     }
@@ -102,6 +129,8 @@ impl Search {
             Search::One(spec) => snapshot.search_schema(spec).await,
             Search::Hybrid(hybrid) => hybrid.schema(snapshot).await,
             Search::Near(near) => near.schema(snapshot).await,
+            Search::Reranked(reranked) => reranked.schema(snapshot).await,
+            Search::Marked(marked) => marked.schema(snapshot).await,
         }
     }
 
@@ -114,6 +143,8 @@ impl Search {
             Search::One(spec) => snapshot.search(spec).await,
             Search::Hybrid(hybrid) => hybrid.open(snapshot).await,
             Search::Near(near) => near.open(snapshot).await,
+            Search::Reranked(reranked) => reranked.open(snapshot).await,
+            Search::Marked(marked) => marked.open(snapshot).await,
         }
     }
 
@@ -121,27 +152,85 @@ impl Search {
     ///
     /// # Errors
     /// As [`Snapshot::search`].
-    pub async fn explain(&self, snapshot: &Snapshot, verbose: bool) -> Result<String> {
-        let tell = async |spec: SearchSpec| snapshot.explain_search(&spec, verbose).await;
-        match self {
-            Search::One(spec) => snapshot.explain_search(spec, verbose).await,
-            Search::Hybrid(hybrid) => hybrid.told(tell).await,
-            Search::Near(near) => Ok(near.explain()),
+    pub fn explain<'a>(
+        &'a self,
+        snapshot: &'a Snapshot,
+        verbose: bool,
+    ) -> BoxFuture<'a, Result<String>> {
+        async move {
+            match self {
+                Search::One(spec) => snapshot.explain_search(spec, verbose).await,
+                Search::Hybrid(hybrid) => {
+                    let vector = snapshot.explain_search(&hybrid.vector, verbose).await?;
+                    let text = snapshot.explain_search(&hybrid.text, verbose).await?;
+                    Ok(hybrid.told(&vector, &text))
+                }
+                Search::Near(near) => Ok(near.explain()),
+                Search::Reranked(reranked) => {
+                    let inner = reranked.search.explain(snapshot, verbose).await?;
+                    Ok(reranked.told(&inner))
+                }
+                Search::Marked(marked) => {
+                    let inner = marked.search.explain(snapshot, verbose).await?;
+                    Ok(format!("Highlight\n{}", indented(&inner)))
+                }
+            }
         }
+        .boxed()
     }
 
-    /// Runs it and gives its plan with what each step did.
+    /// Runs it and gives its plan with what each step did; a function is not called.
     ///
     /// # Errors
     /// As [`Snapshot::search`].
-    pub async fn analyze(&self, snapshot: &Snapshot) -> Result<String> {
-        let tell = async |spec: SearchSpec| snapshot.analyze_search(&spec).await;
+    pub fn analyze<'a>(&'a self, snapshot: &'a Snapshot) -> BoxFuture<'a, Result<String>> {
+        async move {
+            match self {
+                Search::One(spec) => snapshot.analyze_search(spec).await,
+                Search::Hybrid(hybrid) => {
+                    let vector = snapshot.analyze_search(&hybrid.vector).await?;
+                    let text = snapshot.analyze_search(&hybrid.text).await?;
+                    Ok(hybrid.told(&vector, &text))
+                }
+                Search::Near(near) => Ok(near.explain()),
+                Search::Reranked(reranked) => {
+                    let inner = reranked.search.analyze(snapshot).await?;
+                    Ok(reranked.told(&inner))
+                }
+                Search::Marked(marked) => {
+                    let inner = marked.search.analyze(snapshot).await?;
+                    Ok(format!("Highlight\n{}", indented(&inner)))
+                }
+            }
+        }
+        .boxed()
+    }
+
+    /// The search with the function that puts its rows in order, where it has one.
+    pub fn with_scorer(self, scorer: Arc<dyn Scorer>) -> Search {
         match self {
-            Search::One(spec) => snapshot.analyze_search(spec).await,
-            Search::Hybrid(hybrid) => hybrid.told(tell).await,
-            Search::Near(near) => Ok(near.explain()),
+            Search::Reranked(reranked) => {
+                let scorer = Some(scorer);
+                Search::Reranked(Box::new(Reranked { scorer, ..*reranked }))
+            }
+            Search::Marked(marked) => {
+                let search = marked.search.clone().with_scorer(scorer);
+                Search::Marked(Box::new(Marked { search, ..*marked }))
+            }
+            other => other,
         }
     }
+}
+
+/// What a resident index finds.
+async fn near(
+    snapshot: &Snapshot,
+    spec: &SearchSpec,
+    residents: Option<&Arc<Residents>>,
+) -> Result<Option<NearRows>> {
+    let Some(residents) = residents else { return Ok(None) };
+    let found = residents.find(snapshot, spec).await?;
+    Ok(found.map(|found| NearRows::new(spec.clone(), found)))
 }
 
 async fn fitted(snapshot: &Snapshot, spec: SearchSpec) -> Result<(SearchSpec, SearchReport)> {

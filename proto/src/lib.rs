@@ -7,6 +7,7 @@
 //! - [`receipt`]: what a write answers.
 //! - [`search`]: what a search asks for.
 //! - [`schema_json`]: schemas as JSON, in the two dialects of the LanceDB protocol.
+//! - [`text_help`]: marks, counts, words that were meant, and the order of joined searches.
 //! - [`worker`]: the worker protocol.
 //! - [`status`]: the one table from Lakebed's error kinds to gRPC and HTTP codes.
 
@@ -20,6 +21,7 @@ pub mod receipt;
 pub mod schema_json;
 pub mod search;
 pub mod status;
+pub mod text_help;
 pub mod worker;
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use lakebed_core::{ApproxMode, DistanceType, OrderBy, QueryVectors};
 use serde::{Deserialize, Serialize};
 
 use crate::command::Columns;
+use crate::text_help::{Highlight, HybridJoin, Rerank};
 
 /// Rows of a search that says no `k`, as the SDKs have it.
 pub const K_DEFAULT: u64 = 10;
@@ -102,6 +103,31 @@ pub struct SearchRequest {
     pub full_text_query: Option<FullTextQuery>,
     /// The order of the answer.
     pub order_by: Option<Vec<OrderBy>>,
+    /// Parts of the texts that were found, with what matched marked, as the column `_highlights`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub highlight: Option<Highlight>,
+    /// How a search by vector and one by text are joined; by their places when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub hybrid: Option<HybridJoin>,
+    /// A function that puts the best rows in order.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rerank: Option<Rerank>,
+}
+
+impl SearchRequest {
+    /// The request whose function knows what is searched for, also when `embed` is gone.
+    pub fn with_rerank_query(mut self) -> Self {
+        let words = self.full_text_query.as_ref().and_then(|text| text.query.as_str());
+        let text = match &self.embed {
+            Some(Embed::Text(text)) => Some(text.as_str()),
+            _ => None,
+        };
+        let searched = words.or(text).map(str::to_owned);
+        if let Some(rerank) = &mut self.rerank {
+            rerank.query = rerank.query.take().or(searched);
+        }
+        self
+    }
 }
 
 /// A text or a picture to search by. A worker that is attached makes its vector.

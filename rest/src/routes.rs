@@ -151,6 +151,8 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ),
         ("/v1/table/{id}/merge_insert", changes_table(post(table::merge_insert::merge_insert))),
         ("/v1/table/{id}/query", post(table::query::query)),
+        ("/v1/table/{id}/facets", post(table::facets::facets)),
+        ("/v1/table/{id}/suggest", post(table::suggest::suggest)),
         ("/v1/table/{id}/explain_plan", post(table::query::explain_plan)),
         ("/v1/table/{id}/analyze_plan", post(table::query::analyze_plan)),
         ("/v1/table/{id}/create_index", changes_table(post(table::index::create::create_index))),

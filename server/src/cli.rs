@@ -31,8 +31,12 @@ enum Verb {
     Show(command::show::Show),
     /// Run a statement in SQL and print its rows.
     Sql(command::sql::Sql),
-    /// Search a column of vectors by a vector, a text or a picture.
+    /// Search a column of vectors by a vector, a text or a picture, a text index by words, or both.
     Search(command::search::Search),
+    /// Count what a search by words finds by the values of columns.
+    Facets(command::facets::Facets),
+    /// Say which words were meant.
+    Suggest(command::suggest::Suggest),
     /// Show what was inserted, updated and deleted between two versions of a table.
     Changes(command::changes::Changes),
     /// Keep how far a reader of changes has come.
@@ -368,6 +372,8 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Tag(TagVerb::Delete(verb)) => run_client(verb, &environment),
         Verb::Sql(verb) => run_client(verb, &environment),
         Verb::Search(verb) => run_client(verb, &environment),
+        Verb::Facets(verb) => run_client(verb, &environment),
+        Verb::Suggest(verb) => run_client(verb, &environment),
         Verb::Compact(verb) => run_client(verb, &environment),
         Verb::Profile(verb) => run_client(verb, &environment),
         Verb::Gc(verb) => run_client(verb, &environment),

@@ -65,6 +65,8 @@ impl Service {
     ) -> Result<SearchPlan> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
+        // The ticket does not have the text that is searched by.
+        let request = request.with_rerank_query();
         let Prepared { snapshot, search, mut report, vector, row_set, mut clock } =
             self.prepare_search(ctx, &request, StageClock::start()).await?;
         let schema = search.schema(&snapshot).await?;
@@ -146,12 +148,12 @@ impl Service {
         Ok((search.analyze(&snapshot).await?, snapshot.version()))
     }
 
-    async fn prepare_search(
+    /// The version that a search names.
+    pub(crate) async fn searched(
         &self,
         ctx: &RequestContext,
         request: &SearchRequest,
-        mut clock: StageClock,
-    ) -> Result<Prepared> {
+    ) -> Result<Snapshot> {
         let at = ReadCommand {
             table: request.table.clone(),
             version: request.version,
@@ -160,8 +162,22 @@ impl Service {
             branch: request.branch.clone(),
             ..ReadCommand::default()
         };
-        let snapshot = self.snapshot(ctx, &at).await?;
+        self.snapshot(ctx, &at).await
+    }
+
+    async fn prepare_search(
+        &self,
+        ctx: &RequestContext,
+        request: &SearchRequest,
+        mut clock: StageClock,
+    ) -> Result<Prepared> {
+        let snapshot = self.searched(ctx, request).await?;
         clock.end("open");
+        // Before the text that is searched by becomes a vector.
+        let rerank = match request.rerank {
+            Some(_) => request.clone().with_rerank_query().rerank,
+            None => None,
+        };
         let embedded = match &request.embed {
             None => None,
             Some(embed) => Some(self.embedded(&snapshot, request, embed).await?),
@@ -172,14 +188,18 @@ impl Service {
         let mut request = embedded.as_ref().unwrap_or(request).clone();
         fix_row_set(&snapshot, &mut request.row_set).await?;
         let search = lakebed_index::search_of(&snapshot, &request, &self.limits).await?;
-        let (search, report) = search.fitted(&snapshot, Some(&self.residents)).await?;
+        let (mut search, report) = search.fitted(&snapshot, Some(&self.residents)).await?;
+        if let Some(rerank) = &rerank {
+            let scorer = lakebed_sql::scorer(self.sql.callees(), &ctx.database, rerank).await?;
+            search = search.with_scorer(scorer);
+        }
         clock.end("plan");
         let SearchRequest { vector, row_set, .. } = request;
         Ok(Prepared { snapshot, search, report, vector, row_set, clock })
     }
 
     /// The request with the vector of its text or picture, by the model that made the column.
-    async fn embedded(
+    pub(crate) async fn embedded(
         &self,
         snapshot: &Snapshot,
         request: &SearchRequest,

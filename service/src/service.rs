@@ -19,6 +19,7 @@ use crate::peer_io::PeerTls;
 use crate::secrets::KeyPlace;
 use crate::servers::Beats;
 use crate::sql::{Once, PreparedStatements, Running};
+use crate::suggest::Dictionaries;
 use crate::tickets::Tickets;
 
 /// What the audit log gets to write itself out, whatever the deadline says.
@@ -73,6 +74,7 @@ pub struct Service {
     pub(crate) column_jobs: Arc<ColumnJobs>,
     /// Held while a table is compacted: the memory of one is stated, that of many would not be.
     pub(crate) compacting: tokio::sync::Mutex<()>,
+    pub(crate) dictionaries: Dictionaries,
     pub(crate) gate: Gate,
     pub(crate) jobs: Arc<Jobs>,
     pub(crate) keys: KeyCache,
@@ -155,6 +157,7 @@ impl Service {
             column_jobs,
             compacting: tokio::sync::Mutex::default(),
             maintained: std::sync::Mutex::default(),
+            dictionaries: Dictionaries::default(),
             gate: Gate::default(),
             jobs,
             keys: KeyCache::default(),

@@ -94,6 +94,11 @@ impl Sql {
         Ok(Sql { lake, limits, sessions, callees, residents })
     }
 
+    /// What runs the calls of statements.
+    pub fn callees(&self) -> &Arc<dyn Callees> {
+        &self.callees
+    }
+
     /// Plans a query. With `pins` it reads the versions of an earlier plan of the same statement.
     ///
     /// # Errors
@@ -236,6 +241,7 @@ impl Sql {
                 &search.request,
                 &self.limits,
                 (&self.callees, &self.residents),
+                &id.database,
             )
             .await?;
             catalog.opened((scope.database(), scope.schema(), &search.name), table);

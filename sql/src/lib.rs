@@ -37,6 +37,7 @@ mod names;
 mod parse;
 mod plan;
 mod primary_key;
+mod rerank;
 mod row_sets;
 mod run;
 mod search;
@@ -61,6 +62,7 @@ pub use named::number_names;
 pub use names::{Scope, schema_name};
 pub use parse::{Statement, StatementKind};
 pub use plan::{PinnedTable, PlannedQuery};
+pub use rerank::scorer;
 
 /// Batches with the error that ended them.
 pub type BatchStream = Pin<Box<dyn Stream<Item = lakebed_core::Result<RecordBatch>> + Send>>;

@@ -26,15 +26,16 @@ use datafusion::sql::sqlparser::ast::{
     TableFactor, TableFunctionArgs, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use futures::TryStreamExt;
-use lakebed_core::{Error, Limits, QueryVectors, Result, Subject};
-use lakebed_index::Search;
+use lakebed_core::{DatabaseName, Error, Limits, QueryVectors, Result, Subject};
 use lakebed_index::resident::Residents;
+use lakebed_index::{Scorer, Search};
 use lakebed_proto::search::{Embed, FullTextQuery, SearchRequest};
 use lakebed_storage::{At, Snapshot, carry};
 
 use crate::calls::Callees;
 use crate::error::from_datafusion;
 use crate::parse::simple_name;
+use crate::rerank::scorer;
 
 const VECTOR_SEARCH: &str = "vector_search";
 const TEXT_SEARCH: &str = "text_search";
@@ -259,7 +260,12 @@ pub(crate) async fn search_table(
     request: &SearchRequest,
     limits: &Limits,
     (callees, residents): (&Arc<dyn Callees>, &Arc<Residents>),
+    database: &DatabaseName,
 ) -> Result<Arc<dyn TableProvider>> {
+    let scorer = match &request.clone().with_rerank_query().rerank {
+        Some(rerank) => Some(scorer(callees, database, rerank).await?),
+        None => None,
+    };
     let text = ByText::of(snapshot, request, limits, callees)?;
     let planned = match &text {
         // Any vector will do for the plan; the text's is made when the search is run.
@@ -269,20 +275,19 @@ pub(crate) async fn search_table(
     let search = lakebed_index::search_of(snapshot, planned, limits).await?;
     // What any vector finds is of no use.
     let asked = text.is_none().then_some(residents);
-    let (search, report) = search.fitted(snapshot, asked).await?;
+    let (mut search, report) = search.fitted(snapshot, asked).await?;
+    if let Some(scorer) = &scorer {
+        search = search.with_scorer(Arc::clone(scorer));
+    }
     let schema = search.schema(snapshot).await?;
     let report = serde_json::to_string(&report)
         .map_err(|error| Error::internal("a report cannot be written").with_source(error))?;
     let mut metadata = schema.metadata().clone();
     metadata.insert(REPORT_KEY.to_owned(), report);
     let schema: SchemaRef = Arc::new(Schema::new_with_metadata(schema.fields().clone(), metadata));
-    let search = Found {
-        snapshot: snapshot.clone(),
-        search,
-        text,
-        residents: Arc::clone(residents),
-        schema: Arc::clone(&schema),
-    };
+    let (snapshot, shown) = (snapshot.clone(), Arc::clone(&schema));
+    let residents = Arc::clone(residents);
+    let search = Found { snapshot, search, text, residents, scorer, schema: shown };
     let table = StreamingTable::try_new(schema, vec![Arc::new(search)]).map_err(from_datafusion)?;
     Ok(Arc::new(table))
 }
@@ -294,6 +299,8 @@ struct Found {
     /// What its vector is made of, if it has none yet.
     text: Option<ByText>,
     residents: Arc<Residents>,
+    /// What puts its rows in order.
+    scorer: Option<Arc<dyn Scorer>>,
     schema: SchemaRef,
 }
 
@@ -373,10 +380,14 @@ impl PartitionStream for Found {
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
         let (snapshot, mut search, schema) =
             (self.snapshot.clone(), self.search.clone(), Arc::clone(&self.schema));
-        let (text, residents) = (self.text.clone(), Arc::clone(&self.residents));
+        let (text, scorer) = (self.text.clone(), self.scorer.clone());
+        let residents = Arc::clone(&self.residents);
         let rows = async move {
             if let Some(text) = text {
                 search = text.search(&snapshot, &residents).await.map_err(|error| carry(&error))?;
+                if let Some(scorer) = scorer {
+                    search = search.with_scorer(scorer);
+                }
             }
             let (_, batches) = search.open(&snapshot).await.map_err(|error| carry(&error))?;
             Ok::<_, DataFusionError>(batches.map_err(|error| carry(&error)))

@@ -103,6 +103,7 @@ mod table;
 mod tag;
 #[cfg(test)]
 mod test_lake;
+mod text;
 mod update;
 mod update_group;
 mod upload;
@@ -171,6 +172,7 @@ pub use stats::TableStats;
 pub use system::{SystemObject, SystemStore};
 pub use table::Table;
 pub use tag::TagEntry;
+pub use text::{Analyser, TextMatch, TextPart, Word};
 pub use upload::Uploads;
 pub use upsert::{Matched, MergeOutcome, MergeRule, Prepared, PreparedUpsert};
 pub use user_functions::{UserFunction, UserFunctionVersion};

@@ -602,27 +602,31 @@ fn text_query(query: &TextQuery, limit: Option<u64>) -> Result<FullTextSearchQue
                 false => built.with_columns(&query.columns).map_err(bad_search)?,
             }
         }
-        structured => {
-            if !query.columns.is_empty() {
-                return Err(Error::invalid(
-                    "full_text_query: `columns` is for words; a structured query names its own",
-                ));
-            }
-            let parsed: FtsQuery = serde_json::from_value(structured.clone()).map_err(|error| {
-                Error::invalid(format!("full_text_query is not understood: {error}"))
-            })?;
-            // Lance passes over fields that it does not know; written out again they are missing.
-            let known = serde_json::to_value(&parsed)
-                .map_err(|error| Error::internal("write a text query").with_source(error))?;
-            if let Some(field) = unknown_field(structured, &known) {
-                return Err(Error::invalid(format!(
-                    "full_text_query: field `{field}` is not understood"
-                )));
-            }
-            FullTextSearchQuery::new_query(parsed)
-        }
+        _ => FullTextSearchQuery::new_query(parsed_text_query(query)?),
     };
     Ok(built.limit(limit))
+}
+
+/// A search by text as lance's tree.
+pub(crate) fn parsed_text_query(query: &TextQuery) -> Result<FtsQuery> {
+    let structured = match &query.query {
+        serde_json::Value::String(_) => return Ok(text_query(query, None)?.query),
+        structured => structured,
+    };
+    if !query.columns.is_empty() {
+        return Err(Error::invalid(
+            "full_text_query: `columns` is for words; a structured query names its own",
+        ));
+    }
+    let parsed: FtsQuery = serde_json::from_value(structured.clone())
+        .map_err(|error| Error::invalid(format!("full_text_query is not understood: {error}")))?;
+    // Lance passes over fields that it does not know; written out again they are missing.
+    let known = serde_json::to_value(&parsed)
+        .map_err(|error| Error::internal("write a text query").with_source(error))?;
+    if let Some(field) = unknown_field(structured, &known) {
+        return Err(Error::invalid(format!("full_text_query: field `{field}` is not understood")));
+    }
+    Ok(parsed)
 }
 
 /// The first field of `given` that `known` lacks, unless it says nothing.

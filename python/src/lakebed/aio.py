@@ -148,6 +148,14 @@ class AsyncTable:
         """See `Table.search`."""
         return AsyncRows(self._pool, self._table.search(*args, **options))
 
+    async def facets(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """See `Table.facets`."""
+        return await self._pool.run(lambda: self._table.facets(*args, **options))
+
+    async def suggest(self, *args: Any, **options: Any) -> dict[str, Any]:
+        """See `Table.suggest`."""
+        return await self._pool.run(lambda: self._table.suggest(*args, **options))
+
     async def blob(self, column: str, row_id: int, **options: Any) -> AsyncBlobFile | None:
         """See `Table.blob`."""
         file = await self._pool.run(lambda: self._table.blob(column, row_id, **options))

@@ -184,41 +184,36 @@ class Table:
         with_row_id: bool = False,
         distance: str | None = None,
         row_set: str | None = None,
+        word_columns: Sequence[str] = (),
+        highlight: bool | Mapping[str, Any] | None = None,
+        hybrid: Mapping[str, Any] | None = None,
+        rerank: str | Mapping[str, Any] | None = None,
         **options: Any,
     ) -> Rows:
-        """The nearest rows, or those that match words best.
+        """The nearest rows, or those that match words best, or both joined.
 
         Args:
             vector: what to search for, or several of them.
             text: a text that a worker turns into a vector, by the model that made the column.
             picture: the same of a picture: its bytes, or the path of a file.
             words: a search in a text index: words, or a structured query of the LanceDB SDKs.
+                Beside one of the others, both are searched and joined.
             column: the column of vectors, or of the text index.
             k: how many rows.
             where: only rows for which this condition in SQL is true.
             distance: `l2`, `cosine`, `dot` or `hamming`; as the index has it without one.
             row_set: only rows of this set, `NAME` or `NAME@VERSION`.
+            word_columns: the columns of the text index, where `column` is the one of vectors.
+            highlight: whether rows show parts of their texts with what matched marked, as the
+                column `_highlights`, or how: `columns`, `fragment_chars`, `fragments`, `pre`,
+                `post`, `escape_html`.
+            hybrid: how vector and words are joined: `method` (`rrf` or `weights`), `rrf_k`,
+                `vector_weight`, `text_weight`.
+            rerank: a registered function that puts the best rows in order, or the same with
+                `function`, `inputs`, `query` and `candidates`.
             options: further fields of a query by their names, such as `nprobes` or `fast_search`.
         """
-        given = [vector is not None, text is not None, picture is not None, words is not None]
-        if sum(given) != 1:
-            raise InvalidArgument("a search needs one of vector, text, picture and words")
-        query: dict[str, Any] = {}
-        if words is not None:
-            query["full_text_query"] = {
-                "query": words if isinstance(words, str) else dict(words),
-                "columns": [column] if column else [],
-            }
-        else:
-            query["vector_column"] = column
-            if vector is not None:
-                query["vector"] = _numbers(vector)
-            elif text is not None:
-                query["embed"] = {"text": text}
-            else:
-                assert picture is not None, "one of the four was given"
-                data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
-                query["embed"] = {"picture": base64.b64encode(data).decode()}
+        query = self._searched(vector, text, picture, words, column, word_columns)
         fields = {
             "table": self.name,
             **query,
@@ -229,9 +224,91 @@ class Table:
             "with_row_id": with_row_id or None,
             "distance_type": distance,
             "row_set": row_set,
+            "highlight": {} if highlight is True else highlight or None,
+            "hybrid": hybrid,
+            "rerank": {"function": rerank} if isinstance(rerank, str) else rerank,
             **options,
         }
         return Rows(self._flight, encode({"search": without_none(fields)}))
+
+    def facets(
+        self,
+        facets: Sequence[str | Mapping[str, Any]],
+        vector: Sequence[float] | None = None,
+        *,
+        text: str | None = None,
+        picture: bytes | str | Path | None = None,
+        words: str | Mapping[str, Any] | None = None,
+        column: str | None = None,
+        word_columns: Sequence[str] = (),
+        where: str | None = None,
+        version: int | None = None,
+        **options: Any,
+    ) -> dict[str, Any]:
+        """How many of the rows that a search finds have each value of some columns: `matched`,
+        `is_cut`, and `facets` with `column`, `values` and `other`. Without anything to search for,
+        all rows for which `where` is true are counted.
+
+        Args:
+            facets: columns, or `column` and `limit` of each.
+        """
+        query = self._searched(vector, text, picture, words, column, word_columns, may_be_none=True)
+        asked = [{"column": it} if isinstance(it, str) else dict(it) for it in facets]
+        body = {**query, "filter": where, "version": version, **options, "facets": asked}
+        return dict(retried(lambda: self._ask("facets", without_none(body))).json())
+
+    def suggest(
+        self,
+        text: str,
+        column: str | None = None,
+        *,
+        limit: int | None = None,
+        version: int | None = None,
+    ) -> dict[str, Any]:
+        """The words of a text that no row has, with the nearest that some have: `corrected`, and
+        `words` with `word`, `is_known` and `suggestions`.
+
+        Args:
+            column: the column of texts; may be left out where one alone has a text index.
+        """
+        body = without_none({"text": text, "column": column, "limit": limit, "version": version})
+        return dict(retried(lambda: self._ask("suggest", body)).json())
+
+    def _searched(
+        self,
+        vector: Any,
+        text: str | None,
+        picture: bytes | str | Path | None,
+        words: str | Mapping[str, Any] | None,
+        column: str | None,
+        word_columns: Sequence[str],
+        *,
+        may_be_none: bool = False,
+    ) -> dict[str, Any]:
+        """The fields of a query that say what is searched for."""
+        by_vector = sum([vector is not None, text is not None, picture is not None])
+        if by_vector > 1 or (not may_be_none and by_vector == 0 and words is None):
+            raise InvalidArgument(
+                "a search needs one of vector, text and picture, or words, or words and one of them"
+            )
+        query: dict[str, Any] = {}
+        if words is not None:
+            alone = [column] if column and by_vector == 0 else []
+            query["full_text_query"] = {
+                "query": words if isinstance(words, str) else dict(words),
+                "columns": list(word_columns) or alone,
+            }
+        if by_vector:
+            query["vector_column"] = column
+            if vector is not None:
+                query["vector"] = _numbers(vector)
+            elif text is not None:
+                query["embed"] = {"text": text}
+            else:
+                assert picture is not None, "one of the three was given"
+                data = picture if isinstance(picture, bytes) else Path(picture).read_bytes()
+                query["embed"] = {"picture": base64.b64encode(data).decode()}
+        return query
 
     def blob(self, column: str, row_id: int, version: int | str | None = None) -> BlobFile | None:
         """One blob as a seekable file; None where the cell is null.

@@ -6,6 +6,7 @@
 use lakebed_core::{ApproxMode, DistanceType, Error, OrderBy, QueryVectors, Result};
 use lakebed_proto::command::Columns;
 use lakebed_proto::search::{Embed, FullTextQuery, SearchRequest};
+use lakebed_proto::text_help::{Highlight, HybridJoin, Rerank};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::value::RawValue;
@@ -43,6 +44,9 @@ pub(crate) struct QueryBody {
     fast_search: Option<bool>,
     full_text_query: Option<Box<RawValue>>,
     order_by: Option<Vec<OrderBy>>,
+    highlight: Option<Highlight>,
+    hybrid: Option<HybridJoin>,
+    rerank: Option<Rerank>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -116,6 +120,9 @@ pub(crate) fn search_request(table: String, body: QueryBody) -> Result<SearchReq
         fast_search: body.fast_search,
         full_text_query: body.full_text_query.as_deref().map(full_text).transpose()?.flatten(),
         order_by: body.order_by,
+        highlight: body.highlight,
+        hybrid: body.hybrid,
+        rerank: body.rerank,
     })
 }
 

@@ -1,4 +1,4 @@
-//! `lakebed search TABLE --column C`: by a vector, a text or a picture.
+//! `lakebed search TABLE --column C`: by a vector, a text or a picture, by words, or by both.
 
 use std::path::PathBuf;
 
@@ -6,7 +6,8 @@ use base64::Engine as _;
 use clap::Args;
 use lakebed_core::QueryVectors;
 use lakebed_proto::command::{Columns, Command};
-use lakebed_proto::search::{Embed, SearchRequest};
+use lakebed_proto::search::{Embed, FullTextQuery, SearchRequest};
+use lakebed_proto::text_help::Highlight;
 
 use crate::cli::{ClientArgs, ClientVerb};
 use crate::client::Client;
@@ -15,7 +16,7 @@ use crate::flight_client::FlightClient;
 use crate::rows_output::{RowsFormat, print_rows};
 
 #[derive(Debug, Args)]
-#[group(id = "query", required = true, multiple = false, args = ["vector", "text", "file"])]
+#[group(id = "query", required = false, multiple = false, args = ["vector", "text", "file"])]
 pub(crate) struct Search {
     /// The table: its namespaces and name joined with `$`
     table: String,
@@ -31,6 +32,12 @@ pub(crate) struct Search {
     /// A picture; a worker makes its vector by the model of the column
     #[arg(long, value_name = "IMAGE")]
     file: Option<PathBuf>,
+    /// Words, which are looked for in the text indexes
+    #[arg(long, required_unless_present = "query")]
+    words: Option<String>,
+    /// Mark what the words matched, in a column `_highlights`
+    #[arg(long, requires = "words")]
+    highlight: bool,
     /// How many rows
     #[arg(long, default_value_t = 10)]
     k: u64,
@@ -85,6 +92,11 @@ impl ClientVerb for Search {
             vector,
             embed,
             vector_column: self.column.clone(),
+            full_text_query: self
+                .words
+                .as_ref()
+                .map(|words| FullTextQuery { query: words.clone().into(), columns: Vec::new() }),
+            highlight: self.highlight.then(Highlight::default),
             k: Some(self.k),
             filter: self.filter.clone(),
             row_set: self.row_set.clone(),

@@ -44,7 +44,7 @@ pub(crate) use names::{CallNames, candidates};
 pub(crate) use udf::has_calls;
 
 /// Rows that are handed over as one.
-const TASK_ROWS: usize = 256;
+pub(crate) const TASK_ROWS: usize = 256;
 /// Bytes of the arguments of rows that are handed over as one, unless one row alone has more.
 const TASK_BYTES: usize = 16 << 20;
 
@@ -176,7 +176,7 @@ impl Callee {
 
 /// Runs a call for some rows. A row with null where the callee takes none is not handed over: its result is
 /// null, as SQL has it.
-async fn evaluate(
+pub(crate) async fn evaluate(
     running: &dyn RunningCall,
     callee: &Callee,
     arguments: &RecordBatch,
