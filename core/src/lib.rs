@@ -13,6 +13,7 @@ mod principal;
 mod search;
 mod stages;
 mod suggest;
+mod vector_alias;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result, Subject};
@@ -23,3 +24,4 @@ pub use principal::{Freshness, Principal, RequestContext, Role};
 pub use search::{ApproxMode, DistanceType, OrderBy, QueryVectors, SearchReport};
 pub use stages::{Stage, StageClock};
 pub use suggest::nearest_names;
+pub use vector_alias::VectorAlias;

@@ -228,6 +228,19 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/tags/update", changes_table(post(table::tags::update::update_tag))),
         ("/v1/table/{id}/tags/delete", changes_table(post(table::tags::delete::delete_tag))),
         ("/v1/table/{id}/tags/list", post(table::tags::list::list_tags)),
+        (
+            "/v1/table/{id}/vector_alias/set",
+            changes_table(post(table::vector_alias::set::set_vector_alias)),
+        ),
+        ("/v1/table/{id}/vector_alias/list", post(table::vector_alias::list::list_vector_aliases)),
+        (
+            "/v1/table/{id}/vector_alias/drop",
+            changes_table(post(table::vector_alias::drop_alias::drop_vector_alias)),
+        ),
+        (
+            "/v1/table/{id}/compare_embeddings",
+            post(table::compare_embeddings::compare_embeddings),
+        ),
         ("/v1/table/{id}/changes", post(table::changes::changes)),
         (
             "/v1/table/{id}/cursors/create",

@@ -23,6 +23,7 @@ mod changes;
 mod column_jobs;
 mod columns;
 mod compact;
+mod compare_embeddings;
 mod cursors;
 mod delete_rows;
 mod forward;
@@ -61,6 +62,7 @@ mod tags;
 mod tickets;
 mod update_rows;
 mod uploads;
+mod vector_aliases;
 mod versions;
 mod views;
 mod write;
@@ -78,6 +80,7 @@ pub use branches::{
     MergedBranch, RowChange, RowCounts,
 };
 pub use changes::{Changes, ChangesPart, ChangesPlan};
+pub use compare_embeddings::{CompareEmbeddings, CompareQueries};
 pub use columns::{ColumnAlteration, FieldMetadata};
 pub use cursors::Cursor;
 pub use forward::{BodyError, ForwardBody, Forwarded, Led, Port};
@@ -117,6 +120,7 @@ pub use service::{Service, ServiceOptions};
 pub use sql::{PreparedSql, SqlPart, SqlPlan, SqlRequest, TableEntry, count_schema};
 pub use tags::TagSummary;
 pub use uploads::{ByteStream, Claimed, SignedParts, StoredPart};
+pub use vector_aliases::AliasEntry;
 pub use versions::VersionSummary;
 pub use views::ViewDetails;
 

@@ -105,6 +105,7 @@ mod upload;
 mod upsert;
 mod upsert_group;
 mod user_functions;
+mod vector_aliases;
 mod version;
 mod views;
 mod whole_merge;

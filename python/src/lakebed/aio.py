@@ -164,6 +164,23 @@ class AsyncTable:
         """See `Table.count`."""
         return await self._pool.run(lambda: self._table.count(*args, **options))
 
+    async def compare_embeddings(self, a: str, b: str, **options: Any) -> dict[str, Any]:
+        """See `Table.compare_embeddings`."""
+        return await self._pool.run(lambda: self._table.compare_embeddings(a, b, **options))
+
+    async def list_vector_aliases(self, **options: Any) -> dict[str, str]:
+        """See `VectorAliases.list`."""
+        return await self._pool.run(lambda: self._table.vector_aliases.list(**options))
+
+    async def set_vector_alias(self, alias: str, column: str, **options: Any) -> int:
+        """See `VectorAliases.set`."""
+        aliases = self._table.vector_aliases
+        return await self._pool.run(lambda: aliases.set(alias, column, **options))
+
+    async def drop_vector_alias(self, alias: str, **options: Any) -> int:
+        """See `VectorAliases.drop`."""
+        return await self._pool.run(lambda: self._table.vector_aliases.drop(alias, **options))
+
     async def drop(self) -> None:
         """See `Table.drop`."""
         await self._pool.run(self._table.drop)
