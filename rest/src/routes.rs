@@ -9,7 +9,9 @@ use axum::{Extension, Router};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use lakebed_core::{Error, ErrorKind};
-use lakebed_service::{PEER_CALL_PATH, PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_SQL_PATH, Service};
+use lakebed_service::{
+    PEER_CALL_PATH, PEER_CATALOGUE_PATH, PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_SQL_PATH, Service,
+};
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -21,7 +23,7 @@ use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
-    Door, RestOptions, backup, blob, blob_gc, function, job, key, materialized_view, model,
+    Door, RestOptions, backup, blob, blob_gc, catalogue, function, job, key, materialized_view, model,
     namespace, not_built, peers, secret, status, table, upload, view, worker,
 };
 
@@ -61,6 +63,8 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         (PEER_EMBED_PATH, post(peers::embed)),
         (PEER_CALL_PATH, post(peers::call)),
         (PEER_GIVE_PATH, to_the_end(post(peers::give))),
+        (PEER_CATALOGUE_PATH, post(peers::catalogue)),
+        ("/v1/catalogue/search", post(catalogue::search::search_catalogue)),
         ("/v1/backup", to_the_end(post(backup::backup))),
         ("/v1/blobs/gc", to_the_end(post(blob_gc::gc_blobs))),
         ("/v1/uploads", to_the_end(post(upload::create::create_upload))),

@@ -27,6 +27,8 @@ enum Verb {
     Import(command::import::Import),
     /// List tables, by their whole ids.
     Ls(command::ls::Ls),
+    /// Find tables, columns, tags, models and more by words.
+    Find(command::find::Find),
     /// Show one table: version, rows, columns, tags.
     Show(command::show::Show),
     /// Run a statement in SQL and print its rows.
@@ -345,6 +347,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         }
         Verb::Import(verb) => run_client(verb, &environment),
         Verb::Ls(verb) => run_client(verb, &environment),
+        Verb::Find(verb) => run_client(verb, &environment),
         Verb::Show(verb) => run_client(verb, &environment),
         Verb::CompareEmbeddings(verb) => run_client(verb, &environment),
         Verb::VectorAlias(VectorAliasVerb::Set(verb)) => run_client(verb, &environment),

@@ -19,6 +19,7 @@ mod backup;
 mod blob;
 mod blob_gc;
 mod branches;
+mod catalogue;
 mod changes;
 mod column_jobs;
 mod columns;
@@ -79,6 +80,7 @@ pub use branches::{
     BranchConflict, BranchDiff, BranchEntry, BranchMerge, ColumnChange, ComparedBranch, MergeSides,
     MergedBranch, RowChange, RowCounts,
 };
+pub use catalogue::{FindThings, PEER_CATALOGUE_PATH, PeerCatalogue};
 pub use changes::{Changes, ChangesPart, ChangesPlan};
 pub use compare_embeddings::{CompareEmbeddings, CompareQueries};
 pub use columns::{ColumnAlteration, FieldMetadata};

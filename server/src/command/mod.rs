@@ -15,6 +15,7 @@ pub(crate) mod cursor_create;
 pub(crate) mod cursor_delete;
 pub(crate) mod cursor_list;
 pub(crate) mod doctor;
+pub(crate) mod find;
 pub(crate) mod gc;
 pub(crate) mod gc_blobs;
 pub(crate) mod import;
