@@ -303,6 +303,10 @@ class AsyncConnection:
         """The ids of all tables."""
         return await self._pool.run(self.sync.tables)
 
+    async def find(self, text: str, **options: Any) -> list[dict[str, Any]]:
+        """See `Connection.find`."""
+        return await self._pool.run(lambda: self.sync.find(text, **options))
+
     async def workers(self) -> list[dict[str, Any]]:
         """See `Connection.workers`."""
         return await self._pool.run(self.sync.workers)
