@@ -98,7 +98,7 @@ def test_all_kinds_are_found(
     http = own_server.http()
     db.create_table("rides", described("rides", "anna"))
     sql = Sql(own_server)
-    sql.change("create view fast_rides as select id from rides where \"speedKmh\" > 3")
+    sql.change('create view fast_rides as select id from rides where "speedKmh" > 3')
     body = {"properties": {"description": "what the cameras see", "owner": "eyes"}}
     http.ok("POST", "/v1/namespace/vision/create", body)
     db.models.register("ride-words", text_model(tmp_path / "m"), licence="MIT")
@@ -172,8 +172,10 @@ def test_another_database_is_not_there(own_server: LakebedServer) -> None:
     # Neither their number nor how rare a word is there tells anything.
     assert (again["found"], again["hits"][0]["score"]) == (1, score)
     assert asked("nobody").json()["hits"] == []
-    made = {role: http.ok("POST", "/v1/keys", {"name": role, "role": role}).json()["key"]
-            for role in ("read", "worker")}
+    made = {
+        role: http.ok("POST", "/v1/keys", {"name": role, "role": role}).json()["key"]
+        for role in ("read", "worker")
+    }
     assert asked("ours", made["read"]).json()["found"] == 1
     assert asked("ours", made["worker"]).status == 403
     assert asked("ours", None).status == 401
@@ -191,9 +193,7 @@ def test_what_another_tool_changes_is_found(
     soon(db, "platinum", ["rows"], "table")
 
 
-def test_a_server_that_starts_reads_what_there_is(
-    own_server: LakebedServer, lake: Lake
-) -> None:
+def test_a_server_that_starts_reads_what_there_is(own_server: LakebedServer, lake: Lake) -> None:
     del lake
     db = connected(own_server)
     for number in range(30):
@@ -206,9 +206,7 @@ def test_a_server_that_starts_reads_what_there_is(
     wait_until(lambda: len(db.find("before", limit=100)) == 30, "all tables", 10)
 
 
-def test_many_tables_are_searched_in_milliseconds(
-    own_server: LakebedServer, lake: Lake
-) -> None:
+def test_many_tables_are_searched_in_milliseconds(own_server: LakebedServer, lake: Lake) -> None:
     """Two thousand namespaces and views stand for tables, which cost as much to search and less to
     make."""
     del lake

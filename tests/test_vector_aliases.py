@@ -1,4 +1,4 @@
-"""Aliases of columns of vectors: set, followed by every search, and switched while others search."""
+"""Aliases of columns of vectors: set, followed by searches, and switched while others search."""
 
 import json
 import threading
@@ -44,7 +44,9 @@ def two_columns() -> pa.Table:
     old[:, 0] = places
     new = np.zeros((ROWS, WIDTH), np.float32)
     new[:, 0] = places[::-1]
-    return pa.table({"id": pa.array(range(ROWS), pa.int64()), "old": column(old), "new": column(new)})
+    return pa.table(
+        {"id": pa.array(range(ROWS), pa.int64()), "old": column(old), "new": column(new)}
+    )
 
 
 ORIGIN = [0.0] * WIDTH
@@ -60,7 +62,9 @@ def test_every_search_follows_an_alias(
     http = server.http()
     for name in ("old", "new"):
         rows.vector_aliases.set("live", name)
-        assert [row["id"] for row in rows.search(ORIGIN, column="live", k=3).to_list()] == FOUND[name]
+        assert [row["id"] for row in rows.search(ORIGIN, column="live", k=3).to_list()] == FOUND[
+            name
+        ]
         query = stock.search(ORIGIN, vector_column_name="live").limit(3)
         assert query.to_arrow()["id"].to_pylist() == FOUND[name]
         found = lake.search({"table": table, "vector": ORIGIN, "vector_column": "live", "k": 3})
@@ -222,7 +226,7 @@ def test_searches_go_on_while_it_is_switched(
         while not stop.is_set():
             try:
                 ids = stock.search(ORIGIN).limit(3).to_arrow()["id"].to_pylist()
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:
                 wrong.append(error)
                 continue
             if ids not in FOUND.values():

@@ -23,8 +23,8 @@ use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
-    Door, RestOptions, backup, blob, blob_gc, catalogue, function, job, key, materialized_view, model,
-    namespace, not_built, peers, secret, status, table, upload, view, worker,
+    Door, RestOptions, backup, blob, blob_gc, catalogue, function, job, key, materialized_view,
+    model, namespace, not_built, peers, secret, status, table, upload, view, worker,
 };
 
 /// The HTTP door over `service`.
@@ -241,10 +241,7 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
             "/v1/table/{id}/vector_alias/drop",
             changes_table(post(table::vector_alias::drop_alias::drop_vector_alias)),
         ),
-        (
-            "/v1/table/{id}/compare_embeddings",
-            post(table::compare_embeddings::compare_embeddings),
-        ),
+        ("/v1/table/{id}/compare_embeddings", post(table::compare_embeddings::compare_embeddings)),
         ("/v1/table/{id}/changes", post(table::changes::changes)),
         (
             "/v1/table/{id}/cursors/create",

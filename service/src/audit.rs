@@ -134,11 +134,7 @@ struct Pending {
 
 impl AuditLog {
     /// Starts the log and the task that writes it. Needs a tokio runtime.
-    pub(crate) fn start(
-        system: SystemStore,
-        clock: Arc<dyn Clock>,
-        changes: Arc<Changes>,
-    ) -> Self {
+    pub(crate) fn start(system: SystemStore, clock: Arc<dyn Clock>, changes: Arc<Changes>) -> Self {
         let shared =
             Arc::new(Shared { system, clock, pending: Mutex::default(), full: Notify::new() });
         let stop = CancellationToken::new();

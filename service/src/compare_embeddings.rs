@@ -136,8 +136,7 @@ fn report_json(asked: &CompareEmbeddings, report: &ComparisonReport, snapshot: &
         CompareQueries::Rows(_) => &[],
     };
     let worst = report.worst.iter().map(|worst: &WorstQuery| {
-        let mut json =
-            json!({ "overlap": worst.overlap, "from": worst.from, "to": worst.to });
+        let mut json = json!({ "overlap": worst.overlap, "from": worst.from, "to": worst.to });
         if let Some(row_id) = worst.row_id {
             json["row_id"] = row_id.into();
         }

@@ -82,8 +82,8 @@ pub use branches::{
 };
 pub use catalogue::{FindThings, PEER_CATALOGUE_PATH, PeerCatalogue};
 pub use changes::{Changes, ChangesPart, ChangesPlan};
-pub use compare_embeddings::{CompareEmbeddings, CompareQueries};
 pub use columns::{ColumnAlteration, FieldMetadata};
+pub use compare_embeddings::{CompareEmbeddings, CompareQueries};
 pub use cursors::Cursor;
 pub use forward::{BodyError, ForwardBody, Forwarded, Led, Port};
 pub use functions::{Declaration, FunctionFailures, FunctionVersion, Registration};

@@ -246,7 +246,10 @@ mod tests {
     #[test]
     fn names_stand_above_columns_and_other_databases_are_not_there() {
         let index = index();
-        assert_eq!(names(&index, "camera", &[]), ["camera-net", "camera_calibration", "team$drives"]);
+        assert_eq!(
+            names(&index, "camera", &[]),
+            ["camera-net", "camera_calibration", "team$drives"]
+        );
         assert_eq!(names(&index, "camera", &[Kind::Table]), ["camera_calibration", "team$drives"]);
         assert_eq!(names(&index, "secret", &[]), Vec::<String>::new());
     }

@@ -179,7 +179,9 @@ impl Part {
             Part::ColumnDescription => thing
                 .columns
                 .iter()
-                .map(|column| format!("{}: {} {}", column.name, column.data_type, column.description))
+                .map(|column| {
+                    format!("{}: {} {}", column.name, column.data_type, column.description)
+                })
                 .collect(),
             Part::Property => {
                 thing.properties.iter().map(|(key, value)| format!("{key}: {value}")).collect()

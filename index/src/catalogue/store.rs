@@ -50,7 +50,9 @@ pub struct CatalogueIndex {
 
 impl std::fmt::Debug for CatalogueIndex {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("CatalogueIndex").field("things_max", &self.things_max).finish_non_exhaustive()
+        f.debug_struct("CatalogueIndex")
+            .field("things_max", &self.things_max)
+            .finish_non_exhaustive()
     }
 }
 
@@ -79,7 +81,7 @@ impl CatalogueIndex {
         let index = Index::create_in_ram(schema.build());
         let writer = index.writer_with_num_threads(1, WRITER_BYTES).map_err(failed)?;
         let reader = index.reader_builder().reload_policy(ReloadPolicy::Manual);
-        let reader = reader.try_into().map_err(failed)?;
+        let reader: IndexReader = reader.try_into().map_err(failed)?;
         Ok(CatalogueIndex {
             fields,
             reader,
@@ -154,11 +156,8 @@ impl CatalogueIndex {
         for (field, part) in fields.parts.iter().zip(Part::ALL) {
             for text in part.texts(thing) {
                 let words = words_and_wholes(&text).into_iter().enumerate();
-                let tokens = words.map(|(position, text)| Token {
-                    position,
-                    text,
-                    ..Token::default()
-                });
+                let tokens =
+                    words.map(|(position, text)| Token { position, text, ..Token::default() });
                 let tokens = tokens.collect();
                 document.add_pre_tokenized_text(*field, PreTokenizedString { text, tokens });
             }

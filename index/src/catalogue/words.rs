@@ -107,7 +107,8 @@ mod tests {
         {
             assert!(matches(typed, word), "{typed} {word}");
         }
-        for (typed, word) in [("cmr", "camera"), ("cat", "car"), ("lidar", "radar2"), ("xamerx", "camera")]
+        for (typed, word) in
+            [("cmr", "camera"), ("cat", "car"), ("lidar", "radar2"), ("xamerx", "camera")]
         {
             assert!(!matches(typed, word), "{typed} {word}");
         }

@@ -147,7 +147,10 @@ impl Comparison {
             )));
         }
         if !(1..=K_MAX).contains(&self.k) {
-            return Err(Error::invalid(format!("`k` is {}; it has to be from 1 to {K_MAX}", self.k)));
+            return Err(Error::invalid(format!(
+                "`k` is {}; it has to be from 1 to {K_MAX}",
+                self.k
+            )));
         }
         for column in [&self.from, &self.to] {
             run::width(snapshot, column)?;

@@ -16,9 +16,7 @@ use lakebed_storage::{
 };
 
 use super::figures::{figures, mean, overlaps, percentile, recalls};
-use super::{
-    ColumnReport, Comparison, ComparisonReport, Queries, WORST_SHOWN, WorstQuery,
-};
+use super::{ColumnReport, Comparison, ComparisonReport, Queries, WORST_SHOWN, WorstQuery};
 use crate::search::Search;
 
 const ROW_ID: &str = "_rowid";
@@ -98,13 +96,14 @@ pub(super) async fn run(asked: &Comparison, snapshot: &Snapshot) -> Result<Compa
     let mut worst = overlaps(&exact_from, &exact_to);
     worst.sort_by(|a, b| a.share.total_cmp(&b.share).then(a.at.cmp(&b.at)));
     let list = |lists: &[Vec<u64>], at: usize| lists.get(at).cloned().unwrap_or_default();
-    let worst = worst.into_iter().take(WORST_SHOWN).filter(|it| it.share < 1.0).map(|it| WorstQuery {
-        at: it.at,
-        row_id: row_ids.as_ref().and_then(|ids| ids.get(it.at).copied()),
-        overlap: it.share,
-        from: list(&exact_from, it.at),
-        to: list(&exact_to, it.at),
-    });
+    let worst =
+        worst.into_iter().take(WORST_SHOWN).filter(|it| it.share < 1.0).map(|it| WorstQuery {
+            at: it.at,
+            row_id: row_ids.as_ref().and_then(|ids| ids.get(it.at).copied()),
+            overlap: it.share,
+            from: list(&exact_from, it.at),
+            to: list(&exact_to, it.at),
+        });
     let (figures, worst) = (figures(&exact_from, &exact_to, asked.k), worst.collect());
     // Where every row has both, what was found among these is what there is to be found.
     let is_whole = rows == complete;

@@ -12,7 +12,7 @@ Post = Callable[[str, dict[str, Any], bool], dict[str, Any]]
 
 class VectorAliases:
     """The aliases of a table. A search that names one goes to the column that it points to in the
-    version that is searched; one that names nothing goes to the alias `default`, if there is one."""
+    version that is searched; one that names nothing goes to the alias `default`, if there is."""
 
     def __init__(self, post: Post) -> None:
         self._post = post

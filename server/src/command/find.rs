@@ -33,8 +33,7 @@ impl ClientVerb for Find {
     }
 
     async fn run(&self, client: &Client) -> Result<(), Exit> {
-        let body =
-            json!({ "text": self.text.join(" "), "kinds": self.kinds, "limit": self.limit });
+        let body = json!({ "text": self.text.join(" "), "kinds": self.kinds, "limit": self.limit });
         let answer = client.send(Method::POST, "/v1/catalogue/search", Some(body)).await?;
         if self.format == Format::Json {
             return print_json(&answer);

@@ -30,8 +30,7 @@ impl ClientVerb for VectorAliasSet {
     }
 
     async fn run(&self, client: &Client) -> Result<(), Exit> {
-        let body =
-            json!({ "alias": self.alias, "column": self.column, "expected": self.expected });
+        let body = json!({ "alias": self.alias, "column": self.column, "expected": self.expected });
         let path = format!("/v1/table/{}/vector_alias/set", segment(&self.table));
         let done = client.send(Method::POST, &path, Some(body)).await?;
         let before = match done["before"].as_str() {

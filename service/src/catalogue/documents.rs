@@ -43,7 +43,8 @@ pub(super) fn of_table(
         .columns
         .iter()
         .map(|column| {
-            let pairs = || column.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
+            let pairs =
+                || column.metadata.iter().map(|(key, value)| (key.as_str(), value.as_str()));
             let model = column.metadata.get("lakebed:model").map(String::as_str);
             let description = said(pairs(), &DESCRIPTION);
             let told = [description.as_str(), model.unwrap_or_default()];
@@ -118,10 +119,8 @@ fn of_function(database: &DatabaseName, name: &str, function: &UserFunction) -> 
     // Its parameters and results, wherever the definition names them.
     let mut names = Vec::new();
     gather_names(&definition["signature"], &mut names);
-    thing.columns = names
-        .into_iter()
-        .map(|name| ThingColumn { name, ..ThingColumn::default() })
-        .collect();
+    thing.columns =
+        names.into_iter().map(|name| ThingColumn { name, ..ThingColumn::default() }).collect();
     if let Some(entrypoint) = definition["artifact"]["entrypoint"].as_str() {
         thing.properties.push(("entrypoint".to_owned(), shortened(entrypoint)));
     }

@@ -6,10 +6,10 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
-use futures::{StreamExt as _, TryStreamExt as _};
+use futures::StreamExt as _;
 use lakebed_core::{DatabaseName, Error, Result};
 use lakebed_index::catalogue::Thing;
-use lakebed_storage::CatalogueState;
+use lakebed_storage::{CatalogueState, DescribedTable};
 use tokio_util::sync::CancellationToken;
 
 use super::changes::Pending;
@@ -75,7 +75,8 @@ impl Service {
                     tokio::join!(self.catalogue_pass(&mut known, &pending), self.tell_changes());
                 passed
             };
-            let wait = match stop.run_until_cancelled(pass).await {
+            let passed = stop.run_until_cancelled(pass).await;
+            let wait = match passed {
                 None => return,
                 Some(Ok(())) => (began.elapsed() * SHARE).max(INTERVAL_MIN),
                 Some(Err(error)) => {
@@ -226,35 +227,35 @@ impl Service {
         });
         while !due.is_empty() {
             let some: Vec<Due> = due.drain(..due.len().min(TAKEN_AT_ONCE)).collect();
-            let read: Vec<Read> = futures::stream::iter(&some)
+            let read = futures::stream::iter(some)
                 .map(|due| async move {
-                    let described = match self.lake.describe_location(&due.location).await {
-                        Ok(described) => described,
-                        // It is found by its name at least, and read again when it changes.
-                        Err(error) => {
-                            let error = error.report();
-                            tracing::info!(table = due.location, %error, "not described");
-                            None
-                        }
-                    };
-                    Ok::<Read, Error>((
-                        due.group.clone(),
-                        of_table(database, &due.name, described.as_ref()),
-                    ))
+                    let described = self.lake.describe_location(&due.location).await;
+                    (due, described)
                 })
-                .buffered(READ_AT_ONCE)
-                .try_collect()
-                .await?;
-            self.take_in(read, !due.is_empty()).await?;
-            let read = some.into_iter().map(|due| (due.group, (due.uid, due.stamp)));
-            known.tables.extend(read);
+                .buffered(READ_AT_ONCE);
+            let read: Vec<(Due, Result<Option<DescribedTable>>)> = read.collect().await;
+            let mut groups = Vec::with_capacity(read.len());
+            let mut taken = Vec::with_capacity(read.len());
+            for (due, described) in read {
+                // It is found by its name at least, and read again when it changes.
+                let described = described.unwrap_or_else(|error| {
+                    let error = error.report();
+                    tracing::info!(table = due.location, %error, "not described");
+                    None
+                });
+                let things = of_table(database, &due.name, described.as_ref());
+                groups.push((due.group.clone(), things));
+                taken.push((due.group, (due.uid, due.stamp)));
+            }
+            self.take_in(groups, !due.is_empty()).await?;
+            known.tables.extend(taken);
             is_changed = true;
         }
         Ok(is_changed)
     }
 
     /// Takes groups into the index, by a thread that may block; with `commit` they and those before are found.
-    async fn take_in(self: &Service, groups: Vec<Read>, commit: bool) -> Result<()> {
+    async fn take_in(&self, groups: Vec<Read>, commit: bool) -> Result<()> {
         let catalogue = Arc::clone(&self.catalogue);
         let taken = tokio::task::spawn_blocking(move || {
             for (group, things) in groups {
