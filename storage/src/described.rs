@@ -13,7 +13,6 @@ use lakebed_core::{DatabaseName, Error, ErrorKind, Result};
 
 use crate::catalog::State;
 use crate::lake::Lake;
-use crate::lance_error::from_lance;
 use crate::materialized::MaterializedView;
 use crate::tag::listed_tags;
 use crate::user_functions::UserFunction;

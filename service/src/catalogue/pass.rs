@@ -183,7 +183,7 @@ impl Service {
         let gone: Vec<String> =
             changed.iter().filter(|(_, things)| things.is_empty()).map(|it| it.0.clone()).collect();
         self.take_in(changed, false).await?;
-        gone.iter().for_each(|group| drop(known.remove(group)));
+        known.retain(|group, _| !gone.contains(group));
         known.extend(said);
         Ok(true)
     }
