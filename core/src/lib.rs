@@ -14,6 +14,7 @@ mod row_set_ref;
 mod search;
 mod stages;
 mod suggest;
+mod vector_alias;
 
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use error::{Error, ErrorKind, Result, Subject};
@@ -25,3 +26,4 @@ pub use row_set_ref::{RowSetName, RowSetRef};
 pub use search::{ApproxMode, DistanceType, OrderBy, QueryVectors, SearchReport};
 pub use stages::{Stage, StageClock};
 pub use suggest::nearest_names;
+pub use vector_alias::VectorAlias;

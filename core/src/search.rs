@@ -193,6 +193,9 @@ pub struct SearchReport {
     pub index: Option<String>,
     /// Its type, such as `IVF_PQ`.
     pub index_type: Option<String>,
+    /// The column of vectors that was searched, also where an alias was named or nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vector_column: Option<String>,
     /// Rows of the version that the index covers; of several, the one that covers the fewest.
     pub indexed_rows: u64,
     /// Rows outside the index that were compared one by one: all rows without an index, none with

@@ -149,6 +149,7 @@ pub(crate) fn joined(vector: SearchReport, text: SearchReport) -> SearchReport {
         version: vector.version,
         index: join(vector.index, text.index),
         index_type: join(vector.index_type, text.index_type),
+        vector_column: vector.vector_column,
         indexed_rows: vector.indexed_rows.min(text.indexed_rows),
         rows_scanned: vector.rows_scanned.max(text.rows_scanned),
         ..SearchReport::default()

@@ -8,8 +8,12 @@
 //! - `near_rows.rs`: the rows that a resident index found.
 //! - `resident/`: columns that are searched in memory.
 //! - `text/`: marks in what was found, counts by value, and the words that were meant.
+//! - `catalogue/`: the search over what there is: tables, columns, tags and what is said of them.
+//! - `comparison/`: two columns of vectors, compared by what they find.
 //! - `key_index.rs`: the scalar index that a partial upsert beside blobs cannot do without.
 
+pub mod catalogue;
+pub mod comparison;
 mod hybrid;
 mod key_index;
 mod near_rows;

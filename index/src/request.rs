@@ -259,8 +259,11 @@ fn by_vector(
     })))
 }
 
-/// The column that is searched by vector: the one that is asked for, or the only one, or of several the
-/// only one with vectors of this width.
+/// The alias that a search uses which names neither a column nor an alias, where there are several columns.
+const DEFAULT_ALIAS: &str = "default";
+
+/// The column that is searched by vector: the one that is asked for, by its name or an alias of it; or the only
+/// one; or of several the one that the alias `default` points to, or the only one with vectors of this width.
 ///
 /// # Errors
 /// `InvalidArgument` when none is asked for and there is none, or several.
@@ -270,11 +273,17 @@ pub fn vector_column(
     width: Option<usize>,
 ) -> Result<String> {
     if let Some(column) = asked {
-        return Ok(column.to_owned());
+        let known = snapshot.vector_columns();
+        let is_column = known.iter().any(|(known, _)| known == column);
+        let aliased = snapshot.vector_aliases().remove(column).filter(|_| !is_column);
+        return Ok(aliased.unwrap_or_else(|| column.to_owned()));
     }
     let mut columns = snapshot.vector_columns();
     let known: Vec<String> = columns.iter().map(|(column, _)| column.clone()).collect();
     if columns.len() > 1 {
+        if let Some(column) = snapshot.vector_aliases().remove(DEFAULT_ALIAS) {
+            return Ok(column);
+        }
         columns.retain(|(_, known)| width == Some(*known));
     }
     match (columns.len(), known.len()) {

@@ -290,8 +290,10 @@ fn keep_candidates(query: &mut VectorQuery, index_type: &str, wanted: u64) {
 /// How a search is answered, without running it.
 async fn report(snapshot: &Snapshot, spec: &SearchSpec) -> Result<SearchReport> {
     let mut report = SearchReport { version: snapshot.version(), ..SearchReport::default() };
-    if matches!(spec.ranking, Ranking::None) {
-        return Ok(report);
+    match &spec.ranking {
+        Ranking::None => return Ok(report),
+        Ranking::Vector(query) => report.vector_column = Some(query.column.clone()),
+        Ranking::Text(_) => {}
     }
     let indexes = snapshot.indexes().await?;
     let mut used = indexes.iter().filter(|index| answers(index, &spec.ranking));

@@ -23,6 +23,7 @@ mod blob;
 mod blob_gc;
 mod body;
 mod caller;
+mod catalogue;
 mod drain;
 mod error;
 mod forward;

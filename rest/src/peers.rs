@@ -6,7 +6,9 @@ use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use http::HeaderMap;
 use http::header::CONTENT_TYPE;
-use lakebed_service::{PEER_CALL_BYTES_MAX, PEER_HEADER, PeerChange, PeerEmbed, PeerGive};
+use lakebed_service::{
+    PEER_CALL_BYTES_MAX, PEER_HEADER, PeerCatalogue, PeerChange, PeerEmbed, PeerGive,
+};
 use serde_json::json;
 
 use crate::Door;
@@ -76,5 +78,16 @@ pub(crate) async fn give(
 ) -> Result<Response, ApiError> {
     authenticate(&door, &headers).await?;
     door.service.give_to_peer(asked).await?;
+    Ok(Json(json!({})).into_response())
+}
+
+/// `POST /v1/peers/catalogue`: what another server changed of what can be found.
+pub(crate) async fn catalogue(
+    State(door): State<Door>,
+    headers: HeaderMap,
+    StrictBody(changed): StrictBody<PeerCatalogue>,
+) -> Result<Response, ApiError> {
+    authenticate(&door, &headers).await?;
+    door.service.catalogue_changed(changed);
     Ok(Json(json!({})).into_response())
 }

@@ -9,7 +9,9 @@ use axum::{Extension, Router};
 use http::uri::PathAndQuery;
 use http::{StatusCode, Uri};
 use lakebed_core::{Error, ErrorKind};
-use lakebed_service::{PEER_CALL_PATH, PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_SQL_PATH, Service};
+use lakebed_service::{
+    PEER_CALL_PATH, PEER_CATALOGUE_PATH, PEER_EMBED_PATH, PEER_GIVE_PATH, PEER_SQL_PATH, Service,
+};
 use tower::ServiceExt as _;
 use tower_http::catch_panic::CatchPanicLayer;
 
@@ -21,8 +23,8 @@ use crate::observe::{observe, panicked};
 use crate::protocol_version::protocol_version;
 use crate::to_the_end::to_the_end;
 use crate::{
-    Door, RestOptions, backup, blob, blob_gc, function, job, key, materialized_view, model,
-    namespace, not_built, peers, secret, status, table, upload, view, worker,
+    Door, RestOptions, backup, blob, blob_gc, catalogue, function, job, key, materialized_view,
+    model, namespace, not_built, peers, secret, status, table, upload, view, worker,
 };
 
 /// The HTTP door over `service`.
@@ -61,6 +63,8 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         (PEER_EMBED_PATH, post(peers::embed)),
         (PEER_CALL_PATH, post(peers::call)),
         (PEER_GIVE_PATH, to_the_end(post(peers::give))),
+        (PEER_CATALOGUE_PATH, post(peers::catalogue)),
+        ("/v1/catalogue/search", post(catalogue::search::search_catalogue)),
         ("/v1/backup", to_the_end(post(backup::backup))),
         ("/v1/blobs/gc", to_the_end(post(blob_gc::gc_blobs))),
         ("/v1/uploads", to_the_end(post(upload::create::create_upload))),
@@ -233,6 +237,16 @@ fn built() -> Vec<(&'static str, MethodRouter<Door>)> {
         ("/v1/table/{id}/resident/create", post(table::resident::create::create_resident)),
         ("/v1/table/{id}/resident/list", post(table::resident::list::list_resident)),
         ("/v1/table/{id}/resident/drop", post(table::resident::drop::drop_resident)),
+        (
+            "/v1/table/{id}/vector_alias/set",
+            changes_table(post(table::vector_alias::set::set_vector_alias)),
+        ),
+        ("/v1/table/{id}/vector_alias/list", post(table::vector_alias::list::list_vector_aliases)),
+        (
+            "/v1/table/{id}/vector_alias/drop",
+            changes_table(post(table::vector_alias::drop_alias::drop_vector_alias)),
+        ),
+        ("/v1/table/{id}/compare_embeddings", post(table::compare_embeddings::compare_embeddings)),
         ("/v1/table/{id}/changes", post(table::changes::changes)),
         (
             "/v1/table/{id}/cursors/create",

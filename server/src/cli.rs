@@ -27,6 +27,8 @@ enum Verb {
     Import(command::import::Import),
     /// List tables, by their whole ids.
     Ls(command::ls::Ls),
+    /// Find tables, columns, tags, models and more by words.
+    Find(command::find::Find),
     /// Show one table: version, rows, columns, tags.
     Show(command::show::Show),
     /// Run a statement in SQL and print its rows.
@@ -37,6 +39,11 @@ enum Verb {
     Facets(command::facets::Facets),
     /// Say which words were meant.
     Suggest(command::suggest::Suggest),
+    /// Say how far two columns of vectors find the same, and how well their indexes do.
+    CompareEmbeddings(command::compare_embeddings::CompareEmbeddings),
+    /// Name columns of vectors by words that can be pointed to another one.
+    #[command(subcommand)]
+    VectorAlias(VectorAliasVerb),
     /// Show what was inserted, updated and deleted between two versions of a table.
     Changes(command::changes::Changes),
     /// Keep how far a reader of changes has come.
@@ -110,6 +117,16 @@ enum TagVerb {
     List(command::tag_list::TagList),
     /// Delete a tag; the version stays until retention takes it.
     Delete(command::tag_delete::TagDelete),
+}
+
+#[derive(Debug, Subcommand)]
+enum VectorAliasVerb {
+    /// Point an alias to a column, and searches by it from then on.
+    Set(command::vector_alias_set::VectorAliasSet),
+    /// List the aliases of a table.
+    List(command::vector_alias_list::VectorAliasList),
+    /// Drop an alias; the column stays.
+    Drop(command::vector_alias_drop::VectorAliasDrop),
 }
 
 #[derive(Debug, Subcommand)]
@@ -351,7 +368,12 @@ pub(crate) fn run() -> Result<(), Exit> {
         }
         Verb::Import(verb) => run_client(verb, &environment),
         Verb::Ls(verb) => run_client(verb, &environment),
+        Verb::Find(verb) => run_client(verb, &environment),
         Verb::Show(verb) => run_client(verb, &environment),
+        Verb::CompareEmbeddings(verb) => run_client(verb, &environment),
+        Verb::VectorAlias(VectorAliasVerb::Set(verb)) => run_client(verb, &environment),
+        Verb::VectorAlias(VectorAliasVerb::List(verb)) => run_client(verb, &environment),
+        Verb::VectorAlias(VectorAliasVerb::Drop(verb)) => run_client(verb, &environment),
         Verb::Changes(verb) => run_client(verb, &environment),
         Verb::Cursor(CursorVerb::Create(verb)) => run_client(verb, &environment),
         Verb::Cursor(CursorVerb::List(verb)) => run_client(verb, &environment),

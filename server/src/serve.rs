@@ -163,6 +163,7 @@ async fn start(
     let mut background = vec![
         tokio::spawn(Arc::clone(service).run_maintenance(stop.clone())),
         tokio::spawn(Arc::clone(service).run_refreshes(stop.clone())),
+        tokio::spawn(Arc::clone(service).run_catalogue(stop.clone())),
         tokio::spawn(telemetry.clone().run_upkeep(stop.clone())),
     ];
     background.extend(tls.map(|tls| tokio::spawn(tls.run_renewal(stop.clone()))));

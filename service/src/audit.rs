@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use crate::Service;
 use crate::authenticate::require;
+use crate::catalogue::Changes;
 
 const PENDING_BYTES_MAX: usize = 8 << 20;
 const FLUSH_BYTES: usize = 1 << 20;
@@ -110,6 +111,8 @@ impl AuditLine {
 #[derive(Debug)]
 pub(crate) struct AuditLog {
     shared: Arc<Shared>,
+    /// Who has to know what changed.
+    changes: Arc<Changes>,
     stop: CancellationToken,
     task: Mutex<Option<JoinHandle<()>>>,
 }
@@ -131,12 +134,12 @@ struct Pending {
 
 impl AuditLog {
     /// Starts the log and the task that writes it. Needs a tokio runtime.
-    pub(crate) fn start(system: SystemStore, clock: Arc<dyn Clock>) -> Self {
+    pub(crate) fn start(system: SystemStore, clock: Arc<dyn Clock>, changes: Arc<Changes>) -> Self {
         let shared =
             Arc::new(Shared { system, clock, pending: Mutex::default(), full: Notify::new() });
         let stop = CancellationToken::new();
         let task = tokio::spawn(flush_until(Arc::clone(&shared), stop.clone()));
-        AuditLog { shared, stop, task: Mutex::new(Some(task)) }
+        AuditLog { shared, changes, stop, task: Mutex::new(Some(task)) }
     }
 
     /// Records a line. Never waits.
@@ -154,6 +157,7 @@ impl AuditLog {
             outcome = line.outcome,
         );
         self.shared.push(&line);
+        self.changes.note(&line);
     }
 
     /// Writes what waits and ends the task, at the latest at `deadline`. May be called twice.

@@ -19,10 +19,12 @@ mod backup;
 mod blob;
 mod blob_gc;
 mod branches;
+mod catalogue;
 mod changes;
 mod column_jobs;
 mod columns;
 mod compact;
+mod compare_embeddings;
 mod cursors;
 mod delete_rows;
 mod facets;
@@ -65,6 +67,7 @@ mod tags;
 mod tickets;
 mod update_rows;
 mod uploads;
+mod vector_aliases;
 mod versions;
 mod views;
 mod write;
@@ -81,8 +84,10 @@ pub use branches::{
     BranchConflict, BranchDiff, BranchEntry, BranchMerge, ColumnChange, ComparedBranch, MergeSides,
     MergedBranch, RowChange, RowCounts,
 };
+pub use catalogue::{FindThings, PEER_CATALOGUE_PATH, PeerCatalogue};
 pub use changes::{Changes, ChangesPart, ChangesPlan};
 pub use columns::{ColumnAlteration, FieldMetadata};
+pub use compare_embeddings::{CompareEmbeddings, CompareQueries};
 pub use cursors::Cursor;
 pub use forward::{BodyError, ForwardBody, Forwarded, Led, Port};
 pub use functions::{Declaration, FunctionFailures, FunctionVersion, Registration};
@@ -122,6 +127,7 @@ pub use service::{ResidentSettings, Service, ServiceOptions};
 pub use sql::{PreparedSql, SqlPart, SqlPlan, SqlRequest, TableEntry, count_schema};
 pub use tags::TagSummary;
 pub use uploads::{ByteStream, Claimed, SignedParts, StoredPart};
+pub use vector_aliases::AliasEntry;
 pub use versions::VersionSummary;
 pub use views::ViewDetails;
 

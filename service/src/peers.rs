@@ -214,7 +214,7 @@ impl Service {
 }
 
 /// A request of one server to another.
-fn peer_request(
+pub(crate) fn peer_request(
     servers: &Servers,
     path: &str,
     body: &impl Serialize,

@@ -211,7 +211,7 @@ impl Service {
         table.snapshot(part.branch.as_deref(), &At::Version(part.version)).await
     }
 
-    fn check_read(&self, command: &ReadCommand) -> Result<()> {
+    pub(crate) fn check_read(&self, command: &ReadCommand) -> Result<()> {
         let sql_bytes_max = self.limits.sql_bytes_max;
         if command.filter.as_ref().is_some_and(|sql| sql.len() > sql_bytes_max) {
             return Err(Error::invalid(format!(

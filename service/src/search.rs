@@ -210,17 +210,7 @@ impl Service {
         }
         let column =
             lakebed_index::vector_column(snapshot, request.vector_column.as_deref(), None)?;
-        let schema = snapshot.schema();
-        let field = schema.field_with_name(&column).map_err(|_| {
-            Error::not_found(format!("column `{column}` does not exist")).about(Subject::Column)
-        })?;
-        let model = field.metadata().get("lakebed:model").ok_or_else(|| {
-            Error::invalid(format!(
-                "column `{column}` does not say which model made it: only columns that a job \
-                 computed can be searched by text or picture"
-            ))
-        })?;
-        let digest = field.metadata().get("lakebed:model_digest").map(String::as_str);
+        let (model, digest) = model_of(snapshot, &column)?;
         let input = match embed {
             Embed::Text(text) => QueryInput::Text(text.clone()),
             Embed::Picture(base64) => {
@@ -231,7 +221,7 @@ impl Service {
                 QueryInput::Picture(bytes.into())
             }
         };
-        let vector = self.embed(model, digest, input).await?;
+        let vector = self.embed(&model, digest.as_deref(), input).await?;
         Ok(SearchRequest {
             vector: Some(QueryVectors::One(vector)),
             embed: None,
@@ -239,4 +229,22 @@ impl Service {
             ..request.clone()
         })
     }
+}
+
+/// The model that made a column, and its digest where the column says it.
+///
+/// # Errors
+/// `NotFound` without the column, `InvalidArgument` where it does not say.
+pub(crate) fn model_of(snapshot: &Snapshot, column: &str) -> Result<(String, Option<String>)> {
+    let schema = snapshot.schema();
+    let field = schema.field_with_name(column).map_err(|_| {
+        Error::not_found(format!("column `{column}` does not exist")).about(Subject::Column)
+    })?;
+    let model = field.metadata().get("lakebed:model").ok_or_else(|| {
+        Error::invalid(format!(
+            "column `{column}` does not say which model made it: only columns that a job computed can \
+             be searched by text or picture"
+        ))
+    })?;
+    Ok((model.clone(), field.metadata().get("lakebed:model_digest").cloned()))
 }

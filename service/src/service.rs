@@ -12,6 +12,7 @@ use crate::admission::Admission;
 use crate::audit::AuditLog;
 use crate::authenticate::KeyCache;
 use crate::backup::RunningBackup;
+use crate::catalogue::{Catalogue, Changes};
 use crate::forward::PeerConnections;
 use crate::functions::Calls;
 use crate::gate::Gate;
@@ -71,6 +72,7 @@ pub struct Service {
     pub(crate) audit: AuditLog,
     pub(crate) backup: RunningBackup,
     pub(crate) beats: Beats,
+    pub(crate) catalogue: Arc<Catalogue>,
     pub(crate) column_jobs: Arc<ColumnJobs>,
     /// Held while a table is compacted: the memory of one is stated, that of many would not be.
     pub(crate) compacting: tokio::sync::Mutex<()>,
@@ -135,7 +137,9 @@ impl Service {
         })?;
         // A lake in a bucket can have several servers.
         let is_shared = lake.local_folder().is_none();
-        let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock));
+        let changes = Arc::new(Changes::default());
+        let catalogue = Arc::new(Catalogue::new(Arc::clone(&changes))?);
+        let audit = AuditLog::start(lake.system().clone(), Arc::clone(&clock), changes);
         let jobs = Jobs::open(lake.system().clone(), Arc::clone(&clock), is_shared).await?;
         let column_jobs = ColumnJobs::open(
             Arc::clone(&lake),
@@ -154,6 +158,7 @@ impl Service {
             audit,
             backup: RunningBackup::default(),
             beats: Beats::default(),
+            catalogue,
             column_jobs,
             compacting: tokio::sync::Mutex::default(),
             maintained: std::sync::Mutex::default(),

@@ -418,6 +418,19 @@ impl Catalog {
         Ok((current.state, current.number > 0))
     }
 
+    /// The catalogue of a database as it is, and its number, which rises with each change; asked of the store
+    /// with `anew`.
+    pub(crate) async fn numbered_state(
+        &self,
+        database: &DatabaseName,
+        anew: bool,
+    ) -> Result<(u64, Arc<State>)> {
+        let mut loaded = self.loaded.lock().await;
+        let must_reload = anew && self.trusted_for.is_some();
+        let current = self.load(&mut loaded, database, must_reload).await?;
+        Ok((current.number, current.state))
+    }
+
     /// Changes the catalogue of a database by one put-if-absent; `apply` runs again when another server
     /// was first.
     pub(crate) async fn change(

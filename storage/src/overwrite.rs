@@ -15,6 +15,7 @@ use crate::lance_error::from_lance;
 use crate::scan::BatchStream;
 use crate::schema::{Conform, new_table_schema};
 use crate::table::{Branch, Table};
+use crate::vector_aliases;
 use crate::write::{
     CommitReceipt, Counted, Start, WriteOptions, conformed, write_error, write_params_into,
 };
@@ -55,7 +56,9 @@ impl Table {
 
         let _mutation = branch.mutation.lock().await;
         // It replaces whatever is newest by now, which is what an overwrite means.
-        transaction.read_version = branch.latest().await?.version().version;
+        let latest = branch.latest().await?;
+        transaction.read_version = latest.version().version;
+        vector_aliases::keep(latest.schema(), &mut transaction.operation);
         let record = counted.record(&options, shared.clock.now_ms());
         let writes = options.write_id.map(|id| (id, record)).into_iter().collect();
         claims.may_commit();

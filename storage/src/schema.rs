@@ -20,6 +20,7 @@ use crate::blob::BlobWriter;
 use crate::computed::{FUNCTION_BINDINGS, check_unwritten, is_computed_key};
 use crate::json_column::{check_binary, check_depth, encode, is_text};
 use crate::stored_type::stored_type;
+use crate::vector_aliases::is_alias_key;
 use crate::widen::{Lacking, is_lossless, widen};
 
 const EXTENSION_NAME: &str = "ARROW:extension:name";
@@ -66,6 +67,7 @@ pub(crate) fn new_table_schema(sent: &Schema, limits: &Limits) -> Result<SchemaR
     let fields: Vec<FieldRef> = sent.fields().iter().map(plain).collect();
     let mut metadata = sent.metadata().clone();
     metadata.remove(FUNCTION_BINDINGS);
+    metadata.retain(|key, _| !is_alias_key(key));
     stored_schema(&Schema::new_with_metadata(fields, metadata), limits)
 }
 

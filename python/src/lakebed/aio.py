@@ -178,6 +178,23 @@ class AsyncTable:
         """See `Table.row_sets`."""
         return AsyncRowSets(self._pool, self._table)
 
+    async def compare_embeddings(self, a: str, b: str, **options: Any) -> dict[str, Any]:
+        """See `Table.compare_embeddings`."""
+        return await self._pool.run(lambda: self._table.compare_embeddings(a, b, **options))
+
+    async def list_vector_aliases(self, **options: Any) -> dict[str, str]:
+        """See `VectorAliases.list`."""
+        return await self._pool.run(lambda: self._table.vector_aliases.list(**options))
+
+    async def set_vector_alias(self, alias: str, column: str, **options: Any) -> int:
+        """See `VectorAliases.set`."""
+        aliases = self._table.vector_aliases
+        return await self._pool.run(lambda: aliases.set(alias, column, **options))
+
+    async def drop_vector_alias(self, alias: str, **options: Any) -> int:
+        """See `VectorAliases.drop`."""
+        return await self._pool.run(lambda: self._table.vector_aliases.drop(alias, **options))
+
     async def drop(self) -> None:
         """See `Table.drop`."""
         await self._pool.run(self._table.drop)
@@ -331,6 +348,10 @@ class AsyncConnection:
     async def tables(self) -> list[str]:
         """The ids of all tables."""
         return await self._pool.run(self.sync.tables)
+
+    async def find(self, text: str, **options: Any) -> list[dict[str, Any]]:
+        """See `Connection.find`."""
+        return await self._pool.run(lambda: self.sync.find(text, **options))
 
     async def workers(self) -> list[dict[str, Any]]:
         """See `Connection.workers`."""

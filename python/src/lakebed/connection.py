@@ -108,6 +108,27 @@ class Connection:
             if not token:
                 return names
 
+    def find(
+        self, text: str, *, kinds: Sequence[str] = (), limit: int = 20
+    ) -> list[dict[str, Any]]:
+        """What there is in the database, by names, columns, tags, owners and descriptions; best
+        first.
+
+        Args:
+            text: words, each of which has to be somewhere; they may be typed half or with one
+                mistake.
+            kinds: only `table`, `view`, `materialized_view`, `function`, `model`, `tag` or
+                `namespace`.
+
+        Returns:
+            Hits with `kind`, `name`, `matched_in` and `score`, and `of`, `fragment`, `owner` and
+            `description` where there are any.
+        """
+        body = {"text": text, "kinds": list(kinds), "limit": limit}
+        answer = retried(lambda: self._http.request("POST", "/v1/catalogue/search", body))
+        found: list[dict[str, Any]] = answer.json()["hits"]
+        return found
+
     def workers(self) -> list[dict[str, Any]]:
         """The workers that are attached now, as the server describes them. `stages` has for each
         its name, the milliseconds for which it was busy since the worker's start, and rows;

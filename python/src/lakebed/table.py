@@ -20,6 +20,7 @@ from lakebed.blob import BlobFile, open_blob
 from lakebed.errors import InvalidArgument
 from lakebed.resident import ResidentIndexes
 from lakebed.row_sets import RowSets
+from lakebed.vector_aliases import VectorAliases, compare_embeddings
 
 if TYPE_CHECKING:
     from lakebed._write import Rowlike
@@ -376,6 +377,43 @@ class Table:
         given = {"version": version, "predicate": where, "row_set": row_set}
         answer = retried(lambda: self._ask("count_rows", without_none(given)))
         return _version_of(answer), int(answer.json())
+
+    @property
+    def vector_aliases(self) -> VectorAliases:
+        """Words that stand for columns of vectors, and can be pointed to another one."""
+        return VectorAliases(lambda verb, body, changes: self._post(verb, body, changes=changes))
+
+    def compare_embeddings(
+        self,
+        a: str,
+        b: str,
+        *,
+        queries: int | Sequence[str] = 100,
+        k: int = 10,
+        where: str | None = None,
+        seed: int = 0,
+        distance: str | None = None,
+        version: int | str | None = None,
+    ) -> dict[str, Any]:
+        """What two columns of vectors find, side by side; changes nothing.
+
+        Args:
+            a: the column that is used now, or an alias of it.
+            b: the column that may take its place.
+            queries: how many rows are asked for, taken by chance; or texts, where models made both
+                columns.
+            k: how many rows each query finds.
+            seed: takes other rows for another number.
+
+        Returns:
+            `from` and `to`, each with its `index`, `recall` of that and `latency_ms_median`;
+            `overlap` of the exact answers with `mean`, `p10` and `histogram`; `rank_correlation`,
+            `rows_with_null`, and `worst`, the queries that differ most.
+        """
+        return compare_embeddings(
+            lambda verb, body, changes: self._post(verb, body, changes=changes),
+            *(a, b, queries, k, where, seed, distance, version),
+        )
 
     def drop(self) -> None:
         """Deletes the table with all its versions."""

@@ -7,6 +7,7 @@ pub(crate) mod branches;
 pub(crate) mod changes;
 pub(crate) mod clone_table;
 pub(crate) mod compact;
+pub(crate) mod compare_embeddings;
 pub(crate) mod count_rows;
 pub(crate) mod create;
 pub(crate) mod cursors;
@@ -45,6 +46,7 @@ pub(crate) mod stats;
 pub(crate) mod suggest;
 pub(crate) mod tags;
 pub(crate) mod update;
+pub(crate) mod vector_alias;
 pub(crate) mod versions;
 
 use axum::Json;

@@ -25,6 +25,7 @@ use crate::timeout::within_request_timeout;
 
 const INDEX_HEADER: HeaderName = HeaderName::from_static("x-lakebed-index");
 const INDEX_TYPE_HEADER: HeaderName = HeaderName::from_static("x-lakebed-index-type");
+const VECTOR_COLUMN_HEADER: HeaderName = HeaderName::from_static("x-lakebed-vector-column");
 const INDEXED_ROWS_HEADER: HeaderName = HeaderName::from_static("x-lakebed-indexed-rows");
 /// Of the W3C; what browsers and proxies show as well.
 const SERVER_TIMING_HEADER: HeaderName = HeaderName::from_static("server-timing");
@@ -122,7 +123,11 @@ fn state(headers: &mut HeaderMap, report: &SearchReport) {
     if let Ok(value) = HeaderValue::from_str(&timing(&report.stages)) {
         headers.insert(SERVER_TIMING_HEADER, value);
     }
-    let texts = [(INDEX_HEADER, &report.index), (INDEX_TYPE_HEADER, &report.index_type)];
+    let texts = [
+        (INDEX_HEADER, &report.index),
+        (INDEX_TYPE_HEADER, &report.index_type),
+        (VECTOR_COLUMN_HEADER, &report.vector_column),
+    ];
     for (name, text) in texts {
         // A name that cannot stand in a header is left out.
         let value = text.as_deref().and_then(|text| HeaderValue::from_str(text).ok());
@@ -149,6 +154,7 @@ mod tests {
             version: 3,
             index: Some("vector_idx".to_owned()),
             index_type: Some("IVF_PQ".to_owned()),
+            vector_column: Some("vector".to_owned()),
             indexed_rows: 100,
             rows_scanned: Some(5),
             stages: vec![
@@ -160,6 +166,7 @@ mod tests {
         assert_eq!(headers[VERSION_HEADER], "3");
         assert_eq!(headers[INDEX_HEADER], "vector_idx");
         assert_eq!(headers[ROWS_SCANNED_HEADER], "5");
+        assert_eq!(headers[VECTOR_COLUMN_HEADER], "vector");
         assert_eq!(headers[SERVER_TIMING_HEADER], "plan;dur=1.250, rows;dur=0.030");
     }
 }

@@ -25,6 +25,7 @@ use crate::expressions::holds_blob;
 use crate::lance_error::from_lance;
 use crate::schema::stored_schema;
 use crate::table::Table;
+use crate::vector_aliases::{check_no_alias, follow};
 
 /// A change of one column.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -128,10 +129,12 @@ impl Altered {
                 .ok_or_else(|| Error::internal(format!("column `{path}` has no field id")))?;
             if let Some(name) = rename {
                 check_name(name, limits)?;
+                check_no_alias(stored, name)?;
                 target.name.clone_from(name);
             }
             target.nullable = nullable.unwrap_or(field.nullable);
         }
+        follow(stored, &mut altered.schema);
         check_siblings(&altered.schema.fields)?;
         altered.schema.validate().map_err(from_lance)?;
         altered.schema.verify_primary_key().map_err(from_lance)?;

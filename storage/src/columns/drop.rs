@@ -8,13 +8,14 @@ use super::{Staged, field_at};
 use crate::computed::{FUNCTION_BINDINGS, dropped_with};
 use crate::lance_error::from_lance;
 use crate::table::Table;
+use crate::vector_aliases::check_not_aliased;
 
 impl Table {
     /// Drops columns, and the indexes on them; returns the version without them.
     ///
     /// # Errors
-    /// `NotFound` for a column that does not exist, `InvalidArgument` when none would be left, or a computed
-    /// column that stays needs one.
+    /// `NotFound` for a column that does not exist, `InvalidArgument` when none would be left, a computed
+    /// column that stays needs one, or an alias points to one.
     #[boxed]
     pub async fn drop_columns(&self, branch: Option<&str>, columns: &[String]) -> Result<u64> {
         if columns.is_empty() {
@@ -29,6 +30,7 @@ impl Table {
                 for name in names {
                     field_at(latest.schema(), name)?;
                 }
+                check_not_aliased(latest.schema(), names)?;
                 let (also, bindings) = dropped_with(latest.schema(), names)?;
                 let names: Vec<&str> =
                     names.iter().copied().chain(also.iter().map(String::as_str)).collect();

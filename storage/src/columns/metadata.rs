@@ -12,6 +12,7 @@ use lance::dataset::transaction::{Operation, UpdateMap, UpdateMapEntry};
 use super::{Staged, field_at};
 use crate::computed::{FUNCTION_BINDINGS, is_computed_key};
 use crate::table::Table;
+use crate::vector_aliases::is_alias_key;
 
 /// Bytes of the entries of one request.
 const BYTES_MAX: usize = 1 << 20;
@@ -66,7 +67,8 @@ impl Table {
         Ok(committed.version().version)
     }
 
-    /// Replaces the metadata of the schema; returns what it is now, and the new version.
+    /// Replaces the metadata of the schema, but for aliases of columns, which stay where they are not given;
+    /// returns what it is now, and the new version.
     ///
     /// # Errors
     /// `InvalidArgument` naming a key that cannot be changed.
@@ -82,11 +84,14 @@ impl Table {
             .change_columns(&branch, |latest| async move {
                 let known = &latest.schema().metadata;
                 for key in known.keys().chain(metadata.keys()).filter(|key| is_storage_key(key)) {
-                    if known.get(key) != metadata.get(key) {
+                    let stays = is_alias_key(key) && !metadata.contains_key(key);
+                    if !stays && known.get(key) != metadata.get(key) {
                         return Err(kept(key, "the schema"));
                     }
                 }
-                let entries = metadata.iter().map(|(key, value)| UpdateMapEntry {
+                let aliases = known.iter().filter(|(key, _)| is_alias_key(key));
+                let all: BTreeMap<&String, &String> = aliases.chain(metadata).collect();
+                let entries = all.into_iter().map(|(key, value)| UpdateMapEntry {
                     key: key.clone(),
                     value: Some(value.clone()),
                 });
@@ -144,6 +149,7 @@ fn check_kept(change: &FieldMetadata, known: &HashMap<String, String>) -> Result
 fn is_storage_key(key: &str) -> bool {
     is_computed_key(key)
         || key == FUNCTION_BINDINGS
+        || is_alias_key(key)
         || key.starts_with("ARROW:extension:")
         || key.starts_with("lance-encoding:")
         || key.starts_with("lance.")
@@ -152,7 +158,7 @@ fn is_storage_key(key: &str) -> bool {
 
 fn kept(key: &str, of: &str) -> Error {
     Error::invalid(format!(
-        "metadata `{key}` of {of} says how values are stored or computed and cannot be changed"
+        "metadata `{key}` of {of} says how values are stored or computed, or is an alias, and cannot be changed here"
     ))
 }
 

@@ -36,6 +36,7 @@ use crate::lake::Shared;
 use crate::lance_error::from_lance;
 use crate::schema::stored_schema;
 use crate::table::{Branch, Table};
+use crate::vector_aliases::check_no_alias;
 use crate::write::discard;
 
 pub use add_bound::{MakeNote, NoteSource};
@@ -103,6 +104,7 @@ fn new_columns(schema: &Schema, fields: Vec<ArrowField>, limits: &Limits) -> Res
         if schema.fields.iter().any(|known| known.name == *field.name()) {
             return Err(Error::invalid(format!("column `{}` exists", field.name())));
         }
+        check_no_alias(schema, field.name())?;
     }
     let columns = schema.fields_pre_order().count() + stored.flattened_fields().len();
     if columns > limits.columns_max {

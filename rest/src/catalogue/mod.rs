@@ -1,0 +1,3 @@
+//! Verbs on the catalogue as a whole.
+
+pub(crate) mod search;
