@@ -14,6 +14,7 @@ import pytest
 import lakebed
 from lakebed.errors import NotFound
 from support.server import LakebedServer
+from support.sql import Sql
 from support.vectors import Clusters, distances
 from support.waiting import wait_until
 
@@ -415,3 +416,66 @@ def test_from_python(searched: Searched) -> None:
         mine_table.resident.drop("vector")
         with pytest.raises(NotFound):
             mine_table.resident.drop("vector")
+
+
+def test_other_vectors_under_its_name(searched: Searched) -> None:
+    searched.make_resident()
+    values = vectors(2_000, 8)
+    narrow = pa.FixedSizeListArray.from_arrays(pa.array(values[:, :8].reshape(-1)), 8)
+    rows = rows_of(0, values).set_column(2, "vector", narrow)
+    searched.table = searched.db.create_table(searched.name, rows, mode="overwrite")
+
+    def finds() -> bool:
+        body = {"vector": values[5, :8].tolist(), "k": 1, "columns": ["id"]}
+        path = f"/v1/table/{searched.name}/query"
+        answer = searched.server.http().ok("POST", path, body)
+        found = pa.ipc.open_file(io.BytesIO(answer.body)).read_all()
+        assert found["id"].to_pylist() == [5]
+        return answer.headers.get(INDEX_TYPE) == "RESIDENT_HNSW"
+
+    finds()
+    (known,) = searched.call("list", {})["resident"] or [None]
+    if known is None:
+        searched.call("create", {"column": "vector"})
+    wait_until(finds, "it is built anew", 60)
+
+
+def test_a_set_of_rows_is_a_filter(searched: Searched) -> None:
+    searched.make_resident()
+    path = f"/v1/table/{searched.name}/row_sets/create"
+    for name, share in (("few", 3), ("most", 99)):
+        searched.server.http().ok("POST", path, {"name": name, "filter": f"group < {share}"})
+        for query in vectors(10, share):
+            rows, answer = searched.search(query, row_set=name)
+            assert answer.headers[INDEX_TYPE].startswith("RESIDENT_")
+            wanted = searched.nearest(query, lambda id_, share=share: id_ % 100 < share)
+            assert len({id_ for _, id_ in wanted} & set(rows["id"].to_pylist())) >= 9
+    rows, _ = searched.search(vectors(1, 1)[0], row_set="few", filter="group = 1", k=100)
+    assert {id_ % 100 for id_ in rows["id"].to_pylist()} == {1}
+
+
+def test_a_search_by_vector_and_words_asks_it(server: LakebedServer, table: str) -> None:
+    made = Searched(server, table)
+    values = vectors(2_000, 5)
+    words = pa.array([f"word{id_ % 50}" for id_ in range(2_000)])
+    made.table = made.db.create_table(table, rows_of(0, values).append_column("text", words))
+    made.truth = dict(enumerate(values))
+    made.table.create_fts_index("text")
+    body = {"full_text_query": {"query": "word7", "columns": ["text"]}}
+    before, _ = made.search(values[3], **body)
+    made.make_resident()
+    after, answer = made.search(values[3], **body)
+    assert "RESIDENT_HNSW" in answer.headers[INDEX_TYPE]
+    assert after["id"].to_pylist()[:5] == before["id"].to_pylist()[:5]
+
+
+def test_from_sql(searched: Searched, sql: Sql) -> None:
+    searched.make_resident()
+    query = vectors(1, 4)[0]
+    found, _ = searched.search(query)
+    before = searched.status()["searches"]
+    text = ", ".join(str(number) for number in query)
+    searching = f"vector_search('{searched.name}', 'vector', ARRAY[{text}], {K})"
+    rows = sql.query(f"SELECT id FROM {searching} ORDER BY _distance")
+    assert rows["id"].to_pylist() == found["id"].to_pylist()
+    assert searched.status()["searches"] > before

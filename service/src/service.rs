@@ -111,17 +111,19 @@ impl Service {
             // Several servers of the lake may run on one machine.
             None => std::env::temp_dir().join(format!("lakebed-sql-{}", uuid::Uuid::now_v7())),
         };
-        let resident_folder = match (resident.folder, lake.local_folder()) {
-            (Some(folder), _) => folder,
-            (None, Some(folder)) => folder.join("_lakebed/resident"),
+        let (folder, is_temporary) = match (resident.folder, lake.local_folder()) {
+            (Some(folder), _) => (folder, false),
+            (None, Some(folder)) => (folder.join("_lakebed/resident"), false),
             (None, None) => {
-                std::env::temp_dir().join(format!("lakebed-resident-{}", uuid::Uuid::now_v7()))
+                let name = format!("lakebed-resident-{}", uuid::Uuid::now_v7());
+                (std::env::temp_dir().join(name), true)
             }
         };
         let residents = Residents::start(
             ResidentOptions {
                 memory_bytes_max: resident.memory_bytes_max,
-                folder: resident_folder,
+                folder,
+                is_temporary,
                 threads: std::thread::available_parallelism().map_or(1, usize::from),
                 hot_searches: resident.hot_searches,
             },

@@ -48,6 +48,8 @@ impl Builders {
             .num_threads(threads.max(1))
             .thread_name(|thread| format!("resident-{thread}"))
             .start_handler(|_| stand_back())
+            // Without one a panic would end the process.
+            .panic_handler(|_| tracing::error!("a thread that builds a resident index panicked"))
             .build();
         let pool = pool.map_err(|error| Error::internal("start threads").with_source(error))?;
         Ok(Builders(pool))

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
 use lakebed_core::{DistanceType, Result};
@@ -113,6 +113,8 @@ pub struct ResidentIndex {
     /// Candidates of a search that says no number.
     ef: AtomicUsize,
     is_tended: AtomicBool,
+    /// Whether it follows a version that is far away.
+    pub(super) is_following: AtomicBool,
     is_dropped: AtomicBool,
     /// Whether somebody asked for it.
     pub(super) is_requested: AtomicBool,
@@ -179,6 +181,7 @@ impl ResidentIndex {
             writing: tokio::sync::Mutex::default(),
             ef: AtomicUsize::new(ef),
             is_tended: AtomicBool::new(false),
+            is_following: AtomicBool::new(false),
             is_dropped: AtomicBool::new(false),
             is_requested: AtomicBool::new(is_requested),
             filters: Mutex::default(),
@@ -205,9 +208,13 @@ impl ResidentIndex {
 
     /// Bytes in memory: what its newest state holds, and the rows of filters.
     pub fn bytes(&self) -> usize {
-        let filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
-        let of_filters: usize = filters.iter().map(|filter| filter.rows.serialized_size()).sum();
+        let of_filters: usize =
+            self.filters().iter().map(|filter| filter.rows.serialized_size()).sum();
         self.newest().bytes() + of_filters
+    }
+
+    fn filters(&self) -> MutexGuard<'_, VecDeque<Arc<Filtered>>> {
+        self.filters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn state_of(&self, version: u64) -> Option<Arc<State>> {
@@ -234,6 +241,9 @@ impl ResidentIndex {
         if newest.version > snapshot.version() {
             return Ok(At::Past);
         }
+        if !self.fits(snapshot) {
+            return Ok(At::Far);
+        }
         let marks = snapshot.fragment_marks(&self.key.column)?;
         let difference = Difference::of(&newest, marks);
         if difference.rows() > FOLLOWED_ROWS_MAX {
@@ -259,12 +269,20 @@ impl ResidentIndex {
         if newest.version >= snapshot.version() {
             return Ok(Follow::Done);
         }
+        if !self.fits(snapshot) {
+            return Ok(Follow::Anew);
+        }
         let marks = snapshot.fragment_marks(&self.key.column)?;
         let difference = Difference::of(&newest, marks);
         let followed = self.step(&newest, snapshot, difference).await?;
         drop(writing);
         self.tend();
         Ok(if followed.is_some() { Follow::Done } else { Follow::Anew })
+    }
+
+    /// Whether the column still has vectors of this width; another one may have come under its name.
+    fn fits(&self, snapshot: &Snapshot) -> bool {
+        read::dimension(snapshot, &self.key.column).is_ok_and(|it| it == self.quantiser.dimension())
     }
 
     async fn step(
@@ -287,6 +305,8 @@ impl ResidentIndex {
         let mut states = Vec::clone(&self.states.load());
         states.push(Arc::clone(&state));
         states.drain(..states.len().saturating_sub(STATES_MAX));
+        let is_kept = |version: u64| states.iter().any(|state| state.version == version);
+        self.filters().retain(|filter| is_kept(filter.version));
         self.states.store(Arc::new(states));
         state
     }
@@ -298,7 +318,7 @@ impl ResidentIndex {
     async fn filtered(&self, snapshot: &Snapshot, passes: Passes) -> Result<Arc<Filtered>> {
         let version = snapshot.version();
         let known = {
-            let filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+            let filters = self.filters();
             let mut own = filters.iter();
             own.find(|it| it.version == version && it.passes.is(&passes)).cloned()
         };
@@ -314,7 +334,7 @@ impl ResidentIndex {
             }
         };
         let made = Arc::new(Filtered { version, passes, rows, passing: Mutex::default() });
-        let mut filters = self.filters.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut filters = self.filters();
         filters.push_back(Arc::clone(&made));
         if filters.len() > FILTERS_MAX {
             filters.pop_front();
@@ -426,6 +446,8 @@ impl ResidentIndex {
         // States before hold the old segments: versions that are not the newest are left to the table's
         // own indexes.
         self.states.store(Arc::new(vec![Arc::new(state)]));
+        // They hold the states in which they were looked up.
+        self.filters().clear();
     }
 
     fn rows_of(&self, parts: &[Part]) -> Result<Rows> {

@@ -28,6 +28,8 @@ const EF_MAX: u64 = 10_000;
 const GRAPH_BYTES_PER_ROW: u64 = 136;
 /// For so long searches are counted before the count begins anew.
 const HOT_WINDOW_MS: i64 = 600_000;
+/// After so many searches it is looked whether new rows took more memory than there is.
+const EVICT_EVERY: u64 = 1_024;
 /// Columns that are counted at a time.
 const COUNTED_MAX: usize = 10_000;
 
@@ -38,6 +40,8 @@ pub struct ResidentOptions {
     pub memory_bytes_max: u64,
     /// Where they are kept for a restart.
     pub folder: PathBuf,
+    /// Whether that folder goes with the server.
+    pub is_temporary: bool,
     /// Threads that build.
     pub threads: usize,
     /// Searches within ten minutes that make a column hot; 0 if none are.
@@ -127,6 +131,14 @@ pub struct Residents {
 impl fmt::Debug for Residents {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Residents").field("options", &self.options).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Residents {
+    fn drop(&mut self) {
+        if self.options.is_temporary {
+            super::files::delete(&self.options.folder);
+        }
     }
 }
 
@@ -406,7 +418,9 @@ impl Residents {
         let (rows, graph_rows) = (state.rows() as u64, state.graph_rows() as u64);
         let passes = Passes { filter: spec.filter.clone(), rows: spec.rows.clone() };
         let answer = index.search(snapshot, state, vector, (k as usize, ef), passes).await?;
-        index.searches.fetch_add(1, Ordering::Relaxed);
+        if index.searches.fetch_add(1, Ordering::Relaxed) % EVICT_EVERY == EVICT_EVERY - 1 {
+            self.evict();
+        }
         index.used_at_ms.store(self.clock.now_ms(), Ordering::Relaxed);
         let skipped = usize::try_from(spec.offset).unwrap_or(usize::MAX);
         let hits = answer.hits.into_iter().skip(skipped).collect();
@@ -421,9 +435,14 @@ impl Residents {
 
     /// Follows a version that is far away in the background, or builds the index anew.
     fn follow(self: &Arc<Self>, snapshot: Snapshot, key: ResidentKey, index: Arc<ResidentIndex>) {
+        if index.is_following.swap(true, Ordering::AcqRel) {
+            return;
+        }
         let residents = Arc::clone(self);
         tokio::spawn(async move {
-            match index.follow(&snapshot).await {
+            let followed = index.follow(&snapshot).await;
+            index.is_following.store(false, Ordering::Release);
+            match followed {
                 Ok(Follow::Done) => residents.evict(),
                 Ok(Follow::Anew) => {
                     let is_requested = index.is_requested.load(Ordering::Relaxed);
