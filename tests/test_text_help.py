@@ -75,8 +75,8 @@ def overlap(query: str, caption: str) -> float:
 
 
 @udf
-def key_of(number: int) -> float | None:
-    return None if number % 7 == 0 else float(number)
+def key_of(number: int) -> float:
+    return float("nan") if number % 7 == 0 else float(number)
 
 
 @udf
@@ -140,6 +140,13 @@ def connect(server: LakebedServer) -> Any:
 def found_in(server: LakebedServer, shared: str) -> Iterator[Any]:
     with connect(server) as db:
         yield db.table(shared)
+
+
+@pytest.fixture
+def cli(server: LakebedServer, tmp_path: Path) -> Cli:
+    home = tmp_path / "home"
+    home.mkdir()
+    return Cli(server, home)
 
 
 def fragments(row: dict[str, Any]) -> list[str]:
