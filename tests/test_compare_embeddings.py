@@ -54,19 +54,28 @@ def table_of(old: np.ndarray, new: np.ndarray, nulls: int = 0) -> pa.Table:
     )
 
 
-def expected_overlaps(
-    old: np.ndarray, new: np.ndarray, queries: list[int], among: list[int]
-) -> list[float]:
-    """By numpy: the share of the K nearest that both have, without the row itself."""
-    shares = []
-    for query in queries:
-        found = []
-        for vectors in (old, new):
-            places = nearest(vectors[among], vectors[query], K + 1)
-            found.append({among[place] for place in places} - {query})
-        first, second = (set(list(one)[:K]) if len(one) > K else one for one in found)
-        shares.append(len(first & second) / K)
-    return shares
+def expected_numbers(
+    old: np.ndarray, new: np.ndarray, among: list[int]
+) -> tuple[list[float], list[float]]:
+    """By numpy, for each row: the share of the K nearest others that both have, and Spearman's rank
+    correlation of these where they are two at least."""
+    shares, correlations = [], []
+    for query in among:
+        first, second = (
+            [
+                among[place]
+                for place in nearest(vectors[among], vectors[query], K + 1)
+                if among[place] != query
+            ]
+            for vectors in (old, new)
+        )
+        common = [row for row in first if row in second]
+        shares.append(len(common) / K)
+        if len(common) > 1:
+            order = [row for row in second if row in common]
+            ranks = [order.index(row) for row in common]
+            correlations.append(float(np.corrcoef(range(len(common)), ranks)[0, 1]))
+    return shares, correlations
 
 
 def test_overlap_is_what_comparing_everything_gives(db: lakebed.Connection, table: str) -> None:
@@ -75,14 +84,14 @@ def test_overlap_is_what_comparing_everything_gives(db: lakebed.Connection, tabl
     report = rows.compare_embeddings("old", "new", queries=ROWS, k=K)
     among = list(range(50, ROWS))
     # Every row is asked for, so it does not matter which are taken first.
-    expected = expected_overlaps(old, new, among, among)
+    expected, correlations = expected_numbers(old, new, among)
     assert report["queries"] == len(among)
     assert (report["rows"], report["rows_with_null"]) == (ROWS, 50)
     assert report["overlap"]["mean"] == pytest.approx(np.mean(expected), abs=1e-6)
     histogram = np.bincount(np.round(np.array(expected) * K).astype(int), minlength=K + 1)
     assert report["overlap"]["histogram"] == histogram.tolist()
     assert 0.2 < report["overlap"]["mean"] < 0.95, "two models that differ"
-    assert 0.3 < report["rank_correlation"] <= 1
+    assert report["rank_correlation"] == pytest.approx(np.mean(correlations), abs=1e-6)
     worst = report["worst"][0]
     assert worst["overlap"] == min(expected)
     assert len(worst["from"]) == len(worst["to"]) == K
