@@ -144,7 +144,7 @@ enum CursorVerb {
 #[derive(Debug, Subcommand)]
 enum RowSetsVerb {
     /// Make the next version of a row set.
-    Create(command::row_sets_create::RowSetsCreate),
+    Create(Box<command::row_sets_create::RowSetsCreate>),
     /// List the row sets of a table.
     List(command::row_sets_list::RowSetsList),
     /// Show what a row set is and how it came to be.
@@ -379,7 +379,7 @@ pub(crate) fn run() -> Result<(), Exit> {
         Verb::Cursor(CursorVerb::List(verb)) => run_client(verb, &environment),
         Verb::Cursor(CursorVerb::Advance(verb)) => run_client(verb, &environment),
         Verb::Cursor(CursorVerb::Delete(verb)) => run_client(verb, &environment),
-        Verb::RowSets(RowSetsVerb::Create(verb)) => run_client(verb, &environment),
+        Verb::RowSets(RowSetsVerb::Create(verb)) => run_client(*verb, &environment),
         Verb::RowSets(RowSetsVerb::List(verb)) => run_client(verb, &environment),
         Verb::RowSets(RowSetsVerb::Describe(verb)) => run_client(verb, &environment),
         Verb::RowSets(RowSetsVerb::Rows(verb)) => run_client(verb, &environment),
