@@ -17,7 +17,7 @@ use super::quantiser::Quantiser;
 use super::read;
 use super::row_ids::RowIds;
 use super::segment::{Scratch, Segment, Vectors};
-use super::state::{Known, Part, State};
+use super::state::{Known, Moment, Part, State};
 
 /// What changed between a state and a version.
 #[derive(Debug, Default)]
@@ -126,7 +126,7 @@ pub async fn advanced(
     if let Some(part) = part_of(quantiser, fresh)? {
         parts.push(part);
     }
-    Ok(Some(State { version: snapshot.version(), fragments, parts }))
+    Ok(Some(State { moment: Moment::of(snapshot), fragments, parts }))
 }
 
 fn slice(mark: &FragmentMark) -> Slice {

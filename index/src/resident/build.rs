@@ -18,7 +18,7 @@ use super::read;
 use super::row_ids::RowIds;
 use super::saved;
 use super::segment::{Scratch, Segment};
-use super::state::{Known, Part, State};
+use super::state::{Known, Moment, Part, State};
 
 /// Parts of a version that are looked at for the quantiser, and rows of each.
 const SAMPLES: usize = 64;
@@ -147,7 +147,7 @@ pub async fn build(
         }
     }
     codes.shrink_to_fit();
-    let version = snapshot.version();
+    let moment = Moment::of(snapshot);
     let (own, folder) = (Arc::clone(&quantiser), folder.to_owned());
     let segment = builders.run(move || {
         let vectors = writer.end()?;
@@ -160,7 +160,7 @@ pub async fn build(
     if segment.rows() > 0 {
         parts.push(Part::whole(segment));
     }
-    Ok((quantiser, State { version, fragments, parts }))
+    Ok((quantiser, State { moment, fragments, parts }))
 }
 
 /// Vectors from all over a version.

@@ -17,7 +17,7 @@ use super::quantiser::Quantiser;
 use super::read::{self, Rows};
 use super::saved;
 use super::segment::Scratch;
-use super::state::{Answer, Part, Passing, State};
+use super::state::{Answer, Moment, Part, Passing, State};
 use super::upkeep::{PartFacts, Upkeep, upkeep};
 
 /// States that are kept, so that a search that began before a commit finds its version.
@@ -94,7 +94,7 @@ impl Passes {
 
 /// The rows of a filter at a version.
 struct Filtered {
-    version: u64,
+    moment: Moment,
     passes: Passes,
     rows: RoaringTreemap,
     /// The state that they were looked up in, and its rows.
@@ -217,8 +217,8 @@ impl ResidentIndex {
         self.filters.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn state_of(&self, version: u64) -> Option<Arc<State>> {
-        self.states.load().iter().find(|state| state.version == version).cloned()
+    fn state_of(&self, moment: Moment) -> Option<Arc<State>> {
+        self.states.load().iter().find(|state| state.moment == moment).cloned()
     }
 
     /// The state of a version, which is followed if that is little work. Nothing for an older version, and
@@ -227,18 +227,19 @@ impl ResidentIndex {
     /// # Errors
     /// As a scan of the version.
     pub(super) async fn at(self: &Arc<Self>, snapshot: &Snapshot) -> Result<At> {
-        if let Some(state) = self.state_of(snapshot.version()) {
+        let moment = Moment::of(snapshot);
+        if let Some(state) = self.state_of(moment) {
             return Ok(At::There(state));
         }
-        if self.newest().version > snapshot.version() {
+        if self.newest().moment > moment {
             return Ok(At::Past);
         }
         let writing = self.writing.lock().await;
-        if let Some(state) = self.state_of(snapshot.version()) {
+        if let Some(state) = self.state_of(moment) {
             return Ok(At::There(state));
         }
         let newest = self.newest();
-        if newest.version > snapshot.version() {
+        if newest.moment > moment {
             return Ok(At::Past);
         }
         if !self.fits(snapshot) {
@@ -266,7 +267,7 @@ impl ResidentIndex {
     pub(super) async fn follow(self: &Arc<Self>, snapshot: &Snapshot) -> Result<Follow> {
         let writing = self.writing.lock().await;
         let newest = self.newest();
-        if newest.version >= snapshot.version() {
+        if newest.moment >= Moment::of(snapshot) {
             return Ok(Follow::Done);
         }
         if !self.fits(snapshot) {
@@ -292,7 +293,7 @@ impl ResidentIndex {
         difference: Difference,
     ) -> Result<Option<Arc<State>>> {
         let next = if difference.is_none() {
-            Some(State { version: snapshot.version(), ..newest.clone() })
+            Some(State { moment: Moment::of(snapshot), ..newest.clone() })
         } else {
             let (quantiser, column) = (&self.quantiser, &self.key.column);
             advanced(newest, quantiser, snapshot, column, difference, FRESH_ROWS_MAX).await?
@@ -305,8 +306,8 @@ impl ResidentIndex {
         let mut states = Vec::clone(&self.states.load());
         states.push(Arc::clone(&state));
         states.drain(..states.len().saturating_sub(STATES_MAX));
-        let is_kept = |version: u64| states.iter().any(|state| state.version == version);
-        self.filters().retain(|filter| is_kept(filter.version));
+        let is_kept = |moment| states.iter().any(|state| state.moment == moment);
+        self.filters().retain(|filter| is_kept(filter.moment));
         self.states.store(Arc::new(states));
         state
     }
@@ -316,11 +317,11 @@ impl ResidentIndex {
     /// # Errors
     /// As a scan with the filter.
     async fn filtered(&self, snapshot: &Snapshot, passes: Passes) -> Result<Arc<Filtered>> {
-        let version = snapshot.version();
+        let moment = Moment::of(snapshot);
         let known = {
             let filters = self.filters();
             let mut own = filters.iter();
-            own.find(|it| it.version == version && it.passes.is(&passes)).cloned()
+            own.find(|it| it.moment == moment && it.passes.is(&passes)).cloned()
         };
         if let Some(known) = known {
             return Ok(known);
@@ -333,7 +334,7 @@ impl ResidentIndex {
                 read::row_ids(snapshot, spec).await?.into_iter().collect()
             }
         };
-        let made = Arc::new(Filtered { version, passes, rows, passing: Mutex::default() });
+        let made = Arc::new(Filtered { moment, passes, rows, passing: Mutex::default() });
         let mut filters = self.filters();
         filters.push_back(Arc::clone(&made));
         if filters.len() > FILTERS_MAX {

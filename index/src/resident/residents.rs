@@ -571,7 +571,7 @@ fn status(key: &ResidentKey, entry: &Entry) -> ResidentStatus {
             status.state = ResidentState::Ready;
             status.requested = index.is_requested.load(Ordering::Relaxed);
             status.distance = Some(index.distance());
-            status.version = Some(state.version);
+            status.version = Some(state.moment.version);
             status.rows = state.rows() as u64;
             status.graph_rows = state.graph_rows() as u64;
             status.masked_rows = state.masked_rows() as u64;

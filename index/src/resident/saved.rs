@@ -13,7 +13,7 @@ use super::files::{self, VectorsWriter};
 use super::quantiser::Quantiser;
 use super::row_ids::RowIds;
 use super::segment::{Segment, Vectors};
-use super::state::{Known, Part, State};
+use super::state::{Known, Moment, Part, State};
 
 /// What `index.json` says.
 #[derive(Debug, Serialize, Deserialize)]
@@ -26,7 +26,7 @@ struct Saved {
     distance: DistanceType,
     offsets: Vec<f32>,
     scale: f32,
-    version: u64,
+    moment: Moment,
     fragments: Vec<(FragmentMark, RowIds)>,
     segments: Vec<SavedSegment>,
 }
@@ -95,7 +95,7 @@ pub fn save(
         distance: quantiser.distance(),
         offsets: quantiser.offsets().to_vec(),
         scale: quantiser.scale(),
-        version: state.version,
+        moment: state.moment,
         fragments: known.map(|known| (known.mark, RowIds::clone(&known.ids))).collect(),
         segments,
     };
@@ -136,7 +136,7 @@ pub fn load(folder: &Path, column: &str, branch: Option<&str>, dimension: usize)
         ids.is_sound().then(|| (mark.fragment, Known { mark, ids: Arc::new(ids) }))
     };
     let fragments = saved.fragments.into_iter().map(known).collect::<Option<BTreeMap<_, _>>>()?;
-    let state = State { version: saved.version, fragments, parts };
+    let state = State { moment: saved.moment, fragments, parts };
     Some(Loaded {
         quantiser,
         state,

@@ -7,8 +7,9 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use lakebed_core::Result;
-use lakebed_storage::FragmentMark;
+use lakebed_storage::{FragmentMark, Snapshot};
 use roaring::RoaringTreemap;
+use serde::{Deserialize, Serialize};
 
 use super::bits::Bits;
 use super::quantiser::{Quantiser, Query};
@@ -41,11 +42,31 @@ pub struct Known {
     pub ids: Arc<RowIds>,
 }
 
+/// Which version, and of which history: a branch that is made anew, or a lake that was put back, has the same
+/// numbers for other rows, at other times. Later ones are greater.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+pub struct Moment {
+    /// When it was committed, in nanoseconds since 1970; never the same twice, nor earlier than the version
+    /// before.
+    pub committed_at_ns: i64,
+    /// Its number.
+    pub version: u64,
+}
+
+impl Moment {
+    /// That of a snapshot.
+    pub fn of(snapshot: &Snapshot) -> Moment {
+        // Until the year 2262.
+        let committed_at_ns = snapshot.committed_at().timestamp_nanos_opt().unwrap_or(i64::MAX);
+        Moment { committed_at_ns, version: snapshot.version() }
+    }
+}
+
 /// A version of a column.
 #[derive(Debug, Clone, Default)]
 pub struct State {
     /// The version.
-    pub version: u64,
+    pub moment: Moment,
     /// Its fragments.
     pub fragments: BTreeMap<u32, Known>,
     /// Its rows.
