@@ -13,6 +13,7 @@ import pytest
 
 import lakebed
 from lakebed.errors import NotFound
+from support.flight import Lake
 from support.server import LakebedServer
 from support.sql import Sql
 from support.vectors import Clusters, distances
@@ -479,3 +480,25 @@ def test_from_sql(searched: Searched, sql: Sql) -> None:
     rows = sql.query(f"SELECT id FROM {searching} ORDER BY _distance")
     assert rows["id"].to_pylist() == found["id"].to_pylist()
     assert searched.status()["searches"] > before
+
+
+def test_a_branch_that_is_made_anew(searched: Searched, lake: Lake) -> None:
+    """The same numbers of versions, and other rows."""
+    http = searched.server.http()
+    path = f"/v1/table/{searched.name}/"
+    found = []
+    for first in (50_000, 60_000):
+        http.ok("POST", path + "branches/create", {"name": "exp"})
+        # Their ids are the same as well.
+        values = vectors(20, 3)[:: 1 if first == 50_000 else -1]
+        receipt = lake.write(searched.name, rows_of(first, values), branch="exp")
+        searched.call("create", {"column": "vector", "branch": "exp"})
+        wait_until(lambda: searched.status()["state"] == "ready", "it is ready", 60)
+        rows, answer = searched.search(vectors(20, 3)[4], k=1, branch="exp")
+        found.append((receipt["version"], rows["id"].to_pylist()))
+        if first == 50_000:
+            assert answer.headers[INDEX_TYPE] == "RESIDENT_HNSW"
+            http.ok("POST", path + "branches/delete", {"name": "exp"})
+    (version, ids), (again, others) = found
+    assert version == again, "the test is about equal numbers"
+    assert (ids, others) == ([50_004], [60_015])
