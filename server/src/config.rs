@@ -185,7 +185,7 @@ impl Config {
             resident: ResidentSettings {
                 memory_bytes_max: resident_index_bytes_max.unwrap_or(1 << 30),
                 folder: resident_index_dir,
-                hot_searches: resident_index_after_searches.unwrap_or(1_000),
+                hot_searches: resident_index_after_searches.unwrap_or(0),
             },
             home: variable("HOME").map(PathBuf::from),
             limits: limits.apply()?,

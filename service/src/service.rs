@@ -58,7 +58,7 @@ pub struct ResidentSettings {
 
 impl Default for ResidentSettings {
     fn default() -> Self {
-        ResidentSettings { memory_bytes_max: 1 << 30, folder: None, hot_searches: 1_000 }
+        ResidentSettings { memory_bytes_max: 1 << 30, folder: None, hot_searches: 0 }
     }
 }
 

@@ -8,6 +8,7 @@ use lakebed_core::{DistanceType, Error, Result};
 use roaring::RoaringTreemap;
 
 use super::build::Builders;
+use super::calibrate::Effort;
 use super::files::VectorsWriter;
 use super::graph::GraphParams;
 use super::quantiser::Quantiser;
@@ -140,7 +141,8 @@ impl Bench {
     fn one(&self, vector: &[f32], k: usize, ef: usize, passing: Option<&Passing>) -> Result<One> {
         let began = Instant::now();
         let query = self.quantiser.query(vector)?;
-        let answer = self.state.search(&self.quantiser, &query, k, ef, passing)?;
+        let answer =
+            self.state.search(&self.quantiser, &query, k, Effort { ef, sorted: 1 }, passing)?;
         let mut ids: Vec<u64> = answer.hits.iter().map(|hit| hit.row_id).collect();
         ids.resize(k, u64::MAX);
         Ok(One { ids, micros: began.elapsed().as_secs_f64() * 1e6, way: answer.way })

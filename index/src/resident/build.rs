@@ -56,7 +56,7 @@ impl Builders {
     }
 
     /// Runs work on these threads and waits for it without holding up the runtime.
-    async fn run<T: Send + 'static>(
+    pub(super) async fn run<T: Send + 'static>(
         self: &Arc<Self>,
         work: impl FnOnce() -> Result<T> + Send + 'static,
     ) -> Result<T> {
@@ -175,60 +175,6 @@ async fn sample(snapshot: &Snapshot, column: &str) -> Result<Vec<f32>> {
         found.extend(rows.numbers);
     }
     Ok(found)
-}
-
-/// Queries that say how many candidates a search needs.
-const CALIBRATION_QUERIES: usize = 100;
-/// How many of the true neighbours these have to find. More than a search is to find: a row is nearer to its
-/// own neighbours than whatever comes from outside.
-const CALIBRATION_RECALL: f64 = 0.985;
-/// Numbers of candidates that are tried.
-const CALIBRATION_EFS: [usize; 10] = [24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
-/// Neighbours that are looked for.
-const CALIBRATION_K: usize = 10;
-
-/// The number of candidates with which the ten neighbours of rows of the largest segment are found, which
-/// depends on the vectors: between 24 and 512.
-pub async fn calibrated(
-    state: &State,
-    quantiser: &Arc<Quantiser>,
-    builders: &Arc<Builders>,
-) -> Result<usize> {
-    let part = state.parts.iter().max_by_key(|part| part.segment.rows()).cloned();
-    let Some(part) = part.filter(|part| part.segment.graph.is_some()) else {
-        return Ok(CALIBRATION_EFS[0]);
-    };
-    let quantiser = Arc::clone(quantiser);
-    builders.run(move || calibrate(&part, &quantiser)).await
-}
-
-fn calibrate(part: &Part, quantiser: &Quantiser) -> Result<usize> {
-    let rows = part.segment.rows();
-    let step = (rows / CALIBRATION_QUERIES).max(1);
-    let mut scratch = Scratch::default();
-    let mut asked = Vec::new();
-    let all = Bits::all(rows);
-    for row in (0..rows as u32).step_by(step) {
-        let vector = part.segment.vector(row, quantiser.dimension(), &mut scratch)?;
-        let query = quantiser.query(&vector)?;
-        let truth = part.segment.compare_all(quantiser, &query, CALIBRATION_K + 1, &all);
-        let last = truth.last().map_or(0, |candidate| candidate.distance);
-        asked.push((query, last));
-    }
-    for ef in CALIBRATION_EFS {
-        let (mut found, mut wanted) = (0, 0);
-        for (query, last) in &asked {
-            let (near, _) = part.segment.search(quantiser, query, ef, &all);
-            // Of rows that are as far as one another any will do.
-            let hits = near.iter().filter(|candidate| candidate.distance <= *last).count();
-            found += hits.min(CALIBRATION_K + 1);
-            wanted += (CALIBRATION_K + 1).min(rows);
-        }
-        if found as f64 >= wanted as f64 * CALIBRATION_RECALL {
-            return Ok(ef);
-        }
-    }
-    Ok(CALIBRATION_EFS[CALIBRATION_EFS.len() - 1])
 }
 
 /// The visible rows of some parts as one segment with a graph, and where each of them was: the part and the

@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arc_swap::ArcSwap;
@@ -12,6 +12,7 @@ use roaring::RoaringTreemap;
 
 use super::advance::{Difference, advanced, part_of};
 use super::build::{self, Builders, Progress, joined, still_visible};
+use super::calibrate::{Effort, calibrated};
 use super::graph::GraphParams;
 use super::quantiser::Quantiser;
 use super::read::{self, Rows};
@@ -110,8 +111,8 @@ pub struct ResidentIndex {
     states: ArcSwap<Vec<Arc<State>>>,
     /// Held by whoever makes a state.
     writing: tokio::sync::Mutex<()>,
-    /// Candidates of a search that says no number.
-    ef: AtomicUsize,
+    /// What a search does that says no number of candidates.
+    effort: ArcSwap<Effort>,
     is_tended: AtomicBool,
     /// Whether it follows a version that is far away.
     pub(super) is_following: AtomicBool,
@@ -145,8 +146,8 @@ impl ResidentIndex {
         )
         .await?;
         let key = ResidentKey::of(snapshot, column);
-        let ef = build::calibrated(&state, &quantiser, &means.builders).await?;
-        let index = ResidentIndex::of(key, quantiser, means, state, ef, is_requested);
+        let effort = measured(&state, &quantiser, &means.builders).await?;
+        let index = ResidentIndex::of(key, quantiser, means, state, effort, is_requested);
         index.save().await?;
         Ok(index)
     }
@@ -161,8 +162,8 @@ impl ResidentIndex {
         let read = move || saved::load(&folder, &own.column, own.branch.as_deref(), dimension);
         let loaded = tokio::task::spawn_blocking(read).await.ok()??;
         let quantiser = Arc::new(loaded.quantiser);
-        let (ef, is_requested) = (loaded.ef, loaded.is_requested);
-        Some(ResidentIndex::of(key, quantiser, means, loaded.state, ef, is_requested))
+        let (effort, is_requested) = (loaded.effort, loaded.is_requested);
+        Some(ResidentIndex::of(key, quantiser, means, loaded.state, effort, is_requested))
     }
 
     fn of(
@@ -170,7 +171,7 @@ impl ResidentIndex {
         quantiser: Arc<Quantiser>,
         means: Means,
         state: State,
-        ef: usize,
+        effort: Effort,
         is_requested: bool,
     ) -> Arc<ResidentIndex> {
         Arc::new(ResidentIndex {
@@ -179,7 +180,7 @@ impl ResidentIndex {
             means,
             states: ArcSwap::from_pointee(vec![Arc::new(state)]),
             writing: tokio::sync::Mutex::default(),
-            ef: AtomicUsize::new(ef),
+            effort: ArcSwap::from_pointee(effort),
             is_tended: AtomicBool::new(false),
             is_following: AtomicBool::new(false),
             is_dropped: AtomicBool::new(false),
@@ -198,12 +199,6 @@ impl ResidentIndex {
     /// What it shows of the newest version that it followed.
     pub fn newest(&self) -> Arc<State> {
         self.states.load().last().cloned().unwrap_or_default()
-    }
-
-    /// Candidates that a search for `k` rows keeps unless it says how many: for ten rows as many as were
-    /// measured to find them, for more at least as many again.
-    pub fn ef(&self, k: usize) -> usize {
-        self.ef.load(Ordering::Relaxed).max(k + k / 2)
     }
 
     /// Bytes in memory: what its newest state holds, and the rows of filters.
@@ -353,7 +348,7 @@ impl ResidentIndex {
         snapshot: &Snapshot,
         state: Arc<State>,
         vector: &[f32],
-        (k, ef): (usize, usize),
+        (k, ef): (usize, Option<usize>),
         passes: Passes,
     ) -> Result<Answer> {
         let query = self.quantiser.query(vector)?;
@@ -361,10 +356,12 @@ impl ResidentIndex {
             true => None,
             false => Some(self.filtered(snapshot, passes).await?),
         };
+        let effort = **self.effort.load();
+        let effort = Effort { ef: ef.unwrap_or(effort.ef), ..effort };
         let quantiser = Arc::clone(&self.quantiser);
         let work = move || {
             let passing = filtered.map(|filtered| filtered.passing(&state));
-            state.search(&quantiser, &query, k, ef, passing.as_deref())
+            state.search(&quantiser, &query, k, effort, passing.as_deref())
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| {
@@ -432,8 +429,8 @@ impl ResidentIndex {
         let made = Part { segment: Arc::new(segment), visible };
         self.replace(&newest, &old, Some(made));
         drop(writing);
-        let ef = build::calibrated(&self.newest(), &self.quantiser, builders).await?;
-        self.ef.store(ef, Ordering::Relaxed);
+        let effort = measured(&self.newest(), &self.quantiser, builders).await?;
+        self.effort.store(Arc::new(effort));
         self.save().await
     }
 
@@ -478,9 +475,9 @@ impl ResidentIndex {
             let ResidentKey { branch, column, .. } = &index.key;
             let is_requested = index.is_requested.load(Ordering::Relaxed);
             let folder = &index.means.folder;
-            let ef = index.ef.load(Ordering::Relaxed);
+            let effort = **index.effort.load();
             let of = (column.as_str(), branch.as_deref());
-            saved::save(folder, of, &index.quantiser, &state, ef, is_requested)
+            saved::save(folder, of, &index.quantiser, &state, effort, is_requested)
         };
         let saved = tokio::task::spawn_blocking(work).await;
         saved
@@ -491,6 +488,20 @@ impl ResidentIndex {
     pub(super) fn give_up(&self) {
         self.is_dropped.store(true, Ordering::Release);
     }
+}
+
+/// How much effort the searches of a state have to make: that of its largest segment.
+async fn measured(
+    state: &State,
+    quantiser: &Arc<Quantiser>,
+    builders: &Arc<Builders>,
+) -> Result<Effort> {
+    let largest = state.parts.iter().max_by_key(|part| part.segment.rows());
+    let Some(segment) = largest.map(|part| Arc::clone(&part.segment)) else {
+        return Ok(Effort::default());
+    };
+    let quantiser = Arc::clone(quantiser);
+    builders.run(move || calibrated(&segment, &quantiser)).await
 }
 
 /// Whether a version is there.

@@ -13,7 +13,7 @@
 //! - `residents.rs`: which columns have one, who asked for it, and how much memory they may take.
 //! - `index.rs`: one column; `state.rs`: one version of it; `segment.rs`: a run of rows.
 //! - `advance.rs`: from one version to the next; `upkeep.rs`: when segments are joined; `build.rs`: the long
-//!   work.
+//!   work; `calibrate.rs`: how much effort a search has to make.
 //! - `quantiser.rs`, `kernel.rs`: codes and their distances; `graph.rs`, `search.rs`: the graph.
 //! - `bench.rs`: the same without a table.
 //! - `saved.rs`, `files.rs`: on disk.
@@ -22,6 +22,7 @@ mod advance;
 pub mod bench;
 mod bits;
 mod build;
+mod calibrate;
 mod files;
 mod graph;
 mod index;

@@ -172,14 +172,11 @@ impl Quantiser {
     pub fn true_distance(&self, query: &Query, vector: &[f32]) -> f32 {
         match self.distance {
             DistanceType::Cosine => {
-                let (mut product, mut square) = (0.0, 0.0);
-                for (one, other) in query.vector.iter().zip(vector) {
-                    product += one * other;
-                    square += other * other;
-                }
+                let product = summed(&query.vector, vector, |one, other| one * other);
+                let square = summed(vector, vector, |one, other| one * other);
                 (1.0 - product / square.sqrt()).max(0.0)
             }
-            _ => squared_distance(&query.vector, vector),
+            _ => summed(&query.vector, vector, |one, other| (one - other) * (one - other)),
         }
     }
 }
@@ -225,15 +222,16 @@ fn length_of(distance: DistanceType, vector: &[f32]) -> Option<f32> {
     }
 }
 
-fn squared_distance(one: &[f32], other: &[f32]) -> f32 {
+/// The sum over pairs of numbers.
+fn summed(one: &[f32], other: &[f32], of: impl Fn(f32, f32) -> f32) -> f32 {
     // Sums of their own, which the compiler keeps in one register.
     let mut sums = [0_f32; 16];
     let (ones, others) = (one.chunks_exact(16), other.chunks_exact(16));
     let rest = ones.remainder().iter().zip(others.remainder());
-    let rest: f32 = rest.map(|(a, b)| (a - b) * (a - b)).sum();
+    let rest: f32 = rest.map(|(a, b)| of(*a, *b)).sum();
     for (a, b) in ones.zip(others) {
         for (sum, (a, b)) in sums.iter_mut().zip(a.iter().zip(b)) {
-            *sum += (a - b) * (a - b);
+            *sum += of(*a, *b);
         }
     }
     sums.iter().sum::<f32>() + rest
@@ -265,7 +263,7 @@ mod tests {
             }
             let query = quantiser.query(&numbers[..dimension]).unwrap();
             for (vector, row) in numbers.chunks(dimension).zip(codes.chunks(stride)) {
-                let expected = squared_distance(&numbers[..dimension], vector);
+                let expected = quantiser.true_distance(&query, vector);
                 assert_eq!(query.distance(row) as f32, expected, "{dimension}");
                 assert_eq!(code_distance(&codes[..stride], row, dimension) as f32, expected);
                 assert_eq!(code_distance(row, &codes[..stride], dimension) as f32, expected);

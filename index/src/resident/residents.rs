@@ -414,7 +414,7 @@ impl Residents {
                 return Ok(None);
             }
         };
-        let ef = query.ef.map_or(index.ef(k as usize), |ef| ef.min(EF_MAX) as usize);
+        let ef = query.ef.map(|ef| ef.clamp(1, EF_MAX) as usize);
         let (rows, graph_rows) = (state.rows() as u64, state.graph_rows() as u64);
         let passes = Passes { filter: spec.filter.clone(), rows: spec.rows.clone() };
         let answer = index.search(snapshot, state, vector, (k as usize, ef), passes).await?;

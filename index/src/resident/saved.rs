@@ -9,6 +9,7 @@ use lakebed_storage::FragmentMark;
 use serde::{Deserialize, Serialize};
 
 use super::bits::Bits;
+use super::calibrate::Effort;
 use super::files::{self, VectorsWriter};
 use super::quantiser::Quantiser;
 use super::row_ids::RowIds;
@@ -22,7 +23,7 @@ struct Saved {
     column: String,
     branch: Option<String>,
     is_requested: bool,
-    ef: usize,
+    effort: Effort,
     distance: DistanceType,
     offsets: Vec<f32>,
     scale: f32,
@@ -46,8 +47,8 @@ pub struct Loaded {
     pub quantiser: Quantiser,
     /// What it shows.
     pub state: State,
-    /// Candidates that its searches keep.
-    pub ef: usize,
+    /// What its searches do.
+    pub effort: Effort,
     /// Whether somebody asked for the index.
     pub is_requested: bool,
 }
@@ -61,7 +62,7 @@ pub fn save(
     (column, branch): (&str, Option<&str>),
     quantiser: &Quantiser,
     state: &State,
-    ef: usize,
+    effort: Effort,
     is_requested: bool,
 ) -> Result<()> {
     let mut segments = Vec::new();
@@ -91,7 +92,7 @@ pub fn save(
         column: column.to_owned(),
         branch: branch.map(str::to_owned),
         is_requested,
-        ef,
+        effort,
         distance: quantiser.distance(),
         offsets: quantiser.offsets().to_vec(),
         scale: quantiser.scale(),
@@ -120,7 +121,9 @@ pub fn load(folder: &Path, column: &str, branch: Option<&str>, dimension: usize)
         && saved.column == column
         && saved.branch.as_deref() == branch
         && saved.offsets.len() == dimension
-        && saved.scale > 0.0;
+        && saved.scale > 0.0
+        && (1..=10_000).contains(&saved.effort.ef)
+        && (1..=100).contains(&saved.effort.sorted);
     if !is_it {
         return None;
     }
@@ -137,10 +140,5 @@ pub fn load(folder: &Path, column: &str, branch: Option<&str>, dimension: usize)
     };
     let fragments = saved.fragments.into_iter().map(known).collect::<Option<BTreeMap<_, _>>>()?;
     let state = State { moment: saved.moment, fragments, parts };
-    Some(Loaded {
-        quantiser,
-        state,
-        ef: saved.ef.clamp(1, 10_000),
-        is_requested: saved.is_requested,
-    })
+    Some(Loaded { quantiser, state, effort: saved.effort, is_requested: saved.is_requested })
 }

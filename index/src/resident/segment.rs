@@ -160,18 +160,6 @@ impl Segment {
         (found, way)
     }
 
-    /// The nearest rows of those that pass, all compared.
-    pub fn compare_all(
-        &self,
-        quantiser: &Quantiser,
-        query: &Query,
-        count: usize,
-        passing: &Bits,
-    ) -> Vec<Candidate> {
-        let codes = Codes { bytes: &self.codes, stride: quantiser.stride() };
-        row_by_row(codes, query, count, passing.iter())
-    }
-
     /// The true distance of a row.
     pub fn true_distance(
         &self,

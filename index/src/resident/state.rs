@@ -12,6 +12,7 @@ use roaring::RoaringTreemap;
 use serde::{Deserialize, Serialize};
 
 use super::bits::Bits;
+use super::calibrate::Effort;
 use super::quantiser::{Quantiser, Query};
 use super::row_ids::RowIds;
 use super::segment::{Scratch, Segment, Way};
@@ -124,7 +125,7 @@ impl State {
         rows.map(Arc::new).collect()
     }
 
-    /// The `k` nearest rows to a query, of all or of those that pass. Of each segment `ef` candidates are
+    /// The `k` nearest rows to a query, of all or of those that pass. Of each segment candidates are
     /// looked for, and the best of all are sorted by their true distances.
     ///
     /// # Errors
@@ -134,7 +135,7 @@ impl State {
         quantiser: &Quantiser,
         query: &Query,
         k: usize,
-        ef: usize,
+        effort: Effort,
         passing: Option<&Passing>,
     ) -> Result<Answer> {
         let mut near = Vec::new();
@@ -144,12 +145,12 @@ impl State {
             if visible.count() == 0 {
                 continue;
             }
-            let (found, own) = part.segment.search(quantiser, query, ef.max(k), visible);
+            let (found, own) = part.segment.search(quantiser, query, effort.candidates(k), visible);
             way = way.max((part.segment.rows(), own));
             near.extend(found.into_iter().map(|candidate| (candidate, part)));
         }
         near.sort_unstable_by_key(|(candidate, _)| *candidate);
-        near.truncate(sorted_truly(k));
+        near.truncate(effort.sorted_truly(k));
         let mut scratch = Scratch::default();
         let mut hits = Vec::with_capacity(near.len());
         for (candidate, part) in near {
@@ -163,10 +164,4 @@ impl State {
         hits.truncate(k);
         Ok(Answer { hits, way: way.1 })
     }
-}
-
-/// Of so many candidates the true distances are looked up, for `k` rows: codes of a byte seldom put a row
-/// further behind.
-fn sorted_truly(k: usize) -> usize {
-    k + k / 2 + 8
 }

@@ -146,7 +146,7 @@ settings! {
          with the server",
         "Where resident indexes are kept, so that a restart need not build them again. Each server needs \
          its own.";
-    resident_index_after_searches: u64, false, "`1000`",
+    resident_index_after_searches: u64, false, "`0`",
         "So many searches of a column within ten minutes give it a resident index; 0 for none but those \
          that somebody asked for.";
 }

@@ -1,0 +1,205 @@
+//! How much effort a search has to make: measured on the vectors themselves, against comparing all of them.
+//!
+//! Vectors differ: of some the neighbours are found with two dozen candidates, of others with hundreds, and of
+//! some the codes of one byte cannot tell neighbours apart, so that more of the candidates have to be compared
+//! by their true vectors. What no effort finds gets no resident index.
+
+use lakebed_core::{Error, Result};
+use serde::{Deserialize, Serialize};
+
+use super::bits::Bits;
+use super::quantiser::{Quantiser, Query};
+use super::segment::{Scratch, Segment};
+
+/// What the searches of an index keep and compare.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Effort {
+    /// Candidates on the way through a graph.
+    pub ef: usize,
+    /// Candidates whose true distances are looked up, for each row that is wanted.
+    pub sorted: usize,
+}
+
+impl Default for Effort {
+    fn default() -> Self {
+        Effort { ef: EFS[0], sorted: 1 }
+    }
+}
+
+impl Effort {
+    /// Candidates for `k` rows: for ten rows as many as were measured to find them, for more at least as many
+    /// again.
+    pub fn candidates(self, k: usize) -> usize {
+        self.ef.max(k + k / 2).max(self.sorted_truly(k))
+    }
+
+    /// Of how many candidates the true distances are looked up: codes of a byte seldom put a row much further
+    /// behind.
+    pub fn sorted_truly(self, k: usize) -> usize {
+        k * self.sorted + k / 2 + 8
+    }
+}
+
+/// Queries, between these numbers: as many as are compared with all rows in a second or few.
+const QUERIES: (usize, usize) = (16, 100);
+/// Numbers that may be compared for them.
+const NUMBERS: usize = 4_000_000_000;
+/// Neighbours that are looked for, the row itself among them.
+const NEIGHBOURS: usize = 11;
+/// How many of them have to be found. More than a search is to find: a row is nearer to its own neighbours than
+/// whatever comes from outside.
+const RECALL: f64 = 0.985;
+/// Numbers of candidates that are tried,
+const EFS: [usize; 10] = [24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
+/// and then numbers of those whose true distances are looked up.
+const SORTED: [usize; 5] = [2, 4, 8, 16, 32];
+
+struct Asked {
+    query: Query,
+    /// How far the last of its neighbours is.
+    last: f32,
+}
+
+/// The effort with which the neighbours of rows of a segment are found.
+///
+/// # Errors
+/// `InvalidArgument` for vectors whose neighbours no effort finds; `Internal` when they cannot be read.
+pub fn calibrated(segment: &Segment, quantiser: &Quantiser) -> Result<Effort> {
+    if segment.graph.is_none() {
+        return tried(segment, quantiser, SORTED.map(|sorted| Effort { ef: EFS[0], sorted }));
+    }
+    let most = EFS[EFS.len() - 1];
+    let efs = EFS.map(|ef| Effort { ef, sorted: 1 });
+    let sorted = SORTED.map(|sorted| Effort { ef: most, sorted });
+    tried(segment, quantiser, efs.into_iter().chain(sorted))
+}
+
+fn tried(
+    segment: &Segment,
+    quantiser: &Quantiser,
+    efforts: impl IntoIterator<Item = Effort>,
+) -> Result<Effort> {
+    if segment.rows() == 0 {
+        return Ok(Effort::default());
+    }
+    let asked = asked(segment, quantiser)?;
+    let wanted = asked.len() * NEIGHBOURS.min(segment.rows());
+    let mut best = 0.0_f64;
+    for effort in efforts {
+        let mut found = 0;
+        for asked in &asked {
+            found += hits(segment, quantiser, asked, effort)?;
+        }
+        let recall = found as f64 / wanted.max(1) as f64;
+        if recall >= RECALL {
+            return Ok(effort);
+        }
+        best = best.max(recall);
+    }
+    Err(Error::invalid(format!(
+        "the neighbours of these vectors are not told apart by codes of one byte a number: {:.0} in a hundred \
+         would be found",
+        best * 100.0
+    )))
+}
+
+/// Rows all over the segment, with how far their neighbours are.
+fn asked(segment: &Segment, quantiser: &Quantiser) -> Result<Vec<Asked>> {
+    let (rows, dimension) = (segment.rows(), quantiser.dimension());
+    let count = (NUMBERS / (rows * dimension).max(1)).clamp(QUERIES.0, QUERIES.1);
+    let step = (rows / count).max(1);
+    let mut scratch = Scratch::default();
+    let mut queries = Vec::new();
+    for row in (0..rows as u32).step_by(step).take(count) {
+        let vector = segment.vector(row, dimension, &mut scratch)?;
+        queries.push((quantiser.query(&vector)?, Vec::new()));
+    }
+    for row in 0..rows as u32 {
+        let vector = segment.vector(row, dimension, &mut scratch)?;
+        for (query, near) in &mut queries {
+            near.push(quantiser.true_distance(query, &vector));
+            if near.len() >= NEIGHBOURS * 64 {
+                keep_nearest(near);
+            }
+        }
+    }
+    let asked = queries.into_iter().map(|(query, mut near)| {
+        keep_nearest(&mut near);
+        Asked { query, last: near.iter().copied().fold(0.0, f32::max) }
+    });
+    Ok(asked.collect())
+}
+
+fn keep_nearest(near: &mut Vec<f32>) {
+    if near.len() > NEIGHBOURS {
+        near.select_nth_unstable_by(NEIGHBOURS - 1, f32::total_cmp);
+        near.truncate(NEIGHBOURS);
+    }
+}
+
+/// Of the neighbours, how many are found; of rows that are as far as one another any will do.
+fn hits(segment: &Segment, quantiser: &Quantiser, asked: &Asked, effort: Effort) -> Result<usize> {
+    let all = Bits::all(segment.rows());
+    let (mut near, _) =
+        segment.search(quantiser, &asked.query, effort.candidates(NEIGHBOURS), &all);
+    near.truncate(effort.sorted_truly(NEIGHBOURS));
+    let mut scratch = Scratch::default();
+    let mut found = 0;
+    for candidate in near {
+        let distance =
+            segment.true_distance(quantiser, &asked.query, candidate.row, &mut scratch)?;
+        found += usize::from(distance <= asked.last);
+    }
+    Ok(found.min(NEIGHBOURS))
+}
+
+#[cfg(test)]
+mod tests {
+    use lakebed_core::DistanceType;
+
+    use super::super::graph::GraphParams;
+    use super::super::row_ids::RowIds;
+    use super::super::segment::Vectors;
+    use super::*;
+
+    fn effort_of(dimension: usize, vectors: Vec<f32>) -> Result<Effort> {
+        let quantiser = Quantiser::learn(DistanceType::L2, dimension, &vectors)?;
+        let stride = quantiser.stride();
+        let rows = vectors.len() / dimension;
+        let mut codes = vec![0; rows * stride];
+        for (vector, code) in vectors.chunks(dimension).zip(codes.chunks_mut(stride)) {
+            assert!(quantiser.encode(vector, code));
+        }
+        let ids = RowIds::of(0..rows as u64);
+        let params = GraphParams { m: 8, ef_construction: 40 };
+        let segment = Segment::build(&quantiser, ids, codes, Vectors::Memory(vectors), params);
+        calibrated(&segment, &quantiser)
+    }
+
+    #[test]
+    fn vectors_that_codes_tell_apart_need_little() {
+        let mut seed = 3_u32;
+        let mut next = || {
+            seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (seed >> 8) as f32 / (1 << 24) as f32
+        };
+        let effort = effort_of(16, (0..3_000 * 16).map(|_| next()).collect()).unwrap();
+        assert!(effort.ef <= 256 && effort.sorted == 1, "{effort:?}");
+    }
+
+    #[test]
+    fn a_grid_that_is_finer_than_the_codes_needs_more_or_has_none() {
+        // A step of a code is 8 rows of the first number, and 8 of the second.
+        let grid = |side: usize| -> Vec<f32> {
+            let cells = (0..side).flat_map(|x| (0..side).map(move |y| [x as f32 * 32.0, y as f32]));
+            cells.flatten().collect()
+        };
+        match effort_of(2, grid(64)) {
+            Ok(effort) => assert!(effort.ef > 24 || effort.sorted > 1, "{effort:?}"),
+            Err(error) => assert!(error.message().contains("not told apart"), "{error}"),
+        }
+        let fine: Vec<f32> =
+            (0..4_000).flat_map(|n| [n as f32 * 1e-4, (n % 2) as f32 * 1e6]).collect();
+        assert!(effort_of(2, fine).is_err());
+    }
+}
