@@ -97,6 +97,8 @@ class Lane:
             "AWS_ENDPOINT": endpoint,
             "AWS_ENDPOINT_URL": endpoint,
             "LAKEBED_LIMITS_VERSION_AGE_MS_MIN": "0",
+            # It reads the store whenever something changed, between the calls of operations.
+            "LAKEBED_CATALOGUE_SEARCH": "false",
         }
         self.number = number
         self.server = LakebedServer(work, env=env)

@@ -32,7 +32,8 @@ const ADMIN_KEY_VARIABLE: &str = "LAKEBED_ADMIN_KEY";
 const CLIENT_VARIABLES: [&str; 4] =
     ["LAKEBED_URL", "LAKEBED_API_KEY", "LAKEBED_DATABASE", "LAKEBED_CA_CERT"];
 const RUST_LOG: &str = "RUST_LOG";
-const DEFAULT_LOG_FILTER: &str = "info,lance=warn,lance_core=warn,lance_io=warn,datafusion=warn";
+const DEFAULT_LOG_FILTER: &str = "info,lance=warn,lance_core=warn,lance_io=warn,datafusion=warn,\
+     tantivy=error";
 
 /// The settings of one server, checked.
 #[derive(Clone, PartialEq)]
@@ -81,6 +82,8 @@ pub(crate) struct Config {
     pub(crate) read_cache: Option<ReadCacheOptions>,
     /// How much may be searched in memory.
     pub(crate) resident: ResidentSettings,
+    /// Whether names, columns, tags and descriptions can be searched.
+    pub(crate) catalogue_search: bool,
     /// The home directory, below which the admin key and the key of secrets lie by default.
     pub(crate) home: Option<PathBuf>,
     /// The limits of the service.
@@ -155,6 +158,7 @@ impl Config {
             resident_index_bytes_max,
             resident_index_dir,
             resident_index_after_searches,
+            catalogue_search,
             limits,
         } = layer;
         Ok(Config {
@@ -187,6 +191,7 @@ impl Config {
                 folder: resident_index_dir,
                 hot_searches: resident_index_after_searches.unwrap_or(0),
             },
+            catalogue_search: catalogue_search.unwrap_or(true),
             home: variable("HOME").map(PathBuf::from),
             limits: limits.apply()?,
         })
@@ -376,7 +381,7 @@ mod tests {
              shutdown_timeout_ms = 5\nconnections_max = 6\nheader_wait_ms_max = 7\n\
              index_cache_bytes = 8\nmetadata_cache_bytes = 9\n\
              resident_index_bytes_max = 10\nresident_index_dir = 'i'\n\
-             resident_index_after_searches = 11\n",
+             resident_index_after_searches = 11\ncatalogue_search = false\n",
         );
         let config = Config::load(flags, &Environment::new()).unwrap();
         assert_eq!(config.log_format, LogFormat::Json);

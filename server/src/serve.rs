@@ -163,9 +163,12 @@ async fn start(
     let mut background = vec![
         tokio::spawn(Arc::clone(service).run_maintenance(stop.clone())),
         tokio::spawn(Arc::clone(service).run_refreshes(stop.clone())),
-        tokio::spawn(Arc::clone(service).run_catalogue(stop.clone())),
         tokio::spawn(telemetry.clone().run_upkeep(stop.clone())),
     ];
+    match config.catalogue_search {
+        true => background.push(tokio::spawn(Arc::clone(service).run_catalogue(stop.clone()))),
+        false => service.switch_catalogue_off(),
+    }
     background.extend(tls.map(|tls| tokio::spawn(tls.run_renewal(stop.clone()))));
     let ready = config
         .ready_file

@@ -32,6 +32,7 @@ use lakebed_storage::{Leader, ServerAddresses};
 use tokio::time::Instant;
 
 use crate::Service;
+use crate::catalogue::PEER_CATALOGUE_PATH;
 use crate::peer_io::{PeerIo, connect};
 
 /// Marks a request that another server sent on, by that server's id.
@@ -191,7 +192,10 @@ impl Service {
             });
             noted.boxed_unsync()
         });
-        metrics::counter!("lakebed_forwarded_requests_total").increment(1);
+        // What servers tell one another is no request that was forwarded.
+        if request.uri().path() != PEER_CATALOGUE_PATH {
+            metrics::counter!("lakebed_forwarded_requests_total").increment(1);
+        }
         let answer = async {
             match sender {
                 Sender::Http(mut sender) => sender.try_send_request(request).await,

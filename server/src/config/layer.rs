@@ -149,6 +149,8 @@ settings! {
     resident_index_after_searches: u64, false, "`0`",
         "So many searches of a column within ten minutes give it a resident index; 0 for none but those \
          that somebody asked for.";
+    catalogue_search: bool, false, "`true`",
+        "Keeps the names, columns, tags, owners and descriptions of the lake in memory to be searched.";
 }
 
 fn wrong(text: &str, wanted: &str) -> Error {

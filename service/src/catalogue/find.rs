@@ -2,7 +2,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use lakebed_core::{Error, RequestContext, Result, Role};
+use lakebed_core::{Error, ErrorKind, RequestContext, Result, Role};
 use lakebed_index::catalogue::{Find, Hit, Kind};
 use serde_json::{Value, json};
 
@@ -28,10 +28,15 @@ impl Service {
     /// tags, owners and descriptions: what the caller could list. Best first, as JSON.
     ///
     /// # Errors
-    /// `InvalidArgument` for a text without words, or a kind that is none.
+    /// `InvalidArgument` for a text without words, or a kind that is none; `NotImplemented` where it is switched
+    /// off.
     pub async fn find_things(&self, ctx: &RequestContext, asked: FindThings) -> Result<Value> {
         require(ctx, Role::Read)?;
         let _guard = self.gate.enter()?;
+        if self.catalogue.is_off.load(Ordering::Relaxed) {
+            let message = "the search over the catalogue is switched off: `catalogue_search`";
+            return Err(Error::new(ErrorKind::NotImplemented, message));
+        }
         let _request = self.admission.admit_request().await?;
         let kinds = asked.kinds.iter().map(|name| kind(name)).collect::<Result<Vec<Kind>>>()?;
         let find = Find {

@@ -43,6 +43,8 @@ pub(crate) struct Catalogue {
     whole: Mutex<HashSet<DatabaseName>>,
     /// Whether there was no room for all things.
     is_full: AtomicBool,
+    /// Whether it was switched off.
+    is_off: AtomicBool,
 }
 
 impl Catalogue {
@@ -56,6 +58,7 @@ impl Catalogue {
             changes,
             whole: Mutex::default(),
             is_full: AtomicBool::new(false),
+            is_off: AtomicBool::new(false),
         })
     }
 

@@ -64,6 +64,11 @@ struct Due {
 }
 
 impl Service {
+    /// Keeps no search over the catalogue: nothing is read for it, and who asks is told so.
+    pub fn switch_catalogue_off(&self) {
+        self.catalogue.is_off.store(true, Ordering::Relaxed);
+    }
+
     /// Keeps the search over the catalogue fresh until `stop` is cancelled.
     pub async fn run_catalogue(self: Arc<Self>, stop: CancellationToken) {
         let mut known = Known::default();
