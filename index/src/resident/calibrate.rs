@@ -49,6 +49,9 @@ const NEIGHBOURS: usize = 11;
 /// How many of them have to be found. More than a search is to find: a row is nearer to its own neighbours than
 /// whatever comes from outside.
 const RECALL: f64 = 0.985;
+/// What the best effort has to find at least, where none finds so many: of rows that are equal to one another a
+/// graph leads to some only.
+const RECALL_MIN: f64 = 0.9;
 /// Numbers of candidates that are tried,
 const EFS: [usize; 10] = [24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 /// and then numbers of those whose true distances are looked up.
@@ -84,7 +87,7 @@ fn tried(
     }
     let asked = asked(segment, quantiser)?;
     let wanted = asked.len() * NEIGHBOURS.min(segment.rows());
-    let mut best = 0.0_f64;
+    let mut best = (0.0, Effort::default());
     for effort in efforts {
         let mut found = 0;
         for asked in &asked {
@@ -94,12 +97,17 @@ fn tried(
         if recall >= RECALL {
             return Ok(effort);
         }
-        best = best.max(recall);
+        if recall > best.0 {
+            best = (recall, effort);
+        }
+    }
+    if best.0 >= RECALL_MIN {
+        return Ok(best.1);
     }
     Err(Error::invalid(format!(
         "the neighbours of these vectors are not told apart by codes of one byte a number: {:.0} in a hundred \
          would be found",
-        best * 100.0
+        best.0 * 100.0
     )))
 }
 
