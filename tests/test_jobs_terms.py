@@ -101,6 +101,39 @@ def test_results_travel_with_the_report(server: LakebedServer, table: str) -> No
     leave(hand)
 
 
+def test_a_report_with_rows_of_several_fragments(
+    make_server: Callable[..., LakebedServer],
+) -> None:
+    server = at_fixed_ports(make_server, {})
+    lake, jobs = server.lake(), Jobs(server)
+    for n in range(4):
+        (lake.write if n else lake.create)("t", texts(10))
+    job = jobs.submit("t", "text", "vector", TEXT_MODEL, task_rows=5)
+    hand = Hand(lake, "fragments")
+    given = [one.attempt for one in hand.sync(slots=7, wait_ms=5_000).assign]
+    assert [(it.task >> 16, it.task & 0xFFFF) for it in given] == [(5 * n, 4) for n in range(7)]
+    # Three fragments and half of the last, side by side in one segment of the ledger.
+    block = pb.Results(attempts=given, stream=stream(results(hand.read_all(given))))
+    done = [pb.TaskDone(attempt=attempt) for attempt in given]
+    assert len(hand.sync(slots=0, done=done, results=[block]).recorded) == 7
+
+    def filled() -> int:
+        column = lake.read("t")["vector"]
+        return len(column) - column.null_count
+
+    wait_until(lambda: filled() == 30, "three fragments", 30)
+    # What is known of the last one is still known after a restart.
+    server.kill()
+    server.start()
+    hand = Hand(server.lake(), "fragments")
+    (last,) = hand.sync(slots=7, wait_ms=5_000).assign
+    assert (last.attempt.task >> 16, last.rows.rows) == (35, 5)
+    finish(hand, last)
+    assert jobs.wait(job)["result"]["rows"] == 40
+    assert filled() == 40
+    leave(hand)
+
+
 def test_a_report_with_too_much_is_refused(server: LakebedServer) -> None:
     hand = Hand(server.lake(), "much")
     attempt = pb.AttemptId(job_id="j", task=1, attempt=1)

@@ -132,19 +132,18 @@ def test_reads_have_exactly_the_rows_of_the_set(
     assert (found == data.vectors[wanted[:20]]).all()
 
 
-def check_vector_search(data: Data, large: lakebed.Table, share: float, least: float) -> None:
+def check_vector_search(data: Data, large: lakebed.Table, share: float, **options: Any) -> None:
     """Each search finds k rows of the set, and those that are nearest."""
     name, wanted = set_name(share), living(data.chosen(share))
     dice = np.random.default_rng(3)
-    hits = asked = 0
     for query in Clusters(dice, 50, WIDTH, noise=0.5).draw(8):
-        found = large.search(query, k=K, columns=["id", "_distance"], row_set=name).to_arrow()
+        found = large.search(query, k=K, columns=["id"], row_set=name, **options).to_arrow()
         ids = found["id"].to_numpy()
         assert len(ids) == min(K, len(wanted))
         assert set(ids) <= set(wanted.tolist())
         far = distances(data.vectors[wanted], query, "l2")
         near = wanted[np.argsort(far, kind="stable")[:K]]
-        hits, asked = hits + len(set(ids) & set(near.tolist())), asked + len(near)
+        assert set(ids) == set(near.tolist())
         # With a filter as well, that comes before or after the search.
         both = large.search(query, k=3, where="id % 2 = 0", columns=["id"], row_set=name)
         few = both.to_arrow()["id"].to_numpy()
@@ -152,15 +151,20 @@ def check_vector_search(data: Data, large: lakebed.Table, share: float, least: f
         assert len(few) == min(3, len(even))
         assert set(few) <= set(even.tolist())
         after = large.search(
-            query, k=K, where="id % 2 = 0", prefilter=False, columns=["id"], row_set=name
+            query,
+            k=K,
+            where="id % 2 = 0",
+            prefilter=False,
+            columns=["id"],
+            row_set=name,
+            **options,
         )
         assert set(after.to_arrow()["id"].to_pylist()) <= set(ids.tolist()) & set(even.tolist())
-    assert hits / asked >= least
 
 
 @pytest.mark.parametrize("share", SHARES)
 def test_a_vector_search_without_an_index(data: Data, large: lakebed.Table, share: float) -> None:
-    check_vector_search(data, large, share, least=1.0)
+    check_vector_search(data, large, share)
 
 
 @pytest.mark.parametrize("share", SHARES)
@@ -233,7 +237,8 @@ def test_a_vector_search_with_an_index(
             return stats is not None and stats.num_unindexed_rows == 0
 
         wait_until(is_built, "an index", 120, poll_s=0.2)
-    check_vector_search(data, large, share, least=0.95)
+    # Of all partitions: what lies in a partition that is not looked into is no matter of the set.
+    check_vector_search(data, large, share, nprobes=64)
     # Several vectors in one search, each with rows of its own.
     queries = data.vectors[:3].tolist()
     found = large.search(queries, k=K, columns=["id"], row_set=set_name(share)).to_arrow()

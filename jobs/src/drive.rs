@@ -26,13 +26,13 @@ use serde_json::json;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use crate::ids::{AttemptId, JobId, RowRange};
+use crate::ids::{AttemptId, JobId};
 use crate::ledger::{Ledger, Record, Ticket, folder_of};
 use crate::parts;
 use crate::pass::{Pass, PassFragment, places_of_ids};
 use crate::registry::{Job, JobState};
 use crate::replay::Replayed;
-use crate::runtime::{ColumnJobs, ColumnSpec, EndedRows, RunState, Running};
+use crate::runtime::{ColumnJobs, ColumnSpec, EndedRows, Running};
 use crate::scheduler::{Event, GroupRows};
 use crate::work::{JOB_ID, ModelWork, SOURCE_VERSION, Work, origin};
 
@@ -417,7 +417,9 @@ impl ColumnJobs {
         replayed: &mut Replayed,
     ) -> Result<Vec<u32>> {
         let (pass, ticket) = planned;
-        let ended = std::mem::take(&mut replayed.ended);
+        let mut ended = std::mem::take(&mut replayed.ended);
+        // Runs were written once that went beyond their group: their rows are done again.
+        ended.retain(|first, rows| pass.fragment_at(*first).is_some_and(|it| rows.end <= it.end));
         let filled = std::mem::take(&mut replayed.filled);
         let mut moved: Vec<u32> = std::mem::take(&mut replayed.moved).into_iter().collect();
         let mut open: BTreeSet<u32> =
@@ -427,7 +429,7 @@ impl ColumnJobs {
             .fragments
             .iter()
             .filter(|fragment| open.contains(&fragment.group))
-            .map(|fragment| open_rows(fragment, &ended.ended))
+            .map(|fragment| open_rows(fragment, &ended))
             .collect();
         let whole = groups.iter().filter(|group| group.open.is_empty());
         let mut ready: Vec<u32> = whole.map(|group| group.group).collect();
@@ -463,7 +465,7 @@ impl ColumnJobs {
         self: &Arc<Self>,
         run: &Arc<Running>,
         pass: &Arc<Pass>,
-        replayed: RunState,
+        ended: BTreeMap<u64, EndedRows>,
         groups: Vec<GroupRows>,
         is_new: bool,
     ) -> Result<()> {
@@ -484,10 +486,9 @@ impl ColumnJobs {
             state.rows = Some(state.rows_done + left);
             let open: BTreeSet<u32> = groups.iter().map(|group| group.group).collect();
             let is_open = |first: &u64| {
-                let found = pass.fragment_of(RowRange::new(*first, 1));
-                found.is_ok_and(|fragment| open.contains(&fragment.group))
+                pass.fragment_at(*first).is_some_and(|fragment| open.contains(&fragment.group))
             };
-            for (first, rows) in replayed.ended.iter().filter(|(first, _)| is_open(first)) {
+            for (first, rows) in ended.iter().filter(|(first, _)| is_open(first)) {
                 state.rows_done += rows.end - first;
                 state.errors += rows.errors;
             }
@@ -496,7 +497,7 @@ impl ColumnJobs {
             state.since.get_or_insert((now_ms, done));
             state.staged = staged.iter().map(|(task, at, n)| ((*task, *at), *n)).collect();
             state.inline.clear();
-            state.ended = replayed.ended;
+            state.ended = ended;
             state.pass = Some(Arc::clone(pass));
         }
         self.step(Event::AddRows { job: run.id.clone(), groups });

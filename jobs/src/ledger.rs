@@ -81,6 +81,8 @@ pub(crate) type DoneRun = (u64, u64, u64);
 #[derive(Debug, Clone)]
 pub(crate) struct Inline {
     pub(crate) range: RowRange,
+    /// The group of its rows.
+    pub(crate) group: u32,
     pub(crate) batch: RecordBatch,
     pub(crate) errors: u64,
 }
@@ -343,16 +345,18 @@ fn number_of(path: &str) -> Option<u64> {
     path.rsplit('/').next()?.split('.').next()?.parse().ok()
 }
 
-/// Results side by side as runs.
+/// Results of one group that lie side by side as runs: a group is filled alone.
 fn runs_of(results: &[&Inline]) -> Vec<DoneRun> {
     let mut runs: Vec<DoneRun> = Vec::new();
+    let mut group = None;
     for it in results {
         match runs.last_mut() {
-            Some((_, end, errors)) if *end == it.range.first => {
+            Some((_, end, errors)) if *end == it.range.first && group == Some(it.group) => {
                 (*end, *errors) = (it.range.end(), *errors + it.errors);
             }
             _ => runs.push((it.range.first, it.range.end(), it.errors)),
         }
+        group = Some(it.group);
     }
     runs
 }

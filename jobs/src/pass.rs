@@ -108,16 +108,19 @@ impl Pass {
         self.fragments.get(at).filter(|fragment| fragment.group == group)
     }
 
+    /// The fragment that has a row.
+    pub(crate) fn fragment_at(&self, row: u64) -> Option<&PassFragment> {
+        let at = self.fragments.partition_point(|fragment| fragment.end <= row);
+        self.fragments.get(at).filter(|fragment| fragment.first <= row)
+    }
+
     /// The fragment that has all rows of a range.
     ///
     /// # Errors
     /// `NotFound` for rows of another pass.
     pub(crate) fn fragment_of(&self, range: RowRange) -> Result<&PassFragment> {
-        let at = self.fragments.partition_point(|fragment| fragment.end <= range.first);
-        let found = self.fragments.get(at);
-        let has_all = |it: &&PassFragment| it.first <= range.first && range.end() <= it.end;
-        found
-            .filter(has_all)
+        self.fragment_at(range.first)
+            .filter(|fragment| range.end() <= fragment.end)
             .ok_or_else(|| Error::not_found(format!("{range} are not in the pass under way")))
     }
 

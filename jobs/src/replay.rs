@@ -1,10 +1,10 @@
 //! What the ledger of a job says, read once when the job is taken up.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::ids::{AttemptId, JobId, RowRange};
 use crate::ledger::{Record, place_in};
-use crate::runtime::{Ended, EndedRows, RunState};
+use crate::runtime::{Ended, EndedRows};
 use crate::scheduler::ModelKey;
 
 /// What the ledger said when the job was taken up.
@@ -12,7 +12,8 @@ use crate::scheduler::ModelKey;
 pub(crate) struct Replayed {
     pub(crate) planned: Option<Record>,
     pub(crate) model: Option<ModelKey>,
-    pub(crate) ended: RunState,
+    /// Rows of the pass that are recorded, by the first.
+    pub(crate) ended: BTreeMap<u64, EndedRows>,
     pub(crate) filled: BTreeSet<u32>,
     pub(crate) moved: BTreeSet<u32>,
     pub(crate) rows_filled: u64,
@@ -50,20 +51,20 @@ impl Replayed {
                 Record::Done { task, attempt, errors } => {
                     let attempt = AttemptId { job: job.clone(), task, attempt };
                     let (range, how) = (attempt.range(), Ended::Part(attempt));
-                    replayed.ended.end(range.first, EndedRows { end: range.end(), errors, how });
+                    replayed.end(range.first, EndedRows { end: range.end(), errors, how });
                 }
                 Record::DoneHere { runs } => {
                     for (first, end, errors) in &runs {
                         let Some(from) = place_in(&runs, *first) else { continue };
                         let how = Ended::Segment { number: segment, from };
-                        replayed.ended.end(*first, EndedRows { end: *end, errors: *errors, how });
+                        replayed.end(*first, EndedRows { end: *end, errors: *errors, how });
                     }
                 }
                 Record::GaveUp { task, error } => {
                     let range = RowRange::of(task);
                     let (errors, how) = (u64::from(range.rows), Ended::GivenUp(error));
                     replayed.has_given_up = true;
-                    replayed.ended.end(range.first, EndedRows { end: range.end(), errors, how });
+                    replayed.end(range.first, EndedRows { end: range.end(), errors, how });
                 }
                 Record::Filled { groups, version, rows, errors } => {
                     replayed.filled.extend(groups);
@@ -75,5 +76,9 @@ impl Replayed {
             }
         }
         replayed
+    }
+
+    fn end(&mut self, first: u64, rows: EndedRows) {
+        self.ended.insert(first, rows);
     }
 }

@@ -225,9 +225,12 @@ pub(crate) struct RunState {
 }
 
 impl RunState {
-    /// Notes that rows have come to their end; those of one segment that lie side by side become one.
+    /// Notes that rows of the pass have come to their end; those of one group and one segment that lie side
+    /// by side become one.
     pub(crate) fn end(&mut self, first: u64, rows: EndedRows) {
+        let fragment = self.pass.as_ref().and_then(|pass| pass.fragment_at(first));
         if let Ended::Segment { number, from } = rows.how
+            && fragment.is_some_and(|fragment| fragment.first < first)
             && let Some((before, last)) = self.ended.range_mut(..first).next_back()
             && last.end == first
             && let Ended::Segment { number: same, from: start } = last.how

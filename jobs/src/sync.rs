@@ -402,7 +402,8 @@ impl ColumnJobs {
             if self.held(attempt).is_err() {
                 continue;
             }
-            let inline = Inline { range, batch, errors };
+            let group = pass.fragment_of(range)?.group;
+            let inline = Inline { range, group, batch, errors };
             run.state().inline.insert((attempt.task, attempt.attempt), inline);
             self.step(Event::Staged(attempt.clone()));
         }

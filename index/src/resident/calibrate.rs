@@ -30,7 +30,8 @@ impl Effort {
     /// Candidates for `k` rows: for ten rows as many as were measured to find them, for more at least as many
     /// again.
     pub fn candidates(self, k: usize) -> usize {
-        self.ef.max(k + k / 2).max(self.sorted_truly(k))
+        let sorted = if self.sorted > 1 { self.sorted_truly(k) } else { 0 };
+        self.ef.max(k + k / 2).max(sorted)
     }
 
     /// Of how many candidates the true distances are looked up: codes of a byte seldom put a row much further

@@ -16,6 +16,7 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::build::{Builders, Progress};
 use super::graph::GraphParams;
 use super::index::{At, Follow, Means, Passes, ResidentIndex, ResidentKey};
+use super::quantiser::Query;
 use super::read;
 use super::segment::Way;
 use super::state::Hit;
@@ -110,6 +111,15 @@ pub struct ResidentFound {
     pub compared_rows: u64,
 }
 
+/// What came of asking an index.
+enum Answered {
+    Found(ResidentFound),
+    /// It does not show the version any more.
+    Not,
+    /// It has to follow it first.
+    Far,
+}
+
 enum Entry {
     Building { progress: Arc<Progress>, is_requested: bool },
     Ready(Arc<ResidentIndex>),
@@ -176,8 +186,8 @@ impl Residents {
     /// kept from now on.
     ///
     /// # Errors
-    /// `NotFound` for the column; `InvalidArgument` for one that has no resident index or another distance;
-    /// `InvalidArgument` as well when it would take more memory than there is for all of them.
+    /// `NotFound` for the column; `InvalidArgument` for one that can have none, or that would take more memory
+    /// than there is for all; `AlreadyExists` for another distance than that of the one that is there.
     pub async fn create(
         self: &Arc<Self>,
         snapshot: Snapshot,
@@ -186,9 +196,13 @@ impl Residents {
     ) -> Result<()> {
         let key = ResidentKey::of(&snapshot, column);
         self.check_size(&snapshot, column).await?;
-        let known = match self.entries().get(&key) {
+        let known = match self.entries().get_mut(&key) {
             Some(Entry::Ready(index)) => Some(Arc::clone(index)),
-            Some(Entry::Building { .. }) => return Ok(()),
+            Some(Entry::Building { is_requested, .. }) => {
+                // Whoever builds it takes note when it is done.
+                *is_requested = true;
+                return Ok(());
+            }
             _ => None,
         };
         if let Some(index) = known {
@@ -276,27 +290,42 @@ impl Residents {
                         "resident index built"
                     );
                     index.used_at_ms.store(residents.clock.now_ms(), Ordering::Relaxed);
-                    residents.settle(key, Entry::Ready(index));
+                    residents.settle(key, &progress, Entry::Ready(index));
                 }
                 Err(error) => {
                     tracing::warn!(error = %error, column = key.column, "resident index: not built");
                     let why = error.message().to_owned();
-                    residents.settle(key, Entry::Failed { why, is_requested });
+                    residents.settle(key, &progress, Entry::Failed { why, is_requested });
                 }
             }
         });
     }
 
-    /// Puts a finished one in the place of the one that was being built, unless that was dropped meanwhile.
-    fn settle(&self, key: ResidentKey, entry: Entry) {
+    /// Puts a finished one in the place of the one that was being built, unless that was dropped meanwhile, or
+    /// dropped and begun anew.
+    fn settle(&self, key: ResidentKey, began: &Arc<Progress>, mut entry: Entry) {
         let mut entries = self.entries();
         match entries.get(&key) {
-            Some(Entry::Building { .. }) => {
+            Some(Entry::Building { progress, is_requested }) if Arc::ptr_eq(progress, began) => {
+                match &mut entry {
+                    Entry::Ready(index) => {
+                        index.is_requested.fetch_or(*is_requested, Ordering::Relaxed)
+                    }
+                    Entry::Failed { is_requested: own, .. } => {
+                        std::mem::replace(own, *own || *is_requested)
+                    }
+                    Entry::Building { .. } => false,
+                };
                 entries.insert(key, entry);
                 drop(entries);
                 self.evict();
             }
-            _ => {
+            Some(_) => {
+                if let Entry::Ready(index) = entry {
+                    index.give_up();
+                }
+            }
+            None => {
                 drop(entries);
                 self.forget(&key, entry);
             }
@@ -383,7 +412,7 @@ impl Residents {
     /// Answers a search, if the index of its column shows its version and fits what it asks.
     ///
     /// # Errors
-    /// `InvalidArgument` for a vector or a filter that does not fit.
+    /// As a scan with the filter.
     pub async fn find(
         self: &Arc<Self>,
         snapshot: &Snapshot,
@@ -406,28 +435,55 @@ impl Residents {
         if query.distance.is_some_and(|distance| distance != index.distance()) {
             return Ok(None);
         }
+        // Lance says what is wrong with a vector that does not fit.
+        let Some(query) = index.query(vector) else { return Ok(None) };
+        match self.answered(snapshot, spec, &index, query, k).await {
+            Ok(Answered::Found(found)) => Ok(Some(found)),
+            Ok(Answered::Not) => Ok(None),
+            Ok(Answered::Far) => {
+                self.follow(snapshot.clone(), key, index);
+                Ok(None)
+            }
+            Err(error) if error.kind() == ErrorKind::Internal => {
+                // Nothing of it is the truth: the table's own index answers, and from now on.
+                tracing::warn!(error = %error, column = key.column, "resident index: given up");
+                if self.entries().remove(&key).is_some() {
+                    self.forget(&key, Entry::Ready(index));
+                }
+                Ok(None)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn answered(
+        &self,
+        snapshot: &Snapshot,
+        spec: &SearchSpec,
+        index: &Arc<ResidentIndex>,
+        query: Query,
+        k: u64,
+    ) -> Result<Answered> {
+        let Ranking::Vector(asked) = &spec.ranking else { return Ok(Answered::Not) };
         let state = match index.at(snapshot).await? {
             At::There(state) => state,
-            At::Past => return Ok(None),
-            At::Far => {
-                self.follow(snapshot.clone(), key, index);
-                return Ok(None);
-            }
+            At::Past => return Ok(Answered::Not),
+            At::Far => return Ok(Answered::Far),
         };
-        let ef = query.ef.map(|ef| ef.clamp(1, EF_MAX) as usize);
+        let ef = asked.ef.map(|ef| ef.clamp(1, EF_MAX) as usize);
         let (rows, graph_rows) = (state.rows() as u64, state.graph_rows() as u64);
         let passes = Passes { filter: spec.filter.clone(), rows: spec.rows.clone() };
-        let answer = index.search(snapshot, state, vector, (k as usize, ef), passes).await?;
+        let answer = index.search(snapshot, state, query, (k as usize, ef), passes).await?;
         if index.searches.fetch_add(1, Ordering::Relaxed) % EVICT_EVERY == EVICT_EVERY - 1 {
             self.evict();
         }
         index.used_at_ms.store(self.clock.now_ms(), Ordering::Relaxed);
         let skipped = usize::try_from(spec.offset).unwrap_or(usize::MAX);
         let hits = answer.hits.into_iter().skip(skipped).collect();
-        Ok(Some(ResidentFound {
+        Ok(Answered::Found(ResidentFound {
             hits,
             way: answer.way,
-            name: format!("resident({})", query.column),
+            name: format!("resident({})", asked.column),
             graph_rows,
             compared_rows: if answer.way == Way::Exact { rows } else { rows - graph_rows },
         }))
@@ -513,7 +569,7 @@ impl Residents {
 
     fn load(self: &Arc<Self>, snapshot: Snapshot, key: ResidentKey) {
         let progress = Arc::new(Progress::default());
-        let entry = Entry::Building { progress, is_requested: false };
+        let entry = Entry::Building { progress: Arc::clone(&progress), is_requested: false };
         self.entries().insert(key.clone(), entry);
         let residents = Arc::clone(self);
         tokio::spawn(async move {
@@ -527,7 +583,7 @@ impl Residents {
                         "resident index read"
                     );
                     index.used_at_ms.store(residents.clock.now_ms(), Ordering::Relaxed);
-                    residents.settle(key.clone(), Entry::Ready(Arc::clone(&index)));
+                    residents.settle(key.clone(), &progress, Entry::Ready(Arc::clone(&index)));
                     residents.follow(snapshot, key, index);
                 }
                 None => {
