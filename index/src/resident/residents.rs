@@ -16,7 +16,6 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::build::{Builders, Progress};
 use super::graph::GraphParams;
 use super::index::{At, Follow, Means, Passes, ResidentIndex, ResidentKey};
-use super::quantiser::Query;
 use super::read;
 use super::segment::Way;
 use super::state::Hit;
@@ -435,9 +434,7 @@ impl Residents {
         if query.distance.is_some_and(|distance| distance != index.distance()) {
             return Ok(None);
         }
-        // Lance says what is wrong with a vector that does not fit.
-        let Some(query) = index.query(vector) else { return Ok(None) };
-        match self.answered(snapshot, spec, &index, query, k).await {
+        match self.answered(snapshot, spec, &index, vector, k).await {
             Ok(Answered::Found(found)) => Ok(Some(found)),
             Ok(Answered::Not) => Ok(None),
             Ok(Answered::Far) => {
@@ -461,7 +458,7 @@ impl Residents {
         snapshot: &Snapshot,
         spec: &SearchSpec,
         index: &Arc<ResidentIndex>,
-        query: Query,
+        vector: &[f32],
         k: u64,
     ) -> Result<Answered> {
         let Ranking::Vector(asked) = &spec.ranking else { return Ok(Answered::Not) };
@@ -470,6 +467,8 @@ impl Residents {
             At::Past => return Ok(Answered::Not),
             At::Far => return Ok(Answered::Far),
         };
+        // Lance says what is wrong with a vector that does not fit.
+        let Some(query) = index.query(vector) else { return Ok(Answered::Not) };
         let ef = asked.ef.map(|ef| ef.clamp(1, EF_MAX) as usize);
         let (rows, graph_rows) = (state.rows() as u64, state.graph_rows() as u64);
         let passes = Passes { filter: spec.filter.clone(), rows: spec.rows.clone() };
