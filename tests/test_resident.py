@@ -281,9 +281,7 @@ def test_equal_zero_and_missing_vectors(server: LakebedServer, table: str) -> No
     for wrong in ([0.0] * WIDTH, [float("inf")] * WIDTH):
         body = {"vector": wrong, "k": 3}
         answer = server.http().post(f"/v1/table/{table}/query", body)
-        plain = server.http().post(
-            f"/v1/table/{table}/query", body | {"bypass_vector_index": True}
-        )
+        plain = server.http().post(f"/v1/table/{table}/query", body | {"bypass_vector_index": True})
         # What has no direction is left to lance, which says of it what it always says.
         assert answer.status == plain.status
         assert not str(answer.headers.get(INDEX_TYPE)).startswith("RESIDENT_")
@@ -362,16 +360,26 @@ def test_a_column_that_is_searched_often_gets_one(
     made.check(vectors(5, 4))
 
 
-@pytest.mark.parametrize("seed", [1, 2])
-def test_whatever_happens_it_is_as_good_as_comparing(own_server: LakebedServer, seed: int) -> None:
+@pytest.mark.timeout(7_200)
+def test_whatever_happens_it_is_as_good_as_comparing(
+    make_server: Callable[..., LakebedServer], soak: bool
+) -> None:
+    seeds = [random.SystemRandom().randrange(1 << 32) for _ in range(12)] if soak else [1, 2]
+    for seed in seeds:
+        print("seed", seed, flush=True)
+        server = make_server(f"server-{seed}").start()
+        fuzz(server, seed, 200 if soak else 60)
+        server.kill()
+
+
+def fuzz(server: LakebedServer, seed: int, steps: int) -> None:
     """Random inserts, deletes, updates, compactions, filters and restarts against the rows."""
     dice = random.Random(seed)
-    server = own_server
-    made = Searched(server, "t")
+    made = Searched(server, "t", dice.choice(["l2", "cosine"]))
     made.create(2_500)
     made.make_resident()
     following = 2_500
-    for step in range(60):
+    for step in range(steps):
         match dice.choice(["add", "add", "add", "delete", "update", "compact", "restart"]):
             case "add":
                 rows = dice.choice([1, 7, 120, 1_500])
