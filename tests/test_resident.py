@@ -83,7 +83,8 @@ class Searched:
         wait_until(lambda: self.status()["state"] == "ready", "the resident index is ready", 60)
 
     def search(self, query: np.ndarray, **more: Any) -> tuple[pa.Table, Any]:
-        body = {"vector": query.tolist(), "k": K, "columns": ["id"]} | more
+        body = {"vector": query.tolist(), "k": K, "columns": ["id"]}
+        body |= ({"distance_type": self.distance} if self.distance != "l2" else {}) | more
         answer = self.server.http().ok("POST", f"/v1/table/{self.name}/query", body)
         return pa.ipc.open_file(io.BytesIO(answer.body)).read_all(), answer
 
@@ -157,6 +158,30 @@ def test_it_finds_what_comparing_every_row_finds(
     assert 0 < status["bytes"] < 6_000 * 200
     assert made.check(vectors(40, 9), floor=0.95) == {"RESIDENT_HNSW"}
     assert made.status()["searches"] == 40
+
+
+def test_what_names_no_distance_means_what_it_meant(server: LakebedServer, table: str) -> None:
+    made = Searched(server, table, "cosine")
+    made.create(3_000)
+    made.make_resident()
+    query = 3 * vectors(1, 9)[0]
+
+    def found(distance: str | None) -> tuple[list[float], bool]:
+        rows, answer = made.search(query, distance_type=distance)
+        return rows["_distance"].to_pylist(), answer.headers.get(INDEX_TYPE) == "RESIDENT_HNSW"
+
+    cosine, is_resident = found("cosine")
+    assert is_resident
+    assert max(cosine) < 1
+    # Nobody said so of the table, so that is the distance without any index.
+    usual, is_resident = found(None)
+    assert not is_resident
+    assert usual == found("l2")[0]
+    assert min(usual) > 1
+    made.table.create_index("vector", config=lancedb.index.HnswSq(distance_type="cosine"))
+    wait_until(lambda: made.table.list_indices() != [], "the table's own index", 60)
+    made.table.wait_for_index(["vector_idx"])
+    assert found(None) == (cosine, True)
 
 
 def test_answers_look_like_those_of_the_table(searched: Searched) -> None:

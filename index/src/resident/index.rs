@@ -120,6 +120,8 @@ pub struct ResidentIndex {
     /// Whether somebody asked for it.
     pub(super) is_requested: AtomicBool,
     filters: Mutex<VecDeque<Arc<Filtered>>>,
+    /// How a version measures where nothing is asked for.
+    usual_distance: Mutex<Option<(Moment, DistanceType)>>,
     /// Searches that it answered.
     pub(super) searches: AtomicU64,
     /// When it last answered, in milliseconds since 1970.
@@ -186,6 +188,7 @@ impl ResidentIndex {
             is_dropped: AtomicBool::new(false),
             is_requested: AtomicBool::new(is_requested),
             filters: Mutex::default(),
+            usual_distance: Mutex::default(),
             searches: AtomicU64::new(0),
             used_at_ms: AtomicI64::new(0),
         })
@@ -194,6 +197,23 @@ impl ResidentIndex {
     /// How distances are measured.
     pub fn distance(&self) -> DistanceType {
         self.quantiser.distance()
+    }
+
+    /// How a version measures where nothing is asked for, whether this index is there or not.
+    ///
+    /// # Errors
+    /// Those of [`Snapshot::indexes`].
+    pub(super) async fn usual_distance(&self, snapshot: &Snapshot) -> Result<DistanceType> {
+        let known = || self.usual_distance.lock().unwrap_or_else(PoisonError::into_inner);
+        let moment = Moment::of(snapshot);
+        if let Some((of, distance)) = *known()
+            && of == moment
+        {
+            return Ok(distance);
+        }
+        let distance = read::distance_of(snapshot, &self.key.column).await?;
+        *known() = Some((moment, distance));
+        Ok(distance)
     }
 
     /// What it shows of the newest version that it followed.

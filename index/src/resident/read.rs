@@ -6,7 +6,7 @@ use arrow_array::{Array, FixedSizeListArray, RecordBatch};
 use arrow_schema::{DataType, Field};
 use futures::stream::BoxStream;
 use futures::{StreamExt, TryStreamExt};
-use lakebed_core::{Error, Result, Subject};
+use lakebed_core::{DistanceType, Error, Result, Subject};
 use lakebed_storage::{Projection, ScanSpec, Slice, Snapshot};
 
 const ROW_ID: &str = "_rowid";
@@ -37,6 +37,21 @@ pub fn dimension(snapshot: &Snapshot, column: &str) -> Result<usize> {
             "a resident index is of vectors of floats, and `{column}` is {other}"
         ))),
     }
+}
+
+/// How the table's own index of a column measures; without one, as lance does.
+///
+/// # Errors
+/// Those of [`Snapshot::indexes`].
+pub(super) async fn distance_of(snapshot: &Snapshot, column: &str) -> Result<DistanceType> {
+    let indexes = snapshot.indexes().await?;
+    let own = indexes.iter().find(|index| {
+        index.distance.is_some() && index.columns.first().is_some_and(|indexed| indexed == column)
+    });
+    let name = own.and_then(|index| index.distance.as_deref());
+    let all = [DistanceType::L2, DistanceType::Cosine, DistanceType::Dot, DistanceType::Hamming];
+    let named = all.into_iter().find(|distance| Some(distance.name()) == name);
+    Ok(named.unwrap_or(DistanceType::L2))
 }
 
 /// The rows of some parts of a version.

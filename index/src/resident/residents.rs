@@ -220,7 +220,7 @@ impl Residents {
         }
         let distance = match distance {
             Some(distance) => distance,
-            None => distance_of(&snapshot, column).await?,
+            None => read::distance_of(&snapshot, column).await?,
         };
         if !matches!(distance, DistanceType::L2 | DistanceType::Cosine) {
             return Err(Error::invalid(format!(
@@ -467,6 +467,10 @@ impl Residents {
             At::Past => return Ok(Answered::Not),
             At::Far => return Ok(Answered::Far),
         };
+        // What a search means that names no distance is for the table to say, not for what is in memory.
+        if asked.distance.is_none() && index.usual_distance(snapshot).await? != index.distance() {
+            return Ok(Answered::Not);
+        }
         // Lance says what is wrong with a vector that does not fit.
         let Some(query) = index.query(vector) else { return Ok(Answered::Not) };
         let ef = asked.ef.map(|ef| ef.clamp(1, EF_MAX) as usize);
@@ -545,7 +549,7 @@ impl Residents {
         }
         let distance = match query.distance {
             Some(distance) => Ok(distance),
-            None => distance_of(snapshot, &query.column).await,
+            None => read::distance_of(snapshot, &query.column).await,
         };
         if let Ok(distance @ (DistanceType::L2 | DistanceType::Cosine)) = distance {
             self.begin(snapshot.clone(), key, distance, false);
@@ -661,16 +665,4 @@ fn is_by_name(projection: &Projection) -> bool {
             .all(|name| !name.starts_with('_') || matches!(name.as_str(), "_distance" | "_rowid")),
         Projection::Expressions(_) => false,
     }
-}
-
-/// How the table's own index of a column measures; without one, as lance does.
-async fn distance_of(snapshot: &Snapshot, column: &str) -> Result<DistanceType> {
-    let indexes = snapshot.indexes().await?;
-    let own = indexes.iter().find(|index| {
-        index.distance.is_some() && index.columns.first().is_some_and(|indexed| indexed == column)
-    });
-    let name = own.and_then(|index| index.distance.as_deref());
-    let all = [DistanceType::L2, DistanceType::Cosine, DistanceType::Dot, DistanceType::Hamming];
-    let named = all.into_iter().find(|distance| Some(distance.name()) == name);
-    Ok(named.unwrap_or(DistanceType::L2))
 }
