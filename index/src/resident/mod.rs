@@ -29,6 +29,7 @@ mod index;
 mod kernel;
 mod quantiser;
 mod read;
+mod refine;
 mod residents;
 mod row_ids;
 mod saved;

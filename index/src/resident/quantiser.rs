@@ -154,18 +154,13 @@ impl Quantiser {
         if !self.encode(vector, &mut row) {
             return Err(Error::invalid("`vector` has a NaN or an infinity, or no direction"));
         }
-        let norm = norm_of(&row, dimension);
-        row.truncate(dimension);
-        for byte in &mut row {
-            *byte ^= 0x80;
-        }
-        row.resize(dimension.next_multiple_of(64), 0);
+        let query = Query::of_code(&row, dimension);
         let length = match self.distance {
             DistanceType::Cosine => length_of(self.distance, vector).unwrap_or(1.0),
             _ => 1.0,
         };
         let vector = vector.iter().map(|number| number / length).collect();
-        Ok(Query { code: row, dimension, norm, vector })
+        Ok(Query { vector, ..query })
     }
 
     /// The true distance of a row's vector, as Lance says it.
@@ -182,6 +177,13 @@ impl Quantiser {
 }
 
 impl Query {
+    /// A row to search by its code; it has no true distances.
+    pub fn of_code(row: &[u8], dimension: usize) -> Query {
+        let mut code: Vec<u8> = row.iter().take(dimension).map(|byte| byte ^ 0x80).collect();
+        code.resize(dimension.next_multiple_of(64), 0);
+        Query { code, dimension, norm: norm_of(row, dimension), vector: Vec::new() }
+    }
+
     /// How far a code's row is; in steps of the scale, squared.
     #[inline]
     pub fn distance(&self, row: &[u8]) -> u32 {

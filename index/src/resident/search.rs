@@ -26,8 +26,9 @@ pub struct Codes<'a> {
 }
 
 impl<'a> Codes<'a> {
+    /// The code of a row.
     #[inline]
-    fn of(self, row: u32) -> &'a [u8] {
+    pub fn of(self, row: u32) -> &'a [u8] {
         let start = row as usize * self.stride;
         self.bytes.get(start..start + self.stride).unwrap_or_default()
     }
