@@ -145,7 +145,6 @@ class Contestant:
             answer = self.ask(**request, keep=str(self.kept), draw=draw)
         assert answer["rows"] == self.data.rows
         self.build_seconds = answer["seconds"]
-        self.weigh()
         core = max(os.sched_getaffinity(0))
         for task in Path(f"/proc/{self.process.pid}/task").iterdir():
             with contextlib.suppress(ProcessLookupError):
@@ -157,14 +156,10 @@ class Contestant:
         options = f"{OPTIONS['m']}-{OPTIONS['ef_construction']}"
         return KEPT / f"{self.data.base_path.stem}-{self.title.replace(' ', '-')}-{options}"
 
-    def weigh(self) -> None:
-        """Notes by how much the process has grown since its start, at the most."""
-        self.grown_bytes = max(self.grown_bytes, self.resident_bytes() - self.started_bytes)
-
     def keep(self) -> None:
-        """Called once all of the index was used: what a build took and weighs goes with a kept
-        index, and comes back with it."""
-        self.weigh()
+        """Called once all of the index was used: notes by how much the process has grown since its
+        start. What a build took and weighs goes with a kept index, and comes back with it."""
+        self.grown_bytes = self.resident_bytes() - self.started_bytes
         if self.ours:
             return
         note = self.kept / "whole"

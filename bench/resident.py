@@ -23,7 +23,7 @@ QUERIES = 500
 PASS_S = 0.2
 EFFORTS = [10, 14, 20, 28, 40, 56, 80, 112, 160, 224, 320, 448, 640, 896, 1280]
 # Efforts that find less are not of interest; nor those beyond the first that finds so much, or
-# hardly more than the one before.
+# hardly more than the one two before (the least ones may come to the same).
 LEAST_RECALL, MOST_RECALL, LEAST_GAIN = 0.85, 0.993, 0.002
 RECALL = 0.95
 LEVELS = [0.95, 0.97, 0.99]
@@ -65,9 +65,16 @@ def run(_server: LakebedServer, folder: Path, rounds: int, table_mb: int) -> Fig
 def sweep(sides: list[Contestant], rounds: int) -> list[Sweep]:
     """The efforts of each side that are of interest, with what they find, and the rates of rounds
     in which each side begins in its turn."""
+    points = [efforts_of(side) for side in sides]
+    rates: list[list[list[float]]] = [[[] for _ in efforts] for efforts in points]
+    both = list(zip(sides, points, rates, strict=True))
+    for number in range(rounds):
+        turn = number % len(both)
+        for side, efforts, of_side in both[turn:] + both[:turn]:
+            for effort, of_effort in zip(efforts, of_side, strict=True):
+                of_effort.append(steady_rate(side, effort))
     swept = []
-    for side in sides:
-        points = efforts_of(side)
+    for side, efforts, of_side in both:
         side.keep()
         took = "before" if side.build_seconds is None else f"in {side.build_seconds:.0f} s"
         print(
@@ -81,17 +88,11 @@ def sweep(sides: list[Contestant], rounds: int) -> list[Sweep]:
                 side.data.what,
                 side.build_seconds,
                 side.bytes or side.grown_bytes,
-                list(points),
-                list(points.values()),
-                [[] for _ in points],
+                list(efforts),
+                list(efforts.values()),
+                of_side,
             )
         )
-    both = list(zip(sides, swept, strict=True))
-    for number in range(rounds):
-        turn = number % len(both)
-        for side, result in both[turn:] + both[:turn]:
-            for effort, rates in zip(result.efforts, result.rates, strict=True):
-                rates.append(steady_rate(side, effort))
     return swept
 
 
@@ -112,15 +113,16 @@ def efforts_of(side: Contestant) -> dict[Effort, float]:
     found: dict[Effort, float] = {}
     rates: dict[Effort, float] = {}
     for refine in [1, 2] if side.kind == "pylance" else [1]:
+        recalls = [0.0, 0.0]
         for ef in EFFORTS:
             effort = Effort(ef, refine)
             if ef < K * refine:
                 continue
-            before = max((found[it] for it in found if it.refine == refine), default=0.0)
             answer = side.search(effort)
             found[effort] = side.data.recall(answer.ids, exact)
             rates[effort] = answer.rate
-            if found[effort] >= MOST_RECALL or found[effort] - before < LEAST_GAIN:
+            recalls.append(found[effort])
+            if recalls[-1] >= MOST_RECALL or recalls[-1] - recalls[-3] < LEAST_GAIN:
                 break
     most = max(found.values())
     return {

@@ -16,6 +16,16 @@ use lakebed_index::resident::bench::{Bench, Found};
 use roaring::RoaringTreemap;
 use serde_json::{Value, json};
 
+/// As in the server: what building took goes back to the system some seconds later.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
+/// As in the server.
+#[unsafe(export_name = "_rjem_malloc_conf")]
+#[used]
+static ALLOCATOR_SETTINGS: &[u8; 93] = b"percpu_arena:percpu,oversize_threshold:1073741824,\
+    dirty_decay_ms:3000,background_thread:true\0";
+
 fn main() {
     let mut bench = None;
     for line in std::io::stdin().lock().lines() {

@@ -13,6 +13,7 @@ use lakebed_storage::{FragmentMark, ScanSpec, Slice, Snapshot};
 use roaring::RoaringTreemap;
 
 use super::bits::Bits;
+use super::calibrate::Effort;
 use super::quantiser::Quantiser;
 use super::read;
 use super::row_ids::RowIds;
@@ -123,7 +124,7 @@ pub async fn advanced(
     }
     let mut parts: Vec<Part> = state.parts.iter().map(|part| without(part, &hidden)).collect();
     parts.retain(|part| part.visible.count() > 0);
-    if let Some(part) = part_of(quantiser, fresh)? {
+    if let Some(part) = part_of(quantiser, fresh, state.sorted())? {
         parts.push(part);
     }
     Ok(Some(State { moment: Moment::of(snapshot), fragments, parts }))
@@ -163,8 +164,8 @@ fn has_vector(state: &State, id: u64, vector: &[f32], scratch: &mut Scratch) -> 
     Ok(false)
 }
 
-/// Rows that are compared one by one, as a part of a state.
-pub fn part_of(quantiser: &Quantiser, rows: read::Rows) -> Result<Option<Part>> {
+/// Rows that are compared one by one, as a part of a state; `sorted` as in [`Effort`].
+pub fn part_of(quantiser: &Quantiser, rows: read::Rows, sorted: usize) -> Result<Option<Part>> {
     let stride = quantiser.stride();
     let mut ids = Vec::with_capacity(rows.ids.len());
     let mut codes = Vec::with_capacity(rows.ids.len() * stride);
@@ -189,6 +190,7 @@ pub fn part_of(quantiser: &Quantiser, rows: read::Rows) -> Result<Option<Part>> 
         codes,
         graph: None,
         vectors: Vectors::Memory(numbers),
+        effort: Effort { sorted, ..Effort::default() },
         name: OnceLock::new(),
     })))
 }

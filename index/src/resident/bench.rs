@@ -8,7 +8,6 @@ use lakebed_core::{DistanceType, Error, Result};
 use roaring::RoaringTreemap;
 
 use super::build::Builders;
-use super::calibrate::Effort;
 use super::files::VectorsWriter;
 use super::graph::GraphParams;
 use super::quantiser::Quantiser;
@@ -141,8 +140,7 @@ impl Bench {
     fn one(&self, vector: &[f32], k: usize, ef: usize, passing: Option<&Passing>) -> Result<One> {
         let began = Instant::now();
         let query = self.quantiser.query(vector)?;
-        let answer =
-            self.state.search(&self.quantiser, &query, k, Effort { ef, sorted: 1 }, passing)?;
+        let answer = self.state.search(&self.quantiser, &query, k, Some(ef), passing)?;
         let mut ids: Vec<u64> = answer.hits.iter().map(|hit| hit.row_id).collect();
         ids.resize(k, u64::MAX);
         Ok(One { ids, micros: began.elapsed().as_secs_f64() * 1e6, way: answer.way })

@@ -6,11 +6,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use futures::TryStreamExt;
-use lakebed_core::{DistanceType, Error, Result};
+use lakebed_core::{DistanceType, Error, ErrorKind, Result};
 use lakebed_storage::{Slice, Snapshot};
 
 use super::advance::ids_of;
 use super::bits::Bits;
+use super::calibrate::{Effort, calibrated};
 use super::files::VectorsWriter;
 use super::graph::GraphParams;
 use super::quantiser::Quantiser;
@@ -151,7 +152,8 @@ pub async fn build(
     let (own, folder) = (Arc::clone(&quantiser), folder.to_owned());
     let segment = builders.run(move || {
         let vectors = writer.end()?;
-        let segment = Segment::build(&own, RowIds::of(ids), codes, vectors, params);
+        let mut segment = Segment::build(&own, RowIds::of(ids), codes, vectors, params);
+        segment.effort = calibrated(&segment, &own)?;
         saved::write(&folder, &name, &segment)?;
         Ok(segment)
     });
@@ -207,7 +209,13 @@ pub async fn joined(
             ids.push(part.segment.ids.id_of(*row));
             writer.add(&part.segment.vector(*row, quantiser.dimension(), &mut scratch)?)?;
         }
-        let segment = Segment::build(&quantiser, RowIds::of(ids), codes, writer.end()?, params);
+        let vectors = writer.end()?;
+        let mut segment = Segment::build(&quantiser, RowIds::of(ids), codes, vectors, params);
+        // What became a resident index stays one, with what effort it takes.
+        segment.effort = match calibrated(&segment, &quantiser) {
+            Err(error) if error.kind() == ErrorKind::InvalidArgument => Effort::MOST,
+            effort => effort?,
+        };
         saved::write(&folder, &name, &segment)?;
         Ok((segment, places))
     };

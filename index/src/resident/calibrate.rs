@@ -2,12 +2,14 @@
 //!
 //! Vectors differ: of some the neighbours are found with two dozen candidates, of others with hundreds, and of
 //! some the codes of one byte cannot tell neighbours apart, so that more of the candidates have to be compared
-//! by their true vectors. What no effort finds gets no resident index.
+//! by their true vectors. Small graphs need fewer than large ones, so each segment has its own. What no effort
+//! finds gets no resident index.
 
 use lakebed_core::{Error, Result};
 use serde::{Deserialize, Serialize};
 
 use super::bits::Bits;
+use super::nearest::nearest;
 use super::quantiser::{Quantiser, Query};
 use super::segment::{Scratch, Segment};
 
@@ -27,6 +29,14 @@ impl Default for Effort {
 }
 
 impl Effort {
+    /// The most that is ever tried.
+    pub const MOST: Effort = Effort { ef: EFS[EFS.len() - 1], sorted: SORTED[SORTED.len() - 1] };
+
+    /// Whether it is one that is tried: what comes from a file may be anything.
+    pub fn is_sound(self) -> bool {
+        (1..=Effort::MOST.ef).contains(&self.ef) && (1..=Effort::MOST.sorted).contains(&self.sorted)
+    }
+
     /// Candidates for `k` rows: for ten rows as many as were measured to find them, for more at least as many
     /// again.
     pub fn candidates(self, k: usize) -> usize {
@@ -149,17 +159,12 @@ fn keep_nearest(near: &mut Vec<f32>) {
 /// Of the neighbours, how many are found; of rows that are as far as one another any will do.
 fn hits(segment: &Segment, quantiser: &Quantiser, asked: &Asked, effort: Effort) -> Result<usize> {
     let all = Bits::all(segment.rows());
-    let (mut near, _) =
-        segment.search(quantiser, &asked.query, effort.candidates(NEIGHBOURS), &all);
+    let most = (effort.candidates(NEIGHBOURS), effort.sorted_truly(NEIGHBOURS));
+    let (mut near, _) = segment.search(quantiser, &asked.query, most, &all);
     near.truncate(effort.sorted_truly(NEIGHBOURS));
-    let mut scratch = Scratch::default();
-    let mut found = 0;
-    for candidate in near {
-        let distance =
-            segment.true_distance(quantiser, &asked.query, candidate.row, &mut scratch)?;
-        found += usize::from(distance <= asked.last);
-    }
-    Ok(found.min(NEIGHBOURS))
+    let near = near.into_iter().map(|candidate| (candidate, segment));
+    let hits = nearest(near, quantiser, &asked.query, NEIGHBOURS)?;
+    Ok(hits.iter().filter(|hit| hit.distance <= asked.last).count())
 }
 
 #[cfg(test)]
@@ -185,15 +190,23 @@ mod tests {
         calibrated(&segment, &quantiser)
     }
 
-    #[test]
-    fn vectors_that_codes_tell_apart_need_little() {
+    fn drawn(numbers: usize) -> Vec<f32> {
         let mut seed = 3_u32;
         let mut next = || {
             seed = seed.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             (seed >> 8) as f32 / (1 << 24) as f32
         };
-        let effort = effort_of(16, (0..3_000 * 16).map(|_| next()).collect()).unwrap();
-        assert!(effort.ef <= 256 && effort.sorted == 1, "{effort:?}");
+        (0..numbers).map(|_| next()).collect()
+    }
+
+    #[test]
+    fn vectors_that_codes_tell_apart_need_little_and_fewer_of_them_less() {
+        let large = effort_of(16, drawn(20_000 * 16)).unwrap();
+        assert!(large.ef <= 256 && large.sorted == 1, "{large:?}");
+        let small = effort_of(16, drawn(1_500 * 16)).unwrap();
+        assert!(small.ef < large.ef && small.sorted == 1, "{small:?} beside {large:?}");
+        assert!(large.is_sound() && Effort::MOST.is_sound());
+        assert!(!Effort { ef: 0, sorted: 1 }.is_sound());
     }
 
     #[test]

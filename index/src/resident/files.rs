@@ -20,6 +20,7 @@ use lakebed_core::Result;
 use serde::{Serialize, de::DeserializeOwned};
 use xxhash_rust::xxh3::Xxh3;
 
+use super::calibrate::Effort;
 use super::graph::{Graph, Layer, Lists};
 use super::row_ids::RowIds;
 use super::segment::{Segment, Vectors, broken};
@@ -155,6 +156,7 @@ pub fn read_segment(folder: &Path, name: &str, stride: usize, dimension: usize) 
         codes,
         graph,
         vectors: Vectors::File(file),
+        effort: Effort::default(),
         name: OnceLock::from(name.to_owned()),
     })
 }

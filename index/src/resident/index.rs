@@ -12,7 +12,6 @@ use roaring::RoaringTreemap;
 
 use super::advance::{Difference, advanced, part_of};
 use super::build::{self, Builders, Progress, joined, still_visible};
-use super::calibrate::{Effort, calibrated};
 use super::graph::GraphParams;
 use super::quantiser::{Quantiser, Query};
 use super::read::{self, Rows};
@@ -111,8 +110,6 @@ pub struct ResidentIndex {
     states: ArcSwap<Vec<Arc<State>>>,
     /// Held by whoever makes a state.
     writing: tokio::sync::Mutex<()>,
-    /// What a search does that says no number of candidates.
-    effort: ArcSwap<Effort>,
     is_tended: AtomicBool,
     /// Whether it follows a version that is far away.
     pub(super) is_following: AtomicBool,
@@ -148,8 +145,7 @@ impl ResidentIndex {
         )
         .await?;
         let key = ResidentKey::of(snapshot, column);
-        let effort = measured(&state, &quantiser, &means.builders).await?;
-        let index = ResidentIndex::of(key, quantiser, means, state, effort, is_requested);
+        let index = ResidentIndex::of(key, quantiser, means, state, is_requested);
         index.save().await?;
         Ok(index)
     }
@@ -164,8 +160,7 @@ impl ResidentIndex {
         let read = move || saved::load(&folder, &own.column, own.branch.as_deref(), dimension);
         let loaded = tokio::task::spawn_blocking(read).await.ok()??;
         let quantiser = Arc::new(loaded.quantiser);
-        let (effort, is_requested) = (loaded.effort, loaded.is_requested);
-        Some(ResidentIndex::of(key, quantiser, means, loaded.state, effort, is_requested))
+        Some(ResidentIndex::of(key, quantiser, means, loaded.state, loaded.is_requested))
     }
 
     fn of(
@@ -173,7 +168,6 @@ impl ResidentIndex {
         quantiser: Arc<Quantiser>,
         means: Means,
         state: State,
-        effort: Effort,
         is_requested: bool,
     ) -> Arc<ResidentIndex> {
         Arc::new(ResidentIndex {
@@ -182,7 +176,6 @@ impl ResidentIndex {
             means,
             states: ArcSwap::from_pointee(vec![Arc::new(state)]),
             writing: tokio::sync::Mutex::default(),
-            effort: ArcSwap::from_pointee(effort),
             is_tended: AtomicBool::new(false),
             is_following: AtomicBool::new(false),
             is_dropped: AtomicBool::new(false),
@@ -385,12 +378,10 @@ impl ResidentIndex {
             true => None,
             false => Some(self.filtered(snapshot, passes).await?),
         };
-        let effort = **self.effort.load();
-        let effort = Effort { ef: ef.unwrap_or(effort.ef), ..effort };
         let quantiser = Arc::clone(&self.quantiser);
         let work = move || {
             let passing = filtered.map(|filtered| filtered.passing(&state));
-            state.search(&quantiser, &query, k, effort, passing.as_deref())
+            state.search(&quantiser, &query, k, ef, passing.as_deref())
         };
         let done = tokio::task::spawn_blocking(work).await;
         done.map_err(|error| {
@@ -437,7 +428,7 @@ impl ResidentIndex {
                     let newest = self.newest();
                     let old = chosen(&newest, &parts);
                     let rows = self.rows_of(&old)?;
-                    let made = part_of(&self.quantiser, rows)?;
+                    let made = part_of(&self.quantiser, rows, newest.sorted())?;
                     self.replace(&newest, &old, made);
                 }
                 Upkeep::Join(parts) => self.join(&parts).await?,
@@ -458,8 +449,6 @@ impl ResidentIndex {
         let made = Part { segment: Arc::new(segment), visible };
         self.replace(&newest, &old, Some(made));
         drop(writing);
-        let effort = measured(&self.newest(), &self.quantiser, builders).await?;
-        self.effort.store(Arc::new(effort));
         self.save().await
     }
 
@@ -504,9 +493,8 @@ impl ResidentIndex {
             let ResidentKey { branch, column, .. } = &index.key;
             let is_requested = index.is_requested.load(Ordering::Relaxed);
             let folder = &index.means.folder;
-            let effort = **index.effort.load();
             let of = (column.as_str(), branch.as_deref());
-            saved::save(folder, of, &index.quantiser, &state, effort, is_requested)
+            saved::save(folder, of, &index.quantiser, &state, is_requested)
         };
         let saved = tokio::task::spawn_blocking(work).await;
         saved
@@ -517,20 +505,6 @@ impl ResidentIndex {
     pub(super) fn give_up(&self) {
         self.is_dropped.store(true, Ordering::Release);
     }
-}
-
-/// How much effort the searches of a state have to make: that of its largest segment.
-async fn measured(
-    state: &State,
-    quantiser: &Arc<Quantiser>,
-    builders: &Arc<Builders>,
-) -> Result<Effort> {
-    let largest = state.parts.iter().max_by_key(|part| part.segment.rows());
-    let Some(segment) = largest.map(|part| Arc::clone(&part.segment)) else {
-        return Ok(Effort::default());
-    };
-    let quantiser = Arc::clone(quantiser);
-    builders.run(move || calibrated(&segment, &quantiser)).await
 }
 
 /// Whether a version is there.

@@ -38,19 +38,25 @@ fn plain(row: &[u8], other: &[u8], dimension: usize, flip: u8) -> i32 {
     pairs.map(|(one, other)| i32::from(*one) * i32::from((other ^ flip) as i8)).sum()
 }
 
-/// Asks for the bytes at a place to be brought near, before they are needed.
+/// Lines that are asked for; what follows them comes by itself.
+const LINES_AHEAD: usize = 4;
+
+/// Asks for the things at a place to be brought near, before they are needed.
 #[inline]
-pub fn prefetch(bytes: &[u8]) {
+pub fn prefetch<T>(things: &[T]) {
     #[cfg(target_arch = "x86_64")]
     {
         use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-        for line in bytes.chunks(64).take(4) {
+        let size = size_of::<T>().max(1);
+        let ahead = things.get(..LINES_AHEAD * 64 / size).unwrap_or(things);
+        // The last one may lie in a line that no other begins.
+        for thing in ahead.iter().step_by((64 / size).max(1)).chain(ahead.last()) {
             // SAFETY: a hint; it reads nothing.
-            unsafe { _mm_prefetch(line.as_ptr().cast(), _MM_HINT_T0) };
+            unsafe { _mm_prefetch(std::ptr::from_ref(thing).cast(), _MM_HINT_T0) };
         }
     }
     #[cfg(not(target_arch = "x86_64"))]
-    let _ = bytes;
+    let _ = things;
 }
 
 #[cfg(target_arch = "x86_64")]

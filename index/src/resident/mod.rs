@@ -14,7 +14,8 @@
 //! - `index.rs`: one column; `state.rs`: one version of it; `segment.rs`: a run of rows.
 //! - `advance.rs`: from one version to the next; `upkeep.rs`: when segments are joined; `build.rs`: the long
 //!   work; `calibrate.rs`: how much effort a search has to make.
-//! - `quantiser.rs`, `kernel.rs`: codes and their distances; `graph.rs`, `search.rs`: the graph.
+//! - `quantiser.rs`, `kernel.rs`: codes and their distances; `graph.rs`, `refine.rs`: the graph; `search.rs`: the
+//!   way through it; `nearest.rs`: the last comparison.
 //! - `bench.rs`: the same without a table.
 //! - `saved.rs`, `files.rs`: on disk.
 
@@ -27,6 +28,7 @@ mod files;
 mod graph;
 mod index;
 mod kernel;
+mod nearest;
 mod quantiser;
 mod read;
 mod refine;

@@ -19,6 +19,10 @@ const SAMPLE_ROWS: usize = 16_384;
 const CUT_THOUSANDTHS: usize = 1;
 /// The two numbers behind a code.
 const TAIL_BYTES: usize = 8;
+/// By how many steps the distance of codes is off, hardly ever more: each number of two rows is rounded by half
+/// a step at most, and of all of them only what lies in the direction from one row to the other counts, whose
+/// deviation is 0.41 steps in any dimension.
+const ROUNDED_STEPS: f32 = 3.0;
 /// Numbers in a vector, at most: the sums of larger ones would not fit.
 pub const DIMENSION_MAX: usize = 16_384;
 
@@ -107,11 +111,9 @@ impl Quantiser {
         self.scale
     }
 
-    /// Bytes from one code to the next: whole cache lines where that wastes little.
+    /// Bytes from one code to the next.
     pub fn stride(&self) -> usize {
-        let bytes = self.dimension() + TAIL_BYTES;
-        let lines = bytes.next_multiple_of(64);
-        if lines - bytes <= bytes / 8 { lines } else { bytes.next_multiple_of(16) }
+        stride_of(self.dimension())
     }
 
     /// Writes the code of a vector into a row of [`Quantiser::stride`] bytes. False for a vector that has no
@@ -163,6 +165,18 @@ impl Quantiser {
         Ok(Query { vector, ..query })
     }
 
+    /// How far the code may be of a row that is truly no farther than this, in steps of the scale, squared.
+    /// Numbers outside of what codes cover make codes nearer than rows are, never farther.
+    pub fn reach(&self, distance: f32) -> u32 {
+        let square = match self.distance {
+            DistanceType::Cosine => 2.0 * distance,
+            _ => distance,
+        };
+        let steps = square.sqrt() / self.scale + ROUNDED_STEPS;
+        // `as` holds it to what there is; a NaN is no bound.
+        if steps.is_nan() { u32::MAX } else { (steps * steps).ceil() as u32 }
+    }
+
     /// The true distance of a row's vector, as Lance says it.
     pub fn true_distance(&self, query: &Query, vector: &[f32]) -> f32 {
         match self.distance {
@@ -174,6 +188,14 @@ impl Quantiser {
             _ => summed(&query.vector, vector, |one, other| (one - other) * (one - other)),
         }
     }
+}
+
+/// Bytes from one code of so many numbers to the next: whole cache lines where that wastes little. A row across
+/// one line more than it needs costs a fifth of the rate of searches.
+pub fn stride_of(dimension: usize) -> usize {
+    let bytes = dimension + TAIL_BYTES;
+    let lines = bytes.next_multiple_of(64);
+    if lines - bytes <= bytes / 4 { lines } else { bytes.next_multiple_of(16) }
 }
 
 impl Query {

@@ -16,9 +16,10 @@ use xxhash_rust::xxh3::xxh3_64;
 use super::build::{Builders, Progress};
 use super::graph::GraphParams;
 use super::index::{At, Follow, Means, Passes, ResidentIndex, ResidentKey};
+use super::nearest::Hit;
+use super::quantiser::stride_of;
 use super::read;
 use super::segment::Way;
-use super::state::Hit;
 
 /// Rows that a search may ask for; for more, a scan of the table's index costs little beside them.
 const K_MAX: u64 = 1_000;
@@ -233,9 +234,9 @@ impl Residents {
     }
 
     async fn check_size(&self, snapshot: &Snapshot, column: &str) -> Result<u64> {
-        let dimension = read::dimension(snapshot, column)? as u64;
+        let code = stride_of(read::dimension(snapshot, column)?) as u64;
         let rows = snapshot.count_rows().await?;
-        let bytes = rows * (dimension + GRAPH_BYTES_PER_ROW);
+        let bytes = rows * (code + GRAPH_BYTES_PER_ROW);
         let most = self.options.memory_bytes_max;
         if bytes > most {
             return Err(Error::new(

@@ -23,7 +23,6 @@ struct Saved {
     column: String,
     branch: Option<String>,
     is_requested: bool,
-    effort: Effort,
     distance: DistanceType,
     offsets: Vec<f32>,
     scale: f32,
@@ -35,11 +34,12 @@ struct Saved {
 #[derive(Debug, Serialize, Deserialize)]
 struct SavedSegment {
     name: String,
+    effort: Effort,
     /// Rows that are not shown.
     masked: Vec<u32>,
 }
 
-const FORMAT: u32 = 1;
+const FORMAT: u32 = 2;
 
 /// A state that was read from files.
 pub struct Loaded {
@@ -47,8 +47,6 @@ pub struct Loaded {
     pub quantiser: Quantiser,
     /// What it shows.
     pub state: State,
-    /// What its searches do.
-    pub effort: Effort,
     /// Whether somebody asked for the index.
     pub is_requested: bool,
 }
@@ -62,7 +60,6 @@ pub fn save(
     (column, branch): (&str, Option<&str>),
     quantiser: &Quantiser,
     state: &State,
-    effort: Effort,
     is_requested: bool,
 ) -> Result<()> {
     let mut segments = Vec::new();
@@ -83,7 +80,7 @@ pub fn save(
         };
         let rows = 0..segment.rows() as u32;
         let masked = rows.filter(|row| !part.visible.has(*row)).collect();
-        segments.push(SavedSegment { name, masked });
+        segments.push(SavedSegment { name, effort: segment.effort, masked });
     }
     let names: HashSet<String> = segments.iter().map(|segment| segment.name.clone()).collect();
     let known = state.fragments.values();
@@ -92,7 +89,6 @@ pub fn save(
         column: column.to_owned(),
         branch: branch.map(str::to_owned),
         is_requested,
-        effort,
         distance: quantiser.distance(),
         offsets: quantiser.offsets().to_vec(),
         scale: quantiser.scale(),
@@ -121,16 +117,18 @@ pub fn load(folder: &Path, column: &str, branch: Option<&str>, dimension: usize)
         && saved.column == column
         && saved.branch.as_deref() == branch
         && saved.offsets.len() == dimension
-        && saved.scale > 0.0
-        && (1..=10_000).contains(&saved.effort.ef)
-        && (1..=100).contains(&saved.effort.sorted);
+        && saved.scale > 0.0;
     if !is_it {
         return None;
     }
     let quantiser = Quantiser::of_parts(saved.distance, saved.offsets, saved.scale);
     let mut parts = Vec::new();
-    for SavedSegment { name, masked } in saved.segments {
+    for SavedSegment { name, effort, masked } in saved.segments {
+        if !effort.is_sound() {
+            return None;
+        }
         let segment = files::read_segment(folder, &name, quantiser.stride(), dimension)?;
+        let segment = Segment { effort, ..segment };
         let mut visible = Bits::all(segment.rows());
         masked.into_iter().for_each(|row| visible.set(row, false));
         parts.push(Part { segment: Arc::new(segment), visible: Arc::new(visible) });
@@ -140,5 +138,5 @@ pub fn load(folder: &Path, column: &str, branch: Option<&str>, dimension: usize)
     };
     let fragments = saved.fragments.into_iter().map(known).collect::<Option<BTreeMap<_, _>>>()?;
     let state = State { moment: saved.moment, fragments, parts };
-    Some(Loaded { quantiser, state, effort: saved.effort, is_requested: saved.is_requested })
+    Some(Loaded { quantiser, state, is_requested: saved.is_requested })
 }

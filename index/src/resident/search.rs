@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 
 use super::bits::Bits;
-use super::graph::{Graph, Lists};
+use super::graph::Graph;
 use super::kernel::prefetch;
 use super::quantiser::Query;
 
@@ -34,11 +34,24 @@ impl<'a> Codes<'a> {
     }
 }
 
-/// The nearest that were seen, nearest first, and which of them were looked around from.
+/// The nearest that were seen, nearest first, and which of them were looked around from: each is its distance,
+/// which never takes more than 31 bits, then its row, then whether it is done. One number is compared and moved
+/// sooner than three.
 #[derive(Default)]
 struct Pool {
-    found: Vec<(Candidate, bool)>,
+    found: Vec<u64>,
     size: usize,
+}
+
+/// Set in what was looked around from.
+const DONE: u64 = 1;
+
+fn packed(candidate: Candidate) -> u64 {
+    u64::from(candidate.distance) << 33 | u64::from(candidate.row) << 1
+}
+
+fn unpacked(packed: u64) -> Candidate {
+    Candidate { distance: (packed >> 33) as u32, row: (packed >> 1) as u32 }
 }
 
 impl Pool {
@@ -51,9 +64,16 @@ impl Pool {
     #[inline]
     fn bound(&self) -> u32 {
         match self.found.last() {
-            Some((last, _)) if self.found.len() >= self.size => last.distance,
+            Some(last) if self.found.len() >= self.size => unpacked(*last).distance,
             _ => u32::MAX,
         }
+    }
+
+    /// The first place from this one on that was not looked around from.
+    #[inline]
+    fn next(&self, from: usize) -> usize {
+        let left = self.found.get(from..).unwrap_or_default();
+        from + left.iter().take_while(|one| **one & DONE != 0).count()
     }
 
     /// Puts a candidate in its place, and says which that is.
@@ -62,8 +82,9 @@ impl Pool {
         if self.found.len() >= self.size {
             self.found.pop();
         }
-        let place = self.found.partition_point(|(other, _)| *other < candidate);
-        self.found.insert(place, (candidate, false));
+        let candidate = packed(candidate);
+        let place = self.found.partition_point(|other| *other < candidate);
+        self.found.insert(place, candidate);
         place
     }
 }
@@ -71,9 +92,10 @@ impl Pool {
 /// What a search needs besides its result, kept from one to the next.
 #[derive(Default)]
 struct Scratch {
-    /// The number of the search that saw a row last.
-    seen: Vec<u16>,
-    search: u16,
+    /// A bit for each row that this search has seen: few bytes, which stay near.
+    seen: Vec<u64>,
+    /// These rows.
+    all_seen: Vec<u32>,
     pool: Pool,
     passing: Pool,
     near: Vec<u32>,
@@ -81,13 +103,18 @@ struct Scratch {
 
 impl Scratch {
     fn restart(&mut self, rows: usize) {
-        if self.seen.len() < rows {
-            self.seen.resize(rows, 0);
-        }
-        self.search = self.search.wrapping_add(1);
-        if self.search == 0 {
+        if self.all_seen.len() < self.seen.len() / 8 {
+            for row in &self.all_seen {
+                if let Some(seen) = self.seen.get_mut(*row as usize / 64) {
+                    *seen = 0;
+                }
+            }
+        } else {
             self.seen.fill(0);
-            self.search = 1;
+        }
+        self.all_seen.clear();
+        if self.seen.len() < rows.div_ceil(64) {
+            self.seen.resize(rows.div_ceil(64), 0);
         }
     }
 
@@ -95,14 +122,21 @@ impl Scratch {
     #[inline]
     fn unseen(&mut self, neighbours: &[u32]) {
         self.near.clear();
+        self.near.resize(neighbours.len(), 0);
+        let mut unseen = 0;
         for row in neighbours {
-            if let Some(seen) = self.seen.get_mut(*row as usize)
-                && *seen != self.search
-            {
-                *seen = self.search;
-                self.near.push(*row);
+            let word = self.seen.get_mut(*row as usize / 64);
+            if let (Some(word), Some(place)) = (word, self.near.get_mut(unseen)) {
+                // Every row is written and the next one over it if it was seen: nobody could guess which
+                // were, and to guess wrong costs more.
+                let bit = *row % 64;
+                *place = *row;
+                unseen += usize::from(*word >> bit & 1 == 0);
+                *word |= 1 << bit;
             }
         }
+        self.near.truncate(unseen);
+        self.all_seen.extend_from_slice(&self.near);
     }
 }
 
@@ -153,24 +187,24 @@ pub fn through_graph(
         scratch.passing.restart(ef);
         let first = entry(graph, codes, query);
         scratch.unseen(&[first]);
-        gather(scratch, codes, query, passing);
+        gather(scratch, graph, codes, query, passing);
         let mut place = 0;
-        while let Some((candidate, is_done)) = scratch.pool.found.get_mut(place) {
-            if *is_done {
-                place += 1;
-                continue;
+        while let Some(candidate) = scratch.pool.found.get_mut(place) {
+            *candidate |= DONE;
+            let row = unpacked(*candidate).row;
+            scratch.unseen(graph.rows.of_node(row));
+            // Where the way goes on, unless something nearer is found now.
+            let next = scratch.pool.next(place + 1);
+            if let Some(next) = scratch.pool.found.get(next) {
+                prefetch(graph.rows.of_node(unpacked(*next).row));
             }
-            *is_done = true;
-            let row = candidate.row;
-            scratch.unseen(Lists::of_node(&graph.rows, row));
-            let nearest = gather(scratch, codes, query, passing);
-            place = if nearest <= place { nearest } else { place + 1 };
+            place = gather(scratch, graph, codes, query, passing).min(next);
         }
         let found = match passing {
             None => &scratch.pool.found,
             Some(_) => &scratch.passing.found,
         };
-        found.iter().map(|(candidate, _)| *candidate).collect()
+        found.iter().map(|candidate| unpacked(*candidate)).collect()
     })
 }
 
@@ -182,9 +216,15 @@ fn widened(ef: usize, passing: &Bits, rows: usize) -> usize {
 
 /// Compares the rows that were found near by; the first place of the pool that changed.
 #[inline]
-fn gather(scratch: &mut Scratch, codes: Codes<'_>, query: &Query, passing: Option<&Bits>) -> usize {
+fn gather(
+    scratch: &mut Scratch,
+    graph: &Graph,
+    codes: Codes<'_>,
+    query: &Query,
+    passing: Option<&Bits>,
+) -> usize {
     // Brought near while the ones before are compared.
-    const AHEAD: usize = 4;
+    const AHEAD: usize = 8;
     let near = std::mem::take(&mut scratch.near);
     for row in near.iter().take(AHEAD) {
         prefetch(codes.of(*row));
@@ -196,6 +236,8 @@ fn gather(scratch: &mut Scratch, codes: Codes<'_>, query: &Query, passing: Optio
         }
         let candidate = Candidate { distance: query.distance(codes.of(*row)), row: *row };
         if candidate.distance < scratch.pool.bound() {
+            // The way may go on there: then its neighbours are looked up.
+            prefetch(graph.rows.starts.get(*row as usize..=*row as usize).unwrap_or_default());
             nearest = nearest.min(scratch.pool.add(candidate));
         }
         if let Some(bits) = passing

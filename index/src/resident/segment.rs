@@ -9,6 +9,7 @@ use std::sync::OnceLock;
 use lakebed_core::{Error, Result};
 
 use super::bits::Bits;
+use super::calibrate::Effort;
 use super::graph::{Graph, GraphParams};
 use super::quantiser::{Quantiser, Query};
 use super::row_ids::RowIds;
@@ -66,6 +67,8 @@ pub struct Segment {
     pub graph: Option<Graph>,
     /// The vectors.
     pub vectors: Vectors,
+    /// What its searches do that ask for no number of candidates. A small graph needs few.
+    pub effort: Effort,
     /// The name of its files, once it has some.
     pub name: OnceLock<String>,
 }
@@ -110,7 +113,7 @@ impl Segment {
     ) -> Segment {
         let graph = (ids.len() >= GRAPH_ROWS_MIN)
             .then(|| Graph::build(&codes, quantiser.stride(), quantiser.dimension(), params));
-        Segment { ids, codes, graph, vectors, name: OnceLock::new() }
+        Segment { ids, codes, graph, vectors, effort: Effort::default(), name: OnceLock::new() }
     }
 
     /// How many rows it has, masked ones included.
@@ -140,12 +143,13 @@ impl Segment {
         }
     }
 
-    /// The nearest rows of those that pass, by their codes, nearest first, and which way they were found.
+    /// The nearest rows of those that pass, by their codes, nearest first, and which way they were found: `ef`
+    /// through the graph, `nearest` where all are compared.
     pub fn search(
         &self,
         quantiser: &Quantiser,
         query: &Query,
-        ef: usize,
+        (ef, nearest): (usize, usize),
         passing: &Bits,
     ) -> (Vec<Candidate>, Way) {
         let codes = Codes { bytes: &self.codes, stride: quantiser.stride() };
@@ -155,7 +159,7 @@ impl Segment {
             (Way::MaskedGraph, Some(graph)) => {
                 through_graph(graph, codes, query, ef, Some(passing))
             }
-            _ => row_by_row(codes, query, ef, passing.iter()),
+            _ => row_by_row(codes, query, nearest, passing.iter()),
         };
         (found, way)
     }

@@ -13,9 +13,10 @@ use serde::{Deserialize, Serialize};
 
 use super::bits::Bits;
 use super::calibrate::Effort;
+use super::nearest::{Hit, nearest};
 use super::quantiser::{Quantiser, Query};
 use super::row_ids::RowIds;
-use super::segment::{Scratch, Segment, Way};
+use super::segment::{Segment, Way};
 
 /// A segment and which of its rows are visible.
 #[derive(Debug, Clone)]
@@ -74,15 +75,6 @@ pub struct State {
     pub parts: Vec<Part>,
 }
 
-/// A row that was found.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Hit {
-    /// The stable row id.
-    pub row_id: u64,
-    /// The true distance.
-    pub distance: f32,
-}
-
 /// What a search found.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Answer {
@@ -107,6 +99,18 @@ impl State {
         graphs.map(|part| part.visible.count()).sum()
     }
 
+    /// The segment with the most rows.
+    fn largest(&self) -> Option<&Segment> {
+        let segments = self.parts.iter().map(|part| part.segment.as_ref());
+        segments.max_by_key(|segment| segment.rows())
+    }
+
+    /// What is sorted by true distances for each row that is wanted: as much as any segment needs.
+    pub fn sorted(&self) -> usize {
+        let needs = self.parts.iter().map(|part| part.segment.effort.sorted);
+        needs.max().unwrap_or(Effort::default().sorted)
+    }
+
     /// Rows that are there and masked.
     pub fn masked_rows(&self) -> usize {
         self.parts.iter().map(|part| part.segment.rows() - part.visible.count()).sum()
@@ -126,7 +130,8 @@ impl State {
     }
 
     /// The `k` nearest rows to a query, of all or of those that pass. Of each segment candidates are
-    /// looked for, and the best of all are sorted by their true distances.
+    /// looked for, as many as it needs, and the best of all are sorted by their true distances. `ef` is that
+    /// number for the largest graph; smaller ones take as much less than it as they need less.
     ///
     /// # Errors
     /// `Internal` when the vectors cannot be read.
@@ -135,9 +140,11 @@ impl State {
         quantiser: &Quantiser,
         query: &Query,
         k: usize,
-        effort: Effort,
+        ef: Option<usize>,
         passing: Option<&Passing>,
     ) -> Result<Answer> {
+        let of_largest = self.largest().map_or(1, |segment| segment.effort.ef.max(1));
+        let usual = Effort { ef: of_largest, sorted: self.sorted() };
         let mut near = Vec::new();
         let mut way = (0, Way::Exact);
         for (at, part) in self.parts.iter().enumerate() {
@@ -145,23 +152,16 @@ impl State {
             if visible.count() == 0 {
                 continue;
             }
-            let (found, own) = part.segment.search(quantiser, query, effort.candidates(k), visible);
+            let needed = part.segment.effort.ef;
+            let ef = ef.map_or(needed, |ef| (ef * needed).div_ceil(of_largest).min(ef));
+            let most = (Effort { ef, ..usual }.candidates(k), usual.sorted_truly(k));
+            let (found, own) = part.segment.search(quantiser, query, most, visible);
             way = way.max((part.segment.rows(), own));
-            near.extend(found.into_iter().map(|candidate| (candidate, part)));
+            near.extend(found.into_iter().map(|candidate| (candidate, part.segment.as_ref())));
         }
         near.sort_unstable_by_key(|(candidate, _)| *candidate);
-        near.truncate(effort.sorted_truly(k));
-        let mut scratch = Scratch::default();
-        let mut hits = Vec::with_capacity(near.len());
-        for (candidate, part) in near {
-            let row = candidate.row;
-            let distance = part.segment.true_distance(quantiser, query, row, &mut scratch)?;
-            hits.push(Hit { row_id: part.segment.ids.id_of(row), distance });
-        }
-        hits.sort_by(|one, other| {
-            one.distance.total_cmp(&other.distance).then(one.row_id.cmp(&other.row_id))
-        });
-        hits.truncate(k);
+        near.truncate(usual.sorted_truly(k));
+        let hits = nearest(near, quantiser, query, k)?;
         Ok(Answer { hits, way: way.1 })
     }
 }
