@@ -345,7 +345,7 @@ def test_a_restart_reads_it_from_disk(own_server: LakebedServer) -> None:
 def test_a_dropped_one_and_one_that_is_too_large(
     make_server: Callable[..., LakebedServer],
 ) -> None:
-    server = make_server(env={"LAKEBED_RESIDENT_INDEX_BYTES_MAX": "600000"}).start()
+    server = make_server(env={"LAKEBED_RESIDENT_INDEX_BYTES_MAX": "500000"}).start()
     made = Searched(server, "t")
     made.create(3_000)
     made.make_resident()
