@@ -38,10 +38,10 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axes.set_xlim(0, most * 1.2)
     label = "times the peer's speed; black: the bar to reach"
     axes.set_xlabel("\n".join([label, *map(line_of, measures)]), fontsize=8)
-    versions = report["versions"]
+    versions = list(report["runs"].values())[-1]["versions"]
     axes.set_title(
-        f"{server_of(report)}, pyarrow {versions['pyarrow']}, pylance {versions['pylance']}\n"
-        f"{machine_of(report)}; medians of {report['rounds']} rounds",
+        f"{server_of(report, report['comparisons'])}, pyarrow {versions['pyarrow']}, "
+        f"pylance {versions['pylance']}\nmedians",
         fontsize=9,
     )
     save(figure, path)
@@ -69,7 +69,7 @@ def draw_curve(curve: dict[str, Any], report: dict[str, Any], path: Path) -> Non
     rates.set_ylabel("answers a second")
     times.set_yscale("log")
     times.set_ylabel("milliseconds")
-    measured = f"{server_of(report)}, {machine_of(report)}"
+    measured = server_of(report, [curve])
     figure.suptitle(f"{curve['what']}\n{measured}", fontsize=8)
     save(figure, path)
 
@@ -112,7 +112,8 @@ def draw_recall(curves: dict[str, Any], report: dict[str, Any], path: Path) -> N
         axes.set_title(name, fontsize=9)
         axes.grid(visible=True, which="both", alpha=0.25)
         axes.legend(fontsize=7)
-    figure.suptitle(f"{curves['what']}\n{server_of(report)}, {machine_of(report)}", fontsize=8)
+    measured = server_of(report, [curves])
+    figure.suptitle(f"{curves['what']}\n{measured}", fontsize=8)
     save(figure, path)
 
 
@@ -123,16 +124,15 @@ def save(figure: Figure, path: Path) -> None:
     plt.close(figure)
 
 
-def server_of(report: dict[str, Any]) -> str:
-    """What was measured."""
-    versions = report["versions"]
-    return f"Lakebed {versions['lakebed']} ({versions['commit']})"
-
-
-def machine_of(report: dict[str, Any]) -> str:
-    """Where it was measured."""
-    machine = report["machine"]
-    return f"{machine['cpu']}, {machine['cores']} cores"
+def server_of(report: dict[str, Any], figures: list[dict[str, Any]]) -> str:
+    """What was measured, and where: of all runs that figures are from."""
+    said = {}
+    for name in dict.fromkeys(figure["run"] for figure in figures):
+        run = report["runs"][name]
+        machine = run["machine"]
+        where = f"{machine['cpu']}, {machine['cores']} cores"
+        said.setdefault(f"Lakebed {run['versions']['lakebed']}, {where}", []).append(name)
+    return "; ".join(f"{what} ({', '.join(names)})" for what, names in said.items())
 
 
 def line_of(measure: dict[str, Any]) -> str:
