@@ -140,7 +140,7 @@ settings! {
     read_cache_bytes: u64, false, "`10737418240`",
         "How much of the disk the read cache takes, at least 128 MiB.";
     resident_index_bytes_max: u64, false, "`1073741824`",
-        "Memory for resident indexes, over all tables; 0 for none. While one is built it takes about 2.5 KiB \
+        "Memory for resident indexes, over all tables; 0 for none. While one is built it takes about 1.5 KiB \
          a row more.";
     resident_index_dir: PathBuf, false, "`_lakebed/resident` in a local lake, else a folder that goes \
          with the server",
