@@ -40,8 +40,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
     axes.set_xlabel("\n".join([label, *map(line_of, measures)]), fontsize=8)
     versions = list(report["runs"].values())[-1]["versions"]
     axes.set_title(
-        f"{server_of(report, report['comparisons'])}, pyarrow {versions['pyarrow']}, "
-        f"pylance {versions['pylance']}\nmedians",
+        f"{server_of(report, report['comparisons'])}\n"
+        f"pyarrow {versions['pyarrow']}, pylance {versions['pylance']}; medians",
         fontsize=9,
     )
     save(figure, path)

@@ -160,6 +160,27 @@ def test_it_finds_what_comparing_every_row_finds(
     assert made.status()["searches"] == 40
 
 
+def test_one_row_that_goes_from_a_large_file_is_followed_at_once(
+    server: LakebedServer, table: str
+) -> None:
+    made = Searched(server, table)
+    made.create(60_000)
+    made.make_resident()
+    query = made.truth[17]
+    made.delete("id = 17", lambda id_: id_ == 17)
+    made.check(query[None])
+    merged = rows_of(18, vectors(1, 77))
+    made.table.merge_insert("id").when_matched_update_all().execute(merged)
+    made.truth[18] = vectors(1, 77)[0]
+    made.check(made.truth[18][None])
+    # Of a hundred groups one passes, and all of its rows are compared.
+    _, answer = made.search(query, filter="group = 3")
+    assert answer.headers[INDEX_TYPE] == "RESIDENT_EXACT"
+    assert answer.headers["x-lakebed-rows-scanned"] == "600"
+    # Nothing passes but the row that was changed.
+    made.check(made.truth[18][None], "id = 18", lambda id_: id_ == 18)
+
+
 def test_what_names_no_distance_means_what_it_meant(server: LakebedServer, table: str) -> None:
     made = Searched(server, table, "cosine")
     made.create(3_000)

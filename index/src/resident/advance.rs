@@ -56,9 +56,14 @@ impl Difference {
         found
     }
 
-    /// Rows that have to be read to follow it.
-    pub fn rows(&self) -> u64 {
-        self.new.iter().chain(&self.fewer).map(|mark| mark.rows).sum()
+    /// Rows whose vectors have to be read to follow it.
+    pub fn new_rows(&self) -> u64 {
+        self.new.iter().map(|mark| mark.rows).sum()
+    }
+
+    /// Rows of which only the ids have to be read.
+    pub fn fewer_rows(&self) -> u64 {
+        self.fewer.iter().map(|mark| mark.rows).sum()
     }
 
     /// Nothing changed.
@@ -85,9 +90,8 @@ pub async fn advanced(
     let mut hidden = RoaringTreemap::new();
     for mark in &fewer {
         let ids = ids_of(snapshot, mark).await?;
-        let now: RoaringTreemap = ids.iter().collect();
         if let Some(known) = state.fragments.get(&mark.fragment) {
-            hidden.extend(known.ids.iter().filter(|id| !now.contains(*id)));
+            hidden |= gone(&known.ids, &ids);
         }
         fragments.insert(mark.fragment, Known { mark: *mark, ids: Arc::new(ids) });
     }
@@ -138,6 +142,17 @@ fn slice(mark: &FragmentMark) -> Slice {
 pub async fn ids_of(snapshot: &Snapshot, mark: &FragmentMark) -> Result<RowIds> {
     let spec = ScanSpec { slices: Some(vec![slice(mark)]), ..ScanSpec::default() };
     Ok(RowIds::of(read::row_ids(snapshot, spec).await?))
+}
+
+/// The ids of a fragment that are not among those that it has now. Rows go, and the others stay in their order.
+fn gone(known: &RowIds, now: &RowIds) -> RoaringTreemap {
+    let mut left = now.iter().peekable();
+    let gone = known.iter().filter(|id| left.next_if_eq(id).is_none()).collect();
+    if left.next().is_none() {
+        return gone;
+    }
+    let now: RoaringTreemap = now.iter().collect();
+    known.iter().filter(|id| !now.contains(*id)).collect()
 }
 
 fn without(part: &Part, hidden: &RoaringTreemap) -> Part {
@@ -193,4 +208,22 @@ pub fn part_of(quantiser: &Quantiser, rows: read::Rows, sorted: usize) -> Result
         effort: Effort { sorted, ..Effort::default() },
         name: OnceLock::new(),
     })))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_that_are_gone_are_told_in_any_order() {
+        let known = RowIds::of([7, 8, 9, 3, 4, 100]);
+        let gone = |now: &[u64]| {
+            gone(&known, &RowIds::of(now.iter().copied())).into_iter().collect::<Vec<u64>>()
+        };
+        assert_eq!(gone(&[7, 8, 9, 3, 4, 100]), []);
+        assert_eq!(gone(&[7, 9, 3, 100]), [4, 8]);
+        assert_eq!(gone(&[]), [3, 4, 7, 8, 9, 100]);
+        assert_eq!(gone(&[100, 9, 7, 3]), [4, 8], "not in their order");
+        assert_eq!(gone(&[7, 8, 9, 5, 100]), [3, 4], "one that was not known");
+    }
 }

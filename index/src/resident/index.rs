@@ -24,6 +24,8 @@ use super::upkeep::{PartFacts, Upkeep, upkeep};
 const STATES_MAX: usize = 4;
 /// Rows that a search reads to follow its version, at most; more are read in the background.
 const FOLLOWED_ROWS_MAX: u64 = 20_000;
+/// Rows of which it reads only the ids, where others of their fragments were deleted.
+const FOLLOWED_IDS_MAX: u64 = 1_000_000;
 /// Bytes of the vectors of new rows that are held in memory, at most; with more the index is built anew.
 const FRESH_BYTES_MAX: usize = 64 << 20;
 /// Filters whose rows are kept.
@@ -260,7 +262,7 @@ impl ResidentIndex {
         }
         let marks = snapshot.fragment_marks(&self.key.column)?;
         let difference = Difference::of(&newest, marks);
-        if difference.rows() > FOLLOWED_ROWS_MAX {
+        if difference.new_rows() > FOLLOWED_ROWS_MAX || difference.fewer_rows() > FOLLOWED_IDS_MAX {
             return Ok(At::Far);
         }
         match self.step(&newest, snapshot, difference).await? {

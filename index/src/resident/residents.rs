@@ -476,7 +476,7 @@ impl Residents {
         // Lance says what is wrong with a vector that does not fit.
         let Some(query) = index.query(vector) else { return Ok(Answered::Not) };
         let ef = asked.ef.map(|ef| ef.clamp(1, EF_MAX) as usize);
-        let (rows, graph_rows) = (state.rows() as u64, state.graph_rows() as u64);
+        let graph_rows = state.graph_rows() as u64;
         let passes = Passes { filter: spec.filter.clone(), rows: spec.rows.clone() };
         let answer = index.search(snapshot, state, query, (k as usize, ef), passes).await?;
         if index.searches.fetch_add(1, Ordering::Relaxed) % EVICT_EVERY == EVICT_EVERY - 1 {
@@ -490,7 +490,7 @@ impl Residents {
             way: answer.way,
             name: format!("resident({})", asked.column),
             graph_rows,
-            compared_rows: if answer.way == Way::Exact { rows } else { rows - graph_rows },
+            compared_rows: answer.compared,
         }))
     }
 

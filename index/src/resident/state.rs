@@ -82,6 +82,8 @@ pub struct Answer {
     pub hits: Vec<Hit>,
     /// The way through the largest segment.
     pub way: Way,
+    /// Rows that were compared one by one.
+    pub compared: u64,
 }
 
 /// The rows of each part that pass a filter.
@@ -147,6 +149,7 @@ impl State {
         let usual = Effort { ef: of_largest, sorted: self.sorted() };
         let mut near = Vec::new();
         let mut way = (0, Way::Exact);
+        let mut compared = 0;
         for (at, part) in self.parts.iter().enumerate() {
             let visible = passing.and_then(|passing| passing.get(at)).unwrap_or(&part.visible);
             if visible.count() == 0 {
@@ -157,11 +160,14 @@ impl State {
             let most = (Effort { ef, ..usual }.candidates(k), usual.sorted_truly(k));
             let (found, own) = part.segment.search(quantiser, query, most, visible);
             way = way.max((part.segment.rows(), own));
+            if own == Way::Exact {
+                compared += visible.count() as u64;
+            }
             near.extend(found.into_iter().map(|candidate| (candidate, part.segment.as_ref())));
         }
         near.sort_unstable_by_key(|(candidate, _)| *candidate);
         near.truncate(usual.sorted_truly(k));
         let hits = nearest(near, quantiser, query, k)?;
-        Ok(Answer { hits, way: way.1 })
+        Ok(Answer { hits, way: way.1, compared })
     }
 }
