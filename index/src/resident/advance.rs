@@ -220,7 +220,7 @@ mod tests {
         let gone = |now: &[u64]| {
             gone(&known, &RowIds::of(now.iter().copied())).into_iter().collect::<Vec<u64>>()
         };
-        assert_eq!(gone(&[7, 8, 9, 3, 4, 100]), []);
+        assert!(gone(&[7, 8, 9, 3, 4, 100]).is_empty());
         assert_eq!(gone(&[7, 9, 3, 100]), [4, 8]);
         assert_eq!(gone(&[]), [3, 4, 7, 8, 9, 100]);
         assert_eq!(gone(&[100, 9, 7, 3]), [4, 8], "not in their order");

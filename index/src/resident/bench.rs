@@ -8,6 +8,7 @@ use lakebed_core::{DistanceType, Error, Result};
 use roaring::RoaringTreemap;
 
 use super::build::Builders;
+use super::calibrate::calibrated;
 use super::files::VectorsWriter;
 use super::graph::GraphParams;
 use super::quantiser::Quantiser;
@@ -70,7 +71,9 @@ impl Bench {
         let params = GraphParams { m, ef_construction };
         let segment = builders.run_blocking(move || {
             let ids = RowIds::of(0..rows as u64);
-            Ok(Segment::build(&own, ids, codes, vectors, params))
+            let mut segment = Segment::build(&own, ids, codes, vectors, params);
+            segment.effort = calibrated(&segment, &own)?;
+            Ok(segment)
         })?;
         let state = State { parts: vec![Part::whole(segment)], ..State::default() };
         Ok(Bench { quantiser, state, folder })

@@ -11,30 +11,37 @@ use serde::{Deserialize, Serialize};
 use super::bits::Bits;
 use super::nearest::nearest;
 use super::quantiser::{Quantiser, Query};
+use super::search::Beam;
 use super::segment::{Scratch, Segment};
 
 /// What the searches of an index keep and compare.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
 pub struct Effort {
-    /// Candidates on the way through a graph.
+    /// Rows that are looked around from on the way through a graph, on average.
     pub ef: usize,
     /// Candidates whose true distances are looked up, for each row that is wanted.
     pub sorted: usize,
+    /// How fast neighbours get farther: the squared distance of the one at a place is about this power of the
+    /// place. None where that is not known: then every way is as wide as the average.
+    pub growth: Option<f32>,
 }
 
 impl Default for Effort {
     fn default() -> Self {
-        Effort { ef: EFS[0], sorted: 1 }
+        Effort { ef: EFS[0], sorted: 1, growth: None }
     }
 }
 
 impl Effort {
     /// The most that is ever tried.
-    pub const MOST: Effort = Effort { ef: EFS[EFS.len() - 1], sorted: SORTED[SORTED.len() - 1] };
+    pub const MOST: Effort =
+        Effort { ef: EFS[EFS.len() - 1], sorted: SORTED[SORTED.len() - 1], growth: None };
 
     /// Whether it is one that is tried: what comes from a file may be anything.
     pub fn is_sound(self) -> bool {
-        (1..=Effort::MOST.ef).contains(&self.ef) && (1..=Effort::MOST.sorted).contains(&self.sorted)
+        (1..=Effort::MOST.ef).contains(&self.ef)
+            && (1..=Effort::MOST.sorted).contains(&self.sorted)
+            && self.growth.is_none_or(|growth| (0.0..=GROWTH_MAX).contains(&growth))
     }
 
     /// Candidates for `k` rows: for ten rows as many as were measured to find them, for more at least as many
@@ -42,6 +49,16 @@ impl Effort {
     pub fn candidates(self, k: usize) -> usize {
         let sorted = if self.sorted > 1 { self.sorted_truly(k) } else { 0 };
         self.ef.max(k + k / 2).max(sorted)
+    }
+
+    /// The way through a graph for `k` rows. It ends where all is as much farther than the last of them as the
+    /// last of all [`Effort::candidates`] is on average, so easy queries make fewer steps and hard ones more.
+    pub fn beam(self, k: usize) -> Beam {
+        let candidates = self.candidates(k);
+        let Some(growth) = self.growth else { return Beam::of(candidates) };
+        let rank = (k * self.sorted).max(RANK_MIN);
+        let times = (candidates as f32 / rank as f32).max(1.0);
+        Beam { most: candidates * HARD, rank, slack: times.powf(growth) }
     }
 
     /// Of how many candidates the true distances are looked up: codes of a byte seldom put a row much further
@@ -68,6 +85,15 @@ const EFS: [usize; 10] = [24, 32, 48, 64, 96, 128, 192, 256, 384, 512];
 /// and then numbers of those whose true distances are looked up.
 const SORTED: [usize; 5] = [2, 4, 8, 16, 32];
 
+/// The place of the candidate by which it is told how far others are, at least: the very nearest may be much
+/// nearer than the next.
+const RANK_MIN: usize = 10;
+/// By how much the way of a hard query may be longer than that of others. Measured: with four times as many
+/// hardly more is found.
+const HARD: usize = 3;
+/// A growth that is not exceeded: that of rows on a line.
+const GROWTH_MAX: f32 = 2.0;
+
 struct Asked {
     query: Query,
     /// How far the last of its neighbours is.
@@ -79,29 +105,49 @@ struct Asked {
 /// # Errors
 /// `InvalidArgument` for vectors whose neighbours no effort finds; `Internal` when they cannot be read.
 pub fn calibrated(segment: &Segment, quantiser: &Quantiser) -> Result<Effort> {
+    if segment.rows() == 0 {
+        return Ok(Effort::default());
+    }
+    let asked = asked(segment, quantiser)?;
     if segment.graph.is_none() {
-        return tried(segment, quantiser, SORTED.map(|sorted| Effort { ef: EFS[0], sorted }));
+        let efforts = SORTED.map(|sorted| Effort { sorted, ..Effort::default() });
+        return tried(segment, quantiser, &asked, efforts);
     }
     let most = EFS[EFS.len() - 1];
-    let efs = EFS.map(|ef| Effort { ef, sorted: 1 });
-    let sorted = SORTED.map(|sorted| Effort { ef: most, sorted });
-    tried(segment, quantiser, efs.into_iter().chain(sorted))
+    let growth = growth(segment, quantiser, &asked);
+    let efs = EFS.map(|ef| Effort { ef, sorted: 1, growth });
+    let sorted = SORTED.map(|sorted| Effort { ef: most, sorted, growth });
+    tried(segment, quantiser, &asked, efs.into_iter().chain(sorted))
+}
+
+/// How fast the neighbours of rows get farther.
+fn growth(segment: &Segment, quantiser: &Quantiser, asked: &[Asked]) -> Option<f32> {
+    let all = Bits::all(segment.rows());
+    let effort = Effort { growth: None, sorted: 1, ef: EFS[EFS.len() - 1] };
+    let of = |asked: &Asked| {
+        let (found, _) = segment.search(quantiser, &asked.query, (NEIGHBOURS, effort), &all);
+        let (near, far) = (found.get(RANK_MIN)?, found.last()?);
+        let places = (found.len() as f32 / (RANK_MIN + 1) as f32).ln();
+        let times = (far.distance as f32 / near.distance as f32).ln();
+        (places > 1.0 && times.is_finite()).then_some(times / places)
+    };
+    let known: Vec<f32> = asked.iter().filter_map(of).collect();
+    // Where most have more than that many neighbours at no distance nothing can be said.
+    let mean = known.iter().sum::<f32>() / known.len() as f32;
+    (known.len() * 2 > asked.len()).then_some(mean.clamp(0.0, GROWTH_MAX))
 }
 
 fn tried(
     segment: &Segment,
     quantiser: &Quantiser,
+    asked: &[Asked],
     efforts: impl IntoIterator<Item = Effort>,
 ) -> Result<Effort> {
-    if segment.rows() == 0 {
-        return Ok(Effort::default());
-    }
-    let asked = asked(segment, quantiser)?;
     let wanted = asked.len() * NEIGHBOURS.min(segment.rows());
     let mut best = (0.0, Effort::default());
     for effort in efforts {
         let mut found = 0;
-        for asked in &asked {
+        for asked in asked {
             found += hits(segment, quantiser, asked, effort)?;
         }
         let recall = found as f64 / wanted.max(1) as f64;
@@ -159,8 +205,7 @@ fn keep_nearest(near: &mut Vec<f32>) {
 /// Of the neighbours, how many are found; of rows that are as far as one another any will do.
 fn hits(segment: &Segment, quantiser: &Quantiser, asked: &Asked, effort: Effort) -> Result<usize> {
     let all = Bits::all(segment.rows());
-    let most = (effort.candidates(NEIGHBOURS), effort.sorted_truly(NEIGHBOURS));
-    let (mut near, _) = segment.search(quantiser, &asked.query, most, &all);
+    let (mut near, _) = segment.search(quantiser, &asked.query, (NEIGHBOURS, effort), &all);
     near.truncate(effort.sorted_truly(NEIGHBOURS));
     let near = near.into_iter().map(|candidate| (candidate, segment));
     let hits = nearest(near, quantiser, &asked.query, NEIGHBOURS)?;
@@ -203,10 +248,28 @@ mod tests {
     fn vectors_that_codes_tell_apart_need_little_and_fewer_of_them_less() {
         let large = effort_of(16, drawn(20_000 * 16)).unwrap();
         assert!(large.ef <= 256 && large.sorted == 1, "{large:?}");
+        // Of points all over 16 dimensions, squared distances are the 2/16th power of the place; at the
+        // borders a little more.
+        assert!((0.1..0.2).contains(&large.growth.unwrap()), "{large:?}");
         let small = effort_of(16, drawn(1_500 * 16)).unwrap();
         assert!(small.ef < large.ef && small.sorted == 1, "{small:?} beside {large:?}");
         assert!(large.is_sound() && Effort::MOST.is_sound());
-        assert!(!Effort { ef: 0, sorted: 1 }.is_sound());
+        assert!(!Effort { ef: 0, ..large }.is_sound());
+        assert!(!Effort { growth: Some(f32::NAN), ..large }.is_sound());
+    }
+
+    #[test]
+    fn a_way_is_as_wide_as_rows_are_spread_and_wide_where_nothing_is_known() {
+        let effort = Effort { ef: 160, sorted: 1, growth: Some(0.5) };
+        assert_eq!(effort.beam(10), Beam { most: 480, rank: 10, slack: 4.0 });
+        assert_eq!(effort.beam(40), Beam { most: 480, rank: 40, slack: 2.0 });
+        assert_eq!(effort.beam(1), Beam { most: 480, rank: 10, slack: 4.0 });
+        // As many again as are wanted.
+        assert_eq!(effort.beam(400), Beam { most: 1_800, rank: 400, slack: 1.5_f32.sqrt() });
+        assert_eq!(Effort { growth: None, ..effort }.beam(10), Beam::of(160));
+        // A query has thirty rows at no distance, and so have most.
+        let equal: Vec<f32> = (0..3_000).flat_map(|row| [(row / 30) as f32, 1.0]).collect();
+        assert_eq!(effort_of(2, equal).unwrap().growth, None);
     }
 
     #[test]

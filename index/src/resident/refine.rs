@@ -10,7 +10,7 @@ use rayon::prelude::*;
 
 use super::graph::{Graph, Lists};
 use super::quantiser::{Query, code_distance};
-use super::search::{Candidate, Codes, through_graph};
+use super::search::{Beam, Candidate, Codes, through_graph};
 
 /// One round over all rows.
 #[derive(Debug, Clone, Copy)]
@@ -39,7 +39,8 @@ pub fn refined(graph: &Graph, codes: Codes<'_>, dimension: usize, round: Round) 
         .into_par_iter()
         .map(|row| {
             let query = Query::of_code(codes.of(row), dimension);
-            let mut found = through_graph(graph, codes, &query, round.candidates, None);
+            let beam = Beam::of(round.candidates);
+            let mut found = through_graph(graph, codes, &query, beam, None);
             found.extend(graph.rows.of_node(row).iter().map(|other| far(row, *other)));
             neighbours(row, found, codes, dimension, round)
         })

@@ -39,7 +39,7 @@ struct SavedSegment {
     masked: Vec<u32>,
 }
 
-const FORMAT: u32 = 2;
+const FORMAT: u32 = 3;
 
 /// A state that was read from files.
 pub struct Loaded {

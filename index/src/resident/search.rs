@@ -34,13 +34,35 @@ impl<'a> Codes<'a> {
     }
 }
 
+/// How wide the way through a graph is. Where neighbours are easily told from others few rows are looked
+/// around from, and where not many: what is much farther than the farthest that is wanted leads nowhere
+/// (Al-Jazzazi et al., "Distance Adaptive Beam Search for Provably Accurate Graph-Based Nearest Neighbor
+/// Search", 2025).
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Beam {
+    /// Candidates that are kept, at most.
+    pub most: usize,
+    /// The way ends where all is farther than the candidate of this place, the nearest being the first,
+    pub rank: usize,
+    /// by this factor. Distances are squared ones.
+    pub slack: f32,
+}
+
+impl Beam {
+    /// All of the nearest so many candidates are looked around from.
+    pub fn of(candidates: usize) -> Beam {
+        Beam { most: candidates, rank: usize::MAX, slack: 1.0 }
+    }
+}
+
 /// The nearest that were seen, nearest first, and which of them were looked around from: each is its distance,
 /// which never takes more than 31 bits, then its row, then whether it is done. One number is compared and moved
 /// sooner than three.
-#[derive(Default)]
 struct Pool {
     found: Vec<u64>,
-    size: usize,
+    beam: Beam,
+    /// The distance from which on nothing is of use, by the beam.
+    limit: u32,
 }
 
 /// Set in what was looked around from.
@@ -54,18 +76,27 @@ fn unpacked(packed: u64) -> Candidate {
     Candidate { distance: (packed >> 33) as u32, row: (packed >> 1) as u32 }
 }
 
+impl Default for Pool {
+    fn default() -> Self {
+        Pool { found: Vec::new(), beam: Beam::of(1), limit: u32::MAX }
+    }
+}
+
 impl Pool {
-    fn restart(&mut self, size: usize) {
+    fn restart(&mut self, beam: Beam) {
         self.found.clear();
-        self.size = size.max(1);
+        self.beam = Beam { most: beam.most.max(1), rank: beam.rank.max(1), ..beam };
+        self.limit = u32::MAX;
     }
 
     /// The distance from which on nothing is kept.
     #[inline]
     fn bound(&self) -> u32 {
         match self.found.last() {
-            Some(last) if self.found.len() >= self.size => unpacked(*last).distance,
-            _ => u32::MAX,
+            Some(last) if self.found.len() >= self.beam.most => {
+                unpacked(*last).distance.min(self.limit)
+            }
+            _ => self.limit,
         }
     }
 
@@ -79,12 +110,20 @@ impl Pool {
     /// Puts a candidate in its place, and says which that is.
     #[inline]
     fn add(&mut self, candidate: Candidate) -> usize {
-        if self.found.len() >= self.size {
+        if self.found.len() >= self.beam.most {
             self.found.pop();
         }
         let candidate = packed(candidate);
         let place = self.found.partition_point(|other| *other < candidate);
         self.found.insert(place, candidate);
+        let rank = self.beam.rank;
+        if place < rank
+            && let Some(last) = self.found.get(rank - 1)
+        {
+            // What is as far as that is not too far.
+            let limit = unpacked(*last).distance as f32 * self.beam.slack;
+            self.limit = (limit as u32).saturating_add(1);
+        }
         place
     }
 }
@@ -165,13 +204,14 @@ fn entry(graph: &Graph, codes: Codes<'_>, query: &Query) -> u32 {
     node
 }
 
-/// The `ef` nearest rows that the graph leads to, nearest first. With `passing`, only rows in it, while the
-/// way may lead through others: as many more rows are kept on the way as fewer pass.
+/// The nearest rows that the graph leads to, nearest first. With `passing`, only rows in it, while the way may
+/// lead through others: as many more rows are kept on the way as fewer pass, and it goes on until those that
+/// pass are near.
 pub fn through_graph(
     graph: &Graph,
     codes: Codes<'_>,
     query: &Query,
-    ef: usize,
+    beam: Beam,
     passing: Option<&Bits>,
 ) -> Vec<Candidate> {
     if graph.row_count() == 0 {
@@ -179,19 +219,22 @@ pub fn through_graph(
     }
     SCRATCH.with_borrow_mut(|scratch| {
         scratch.restart(graph.row_count());
-        let width = match passing {
-            None => ef,
-            Some(bits) => widened(ef, bits, graph.row_count()),
+        let way = match passing {
+            None => beam,
+            Some(bits) => Beam::of(widened(beam.most, bits, graph.row_count())),
         };
-        scratch.pool.restart(width);
-        scratch.passing.restart(ef);
+        scratch.pool.restart(way);
+        scratch.passing.restart(beam);
         let first = entry(graph, codes, query);
         scratch.unseen(&[first]);
         gather(scratch, graph, codes, query, passing);
         let mut place = 0;
         while let Some(candidate) = scratch.pool.found.get_mut(place) {
             *candidate |= DONE;
-            let row = unpacked(*candidate).row;
+            let Candidate { distance, row } = unpacked(*candidate);
+            if distance >= scratch.pool.limit.min(scratch.passing.limit) {
+                break;
+            }
             scratch.unseen(graph.rows.of_node(row));
             // Where the way goes on, unless something nearer is found now.
             let next = scratch.pool.next(place + 1);
@@ -235,7 +278,7 @@ fn gather(
             prefetch(codes.of(*next));
         }
         let candidate = Candidate { distance: query.distance(codes.of(*row)), row: *row };
-        if candidate.distance < scratch.pool.bound() {
+        if candidate.distance < scratch.pool.bound().min(scratch.passing.limit) {
             // The way may go on there: then its neighbours are looked up.
             prefetch(graph.rows.starts.get(*row as usize..=*row as usize).unwrap_or_default());
             nearest = nearest.min(scratch.pool.add(candidate));
@@ -285,4 +328,37 @@ pub fn row_by_row(
     found.sort_unstable();
     found.truncate(kept);
     found
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_much_farther_than_what_is_wanted_is_not_kept() {
+        let mut pool = Pool::default();
+        pool.restart(Beam { most: 5, rank: 2, slack: 1.5 });
+        let mut add = |distance, row| {
+            pool.add(Candidate { distance, row });
+            pool.bound()
+        };
+        assert_eq!(add(100, 1), u32::MAX);
+        assert_eq!(add(200, 2), 301, "half as far again as the second");
+        assert_eq!(add(210, 3), 301);
+        assert_eq!(add(40, 4), 151);
+        assert_eq!(add(0, 5), 61);
+        assert_eq!(add(0, 6), 1, "what is not farther than the second is kept");
+        let rows = pool.found.iter().map(|one| unpacked(*one).row);
+        assert_eq!(rows.collect::<Vec<_>>(), [5, 6, 4, 1, 2]);
+    }
+
+    #[test]
+    fn a_beam_without_a_rank_keeps_so_many() {
+        let mut pool = Pool::default();
+        pool.restart(Beam::of(2));
+        for (distance, bound) in [(7, u32::MAX), (5, 7), (6, 6), (1, 5)] {
+            pool.add(Candidate { distance, row: distance });
+            assert_eq!(pool.bound(), bound);
+        }
+    }
 }

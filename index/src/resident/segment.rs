@@ -143,23 +143,23 @@ impl Segment {
         }
     }
 
-    /// The nearest rows of those that pass, by their codes, nearest first, and which way they were found: `ef`
-    /// through the graph, `nearest` where all are compared.
+    /// Candidates for the `k` nearest rows of those that pass, by their codes, nearest first, and which way they
+    /// were found.
     pub fn search(
         &self,
         quantiser: &Quantiser,
         query: &Query,
-        (ef, nearest): (usize, usize),
+        (k, effort): (usize, Effort),
         passing: &Bits,
     ) -> (Vec<Candidate>, Way) {
         let codes = Codes { bytes: &self.codes, stride: quantiser.stride() };
-        let way = self.way(passing, ef);
+        let way = self.way(passing, effort.candidates(k));
         let found = match (way, &self.graph) {
-            (Way::Graph, Some(graph)) => through_graph(graph, codes, query, ef, None),
+            (Way::Graph, Some(graph)) => through_graph(graph, codes, query, effort.beam(k), None),
             (Way::MaskedGraph, Some(graph)) => {
-                through_graph(graph, codes, query, ef, Some(passing))
+                through_graph(graph, codes, query, effort.beam(k), Some(passing))
             }
-            _ => row_by_row(codes, query, nearest, passing.iter()),
+            _ => row_by_row(codes, query, effort.sorted_truly(k), passing.iter()),
         };
         (found, way)
     }

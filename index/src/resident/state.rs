@@ -146,7 +146,7 @@ impl State {
         passing: Option<&Passing>,
     ) -> Result<Answer> {
         let of_largest = self.largest().map_or(1, |segment| segment.effort.ef.max(1));
-        let usual = Effort { ef: of_largest, sorted: self.sorted() };
+        let sorted = self.sorted();
         let mut near = Vec::new();
         let mut way = (0, Way::Exact);
         let mut compared = 0;
@@ -155,10 +155,10 @@ impl State {
             if visible.count() == 0 {
                 continue;
             }
-            let needed = part.segment.effort.ef;
-            let ef = ef.map_or(needed, |ef| (ef * needed).div_ceil(of_largest).min(ef));
-            let most = (Effort { ef, ..usual }.candidates(k), usual.sorted_truly(k));
-            let (found, own) = part.segment.search(quantiser, query, most, visible);
+            let needed = part.segment.effort;
+            let ef = ef.map_or(needed.ef, |ef| (ef * needed.ef).div_ceil(of_largest).min(ef));
+            let effort = Effort { ef, sorted, ..needed };
+            let (found, own) = part.segment.search(quantiser, query, (k, effort), visible);
             way = way.max((part.segment.rows(), own));
             if own == Way::Exact {
                 compared += visible.count() as u64;
@@ -166,7 +166,7 @@ impl State {
             near.extend(found.into_iter().map(|candidate| (candidate, part.segment.as_ref())));
         }
         near.sort_unstable_by_key(|(candidate, _)| *candidate);
-        near.truncate(usual.sorted_truly(k));
+        near.truncate(Effort { sorted, ..Effort::default() }.sorted_truly(k));
         let hits = nearest(near, quantiser, query, k)?;
         Ok(Answer { hits, way: way.1, compared })
     }
