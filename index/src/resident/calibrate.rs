@@ -21,8 +21,8 @@ pub struct Effort {
     pub ef: usize,
     /// Candidates whose true distances are looked up, for each row that is wanted.
     pub sorted: usize,
-    /// How fast neighbours get farther: the squared distance of the one at a place is about this power of the
-    /// place. None where that is not known: then every way is as wide as the average.
+    /// How fast neighbours get farther: the squared distance of one is about this power of its place. None
+    /// where that is not known: then every way is as wide as the average.
     pub growth: Option<f32>,
 }
 
@@ -52,7 +52,7 @@ impl Effort {
     }
 
     /// The way through a graph for `k` rows. It ends where all is as much farther than the last of them as the
-    /// last of all [`Effort::candidates`] is on average, so easy queries make fewer steps and hard ones more.
+    /// last of all [`Effort::candidates`] is mostly, so easy queries make fewer steps and hard ones more.
     pub fn beam(self, k: usize) -> Beam {
         let candidates = self.candidates(k);
         let Some(growth) = self.growth else { return Beam::of(candidates) };
@@ -91,6 +91,8 @@ const RANK_MIN: usize = 10;
 /// By how much the way of a hard query may be longer than that of others. Measured: with four times as many
 /// hardly more is found.
 const HARD: usize = 3;
+/// Candidates of an effort in the midst of those that are tried.
+const WIDTH: usize = 128;
 /// A growth that is not exceeded: that of rows on a line.
 const GROWTH_MAX: f32 = 2.0;
 
@@ -120,21 +122,28 @@ pub fn calibrated(segment: &Segment, quantiser: &Quantiser) -> Result<Effort> {
     tried(segment, quantiser, &asked, efs.into_iter().chain(sorted))
 }
 
-/// How fast the neighbours of rows get farther.
+/// How fast the neighbours of rows get farther: so that of all of them together as many are near enough as
+/// [`Effort::beam`] says for [`WIDTH`] candidates.
 fn growth(segment: &Segment, quantiser: &Quantiser, asked: &[Asked]) -> Option<f32> {
     let all = Bits::all(segment.rows());
-    let effort = Effort { growth: None, sorted: 1, ef: EFS[EFS.len() - 1] };
-    let of = |asked: &Asked| {
+    let effort = Effort { ef: WIDTH * HARD, ..Effort::default() };
+    let mut times: Vec<f32> = Vec::new();
+    let mut known = 0;
+    for asked in asked {
+        // The first is the row itself.
         let (found, _) = segment.search(quantiser, &asked.query, (NEIGHBOURS, effort), &all);
-        let (near, far) = (found.get(RANK_MIN)?, found.last()?);
-        let places = (found.len() as f32 / (RANK_MIN + 1) as f32).ln();
-        let times = (far.distance as f32 / near.distance as f32).ln();
-        (places > 1.0 && times.is_finite()).then_some(times / places)
-    };
-    let known: Vec<f32> = asked.iter().filter_map(of).collect();
+        let Some(near) = found.get(RANK_MIN).filter(|near| near.distance > 0) else { continue };
+        let far = found.iter().skip(1);
+        times.extend(far.map(|far| far.distance as f32 / near.distance as f32));
+        known += 1;
+    }
     // Where most have more than that many neighbours at no distance nothing can be said.
-    let mean = known.iter().sum::<f32>() / known.len() as f32;
-    (known.len() * 2 > asked.len()).then_some(mean.clamp(0.0, GROWTH_MAX))
+    if known * 2 < asked.len() || times.len() <= known * WIDTH {
+        return None;
+    }
+    let (_, slack, _) = times.select_nth_unstable_by(known * WIDTH, f32::total_cmp);
+    let growth = slack.ln() / (WIDTH as f32 / RANK_MIN as f32).ln();
+    Some(growth.clamp(0.0, GROWTH_MAX))
 }
 
 fn tried(
