@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from pyroaring import BitMap64
 
-from bench.vectors import KEPT, K, Vectors
+from bench.vectors import KEPT, Among, K, Vectors
 
 OPTIONS = {"threads": 2, "m": 16, "ef_construction": 200}
 OURS = "Lakebed"
@@ -75,7 +75,7 @@ class Contestant:
         data.queries[:queries].astype("<f4").tofile(self.queries_path)
         self.build_seconds: float | None = None
         self.bytes = 0
-        self.masks: dict[float, Path] = {}
+        self.masks: dict[Among, tuple[np.ndarray, Path]] = {}
         log = (self.folder / "log").open("wb")
         self.process = subprocess.Popen(
             self.command(),
@@ -177,8 +177,9 @@ class Contestant:
                 return int(line.split()[1]) * 1024
         raise KeyError("VmRSS")
 
-    def search(self, effort: Effort, share: float | None = None, *, exact: bool = False) -> Found:
-        """All queries, among the rows that pass a filter of such a share; `exact` compares all."""
+    def search(self, effort: Effort, among: Among | None = None, *, exact: bool = False) -> Found:
+        """All queries, among the rows that pass a filter; `exact` compares all of them. pylance
+        filters by the number that was drawn for a row, and by nothing else."""
         out = self.folder / "ids.u64"
         request: dict[str, Any] = {
             "cmd": "search",
@@ -187,27 +188,28 @@ class Contestant:
             "ef": effort.ef,
             "threads": 1,
             "ids": str(out),
-            "mask": None if share is None else str(self.mask(share)),
+            "mask": None if among is None else str(self.mask(among)[1]),
         }
         if not self.ours:
             request |= {"dim": self.data.width, "refine": effort.refine, "exact": exact}
-            request["passing"] = None if share is None else self.data.passing(share)
+            request["passing"] = None if among is None else self.data.passing(among.share)
         answer = self.ask(**request)
         found = np.fromfile(out, "<u8").reshape(-1, K)
         assert len(found) == answer["queries"]
-        if share is not None:
-            passes = self.data.draw() < self.data.passing(share)
+        if among is not None:
+            passes, _ = self.mask(among)
             there = found[found < self.data.rows].astype(np.int64)
             assert passes[there].all(), f"{self.title} found rows that do not pass the filter"
         return Found(found, answer["seconds"])
 
-    def mask(self, share: float) -> Path:
-        """A file of the rows that pass, as a 64-bit roaring bitmap in its portable form."""
-        if share not in self.masks:
-            rows = np.flatnonzero(self.data.draw() < self.data.passing(share))
-            self.masks[share] = self.folder / f"{share:g}.roaring"
-            self.masks[share].write_bytes(BitMap64(rows.tolist()).serialize())
-        return self.masks[share]
+    def mask(self, among: Among) -> tuple[np.ndarray, Path]:
+        """Which rows pass, and a file of them: a 64-bit roaring bitmap in its portable form."""
+        if among not in self.masks:
+            passes = self.data.passes(among)
+            path = self.folder / f"{among.share:g}.{among.by}.roaring"
+            path.write_bytes(BitMap64(np.flatnonzero(passes).tolist()).serialize())
+            self.masks[among] = (passes, path)
+        return self.masks[among]
 
     def close(self) -> None:
         """Ends the process."""

@@ -15,7 +15,7 @@ from pathlib import Path
 from bench import vectors
 from bench.contestants import OURS, PEERS, Contestant, Effort
 from bench.rounds import Comparison, Filtered, Measure, RecallCurves, Sweep, measure
-from bench.vectors import K, Vectors
+from bench.vectors import Among, K, Vectors
 from support.server import LakebedServer
 
 QUERIES = 500
@@ -29,8 +29,9 @@ RECALL = 0.95
 LEVELS = [0.95, 0.97, 0.99]
 BARS = {"hnswlib": 0.6, "pylance": 6.0}
 MEMORY_BAR = 0.5
-SHARES = [0.5, 0.1, 0.01, 0.001, 0.0001]
-MIDDLE_SHARE = 0.01
+BY_CHANCE = [Among(share) for share in [0.5, 0.1, 0.01, 0.001, 0.0001]]
+MIDDLE = Among(0.01)
+BY_PLACE = [Among(share, by) for share in [0.5, 0.1, 0.01] for by in ["near", "far"]]
 FILTERED_BAR = 0.5
 
 Figures = list[Comparison | Measure | RecallCurves]
@@ -56,6 +57,7 @@ def run(_server: LakebedServer, folder: Path, rounds: int, table_mb: int) -> Fig
             found, beside = filtered(data, sides, swept, rounds)
             shares += found
             figures += beside
+            figures.append(filtered_by_place(data, sides[0], effort_of(swept[0])))
     what = f"{K} rows each, one thread, {QUERIES} queries, medians of {rounds} rounds"
     curves = RecallCurves("recall against rate", what, sweeps, shares)
     print(curves.line(), flush=True)
@@ -97,12 +99,12 @@ def sweep(sides: list[Contestant], rounds: int) -> list[Sweep]:
 
 
 def steady_rate(
-    side: Contestant, effort: Effort, share: float | None = None, *, exact: bool = False
+    side: Contestant, effort: Effort, among: Among | None = None, *, exact: bool = False
 ) -> float:
     """Queries a second over as many passes as fill some time."""
     queries, seconds = 0, 0.0
     while seconds < PASS_S:
-        found = side.search(effort, share, exact=exact)
+        found = side.search(effort, among, exact=exact)
         queries, seconds = queries + len(found.ids), seconds + found.seconds
     return queries / seconds
 
@@ -210,53 +212,78 @@ def filtered(
     searchers = {}
     for side, result in zip(sides, swept, strict=True):
         if side.kind in {OURS, "faiss", "pylance"}:
-            enough = [
-                effort
-                for effort, recall in zip(result.efforts, result.recalls, strict=True)
-                if recall >= RECALL
-            ]
-            searchers[side.title] = (side, enough[0] if enough else result.efforts[-1], False)
+            searchers[side.title] = (side, effort_of(result), False)
         if side.kind == "faiss":
             searchers[f"{side.title} flat"] = (side, Effort(K), True)
-    seconds: dict[tuple[str, float], list[float]] = {}
-    recalls: dict[tuple[str, float], float] = {}
+    seconds: dict[tuple[str, Among | None], list[float]] = {}
+    recalls: dict[tuple[str, Among | None], float] = {}
     order = list(searchers.items())
     for number in range(rounds):
         turn = number % len(order)
         for title, (side, effort, exact) in order[turn:] + order[:turn]:
-            for share in [1.0, *SHARES]:
-                if number > 0 and share not in {1.0, MIDDLE_SHARE}:
+            for among in [None, *BY_CHANCE]:
+                if number > 0 and among not in {None, MIDDLE}:
                     continue
-                among = None if share == 1.0 else share
                 if number == 0:
                     found = side.search(effort, among, exact=exact)
-                    recalls[title, share] = data.recall(found.ids, data.nearest(share))
+                    recalls[title, among] = data.recall(found.ids, data.nearest(among))
                 rate = steady_rate(side, effort, among, exact=exact)
-                seconds.setdefault((title, share), []).append(1_000 / rate)
+                seconds.setdefault((title, among), []).append(1_000 / rate)
     for title, (_, effort, exact) in order:
         told = ", ".join(
-            f"{share:.2%} {recalls[title, share]:.3f} at "
-            f"{1_000 / statistics.median(seconds[title, share]):,.0f}/s"
-            for share in [1.0, *SHARES]
+            f"{among or 'all'} {recalls[title, among]:.3f} at "
+            f"{1_000 / statistics.median(seconds[title, among]):,.0f}/s"
+            for among in [None, *BY_CHANCE]
         )
         print(f"{data.title}, filtered: {title} ({'all' if exact else effort}): {told}", flush=True)
     figures = [
-        Filtered(title, data.what, share, recall, 1_000 / statistics.median(seconds[title, share]))
-        for (title, share), recall in recalls.items()
+        Filtered(
+            title,
+            data.what,
+            among.share if among else 1.0,
+            recall,
+            1_000 / statistics.median(seconds[title, among]),
+        )
+        for (title, among), recall in recalls.items()
     ]
     return figures, filter_figures(data, list(searchers), recalls, seconds)
+
+
+def effort_of(result: Sweep) -> Effort:
+    """The least effort that reaches the recall without a filter."""
+    pairs = zip(result.efforts, result.recalls, strict=True)
+    return next((effort for effort, recall in pairs if recall >= RECALL), result.efforts[-1])
+
+
+def filtered_by_place(data: Vectors, side: Contestant, effort: Effort) -> Measure:
+    """What is missed where the rows that pass have to do with the query: they are near to it or
+    nowhere near."""
+    missed = {}
+    for among in BY_PLACE:
+        found = side.search(effort, among)
+        missed[among] = 1 - data.recall(found.ids, data.nearest(among))
+        rate = steady_rate(side, effort, among)
+        print(f"{data.title}, filtered by place: {among} {1 - missed[among]:.3f} at {rate:,.0f}/s")
+    said = ", ".join(f"{among}: {share:.4f}" for among, share in missed.items())
+    return measure(
+        f"{data.title}, missed with a filter by place",
+        f"of the {K} nearest that pass, at the worst of these, near a row or far from it; {said}",
+        "of 1",
+        1 - RECALL,
+        [max(missed.values())],
+    )
 
 
 def filter_figures(
     data: Vectors,
     titles: list[str],
-    recalls: dict[tuple[str, float], float],
-    seconds: dict[tuple[str, float], list[float]],
+    recalls: dict[tuple[str, Among | None], float],
+    seconds: dict[tuple[str, Among | None], list[float]],
 ) -> list[Comparison | Measure]:
     """What is missed at the worst share, the rate beside the unfiltered one, and beside peers."""
     ours, *peers = titles
-    said = ", ".join(f"{share:.2%}: {1 - recalls[ours, share]:.4f}" for share in SHARES)
-    missed = max(1 - recalls[ours, share] for share in SHARES)
+    said = ", ".join(f"{among}: {1 - recalls[ours, among]:.4f}" for among in BY_CHANCE)
+    missed = max(1 - recalls[ours, among] for among in BY_CHANCE)
     figures: list[Comparison | Measure] = [
         measure(
             f"{data.title}, missed with a filter",
@@ -266,24 +293,24 @@ def filter_figures(
             [missed],
         ),
         Comparison(
-            f"{data.title}, filter of {MIDDLE_SHARE:.0%}",
+            f"{data.title}, filter of {MIDDLE.share:.0%}",
             f"{OURS} without a filter",
             f"1,000 queries of {data.what}",
             FILTERED_BAR,
-            seconds[ours, MIDDLE_SHARE],
-            seconds[ours, 1.0],
+            seconds[ours, MIDDLE],
+            seconds[ours, None],
         ),
     ]
     for peer in peers:
-        found = recalls[peer, MIDDLE_SHARE]
+        found = recalls[peer, MIDDLE]
         figures.append(
             Comparison(
-                f"{data.title}, filter of {MIDDLE_SHARE:.0%}",
+                f"{data.title}, filter of {MIDDLE.share:.0%}",
                 peer,
                 f"1,000 queries of {data.what}; its recall {found:.3f}",
                 None,
-                seconds[ours, MIDDLE_SHARE],
-                seconds[peer, MIDDLE_SHARE],
+                seconds[ours, MIDDLE],
+                seconds[peer, MIDDLE],
             )
         )
     for figure in figures[1:]:

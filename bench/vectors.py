@@ -25,6 +25,18 @@ EQUAL = 1e-5
 
 
 @dataclass(frozen=True)
+class Among:
+    """A filter that so much of all rows passes: by `chance`, or those `near` to some row, or those
+    `far` from it, as filters pass in practice that have to do with what is searched."""
+
+    share: float
+    by: str = "chance"
+
+    def __str__(self) -> str:
+        return f"{self.share:.2%}" + ("" if self.by == "chance" else f" {self.by}")
+
+
+@dataclass(frozen=True)
 class Nearest:
     """The exact answers: `ids` and `distances` of queries x K, less where fewer rows pass."""
 
@@ -68,13 +80,31 @@ class Vectors:
         """The rows whose drawn number is below this are such a share of all, one at least."""
         return max(1, round(self.rows * share))
 
-    def nearest(self, share: float = 1.0) -> Nearest:
+    def passes(self, among: Among) -> np.ndarray:
+        """Which rows pass."""
+        if among.by == "chance":
+            return self.draw() < self.passing(among.share)
+        some = self.base[:1]
+        far = np.concatenate(
+            [
+                self.distances(some, np.arange(at, min(at + 10_000, self.rows))[None])[0]
+                for at in range(0, self.rows, 10_000)
+            ]
+        )
+        order = np.argsort(far if among.by == "near" else -far, kind="stable")
+        found = np.zeros(self.rows, bool)
+        found[order[: self.passing(among.share)]] = True
+        return found
+
+    def nearest(self, among: Among | None = None) -> Nearest:
         """The exact answers among the rows that pass a filter, from the cache if they are there."""
-        path = self.base_path.with_suffix(f".{share:g}.nearest.npz")
+        among = among or Among(1.0)
+        by = "" if among.by == "chance" else f".{among.by}"
+        path = self.base_path.with_suffix(f".{among.share:g}{by}.nearest.npz")
         if path.is_file():
             kept = np.load(path)
             return Nearest(kept["ids"], kept["distances"])
-        found = compared(self, np.flatnonzero(self.draw() < self.passing(share)))
+        found = compared(self, np.flatnonzero(self.passes(among)))
         with unfinished(path).open("wb") as file:
             np.savez(file, ids=found.ids, distances=found.distances)
         unfinished(path).rename(path)

@@ -309,6 +309,24 @@ def test_filters_at_every_share(searched: Searched) -> None:
     assert {"RESIDENT_EXACT", "RESIDENT_HNSW_MASKED"} <= ways, ways
 
 
+def test_filters_that_have_to_do_with_the_query(server: LakebedServer, table: str) -> None:
+    made = Searched(server, table)
+    values = vectors(20_000, 5)
+    far = distances(values, values[0], "l2")
+    side = (far > np.median(far)).astype(np.int32)
+    rows = rows_of(0, values).set_column(1, "group", pa.array(side))
+    made.table = made.db.create_table(table, rows)
+    made.truth = dict(enumerate(values))
+    made.make_resident()
+    ways = set()
+    for half in (0, 1):
+        # Half of the queries have nothing near by that passes.
+        where, passes = f"group = {half}", lambda id_, half=half: side[id_] == half
+        ways |= made.check(vectors(40, 7), where, passes)
+        ways |= made.check(values[side != half][:40], where, passes)
+    assert "RESIDENT_HNSW_MASKED" in ways, ways
+
+
 def test_equal_zero_and_missing_vectors(server: LakebedServer, table: str) -> None:
     made = Searched(server, table, "cosine")
     values = np.concatenate([np.ones((1_500, WIDTH)), vectors(1_500, 3)]).astype(np.float32)

@@ -40,7 +40,7 @@ pub fn refined(graph: &Graph, codes: Codes<'_>, dimension: usize, round: Round) 
         .map(|row| {
             let query = Query::of_code(codes.of(row), dimension);
             let beam = Beam::of(round.candidates);
-            let mut found = through_graph(graph, codes, &query, beam, None);
+            let mut found = through_graph(graph, codes, &query, beam);
             found.extend(graph.rows.of_node(row).iter().map(|other| far(row, *other)));
             neighbours(row, found, codes, dimension, round)
         })

@@ -51,9 +51,22 @@ pub struct Beam {
 impl Beam {
     /// All of the nearest so many candidates are looked around from.
     pub fn of(candidates: usize) -> Beam {
-        Beam { most: candidates, rank: usize::MAX, slack: 1.0 }
+        Beam { most: candidates, rank: candidates, slack: 1.0 }
     }
 }
+
+/// The rows that pass a filter, and what looking for them may cost.
+#[derive(Clone, Copy)]
+pub struct Mask<'a> {
+    /// These rows.
+    pub passing: &'a Bits,
+    /// Rows that are looked around from, at most, until it is given up.
+    pub steps: usize,
+}
+
+/// Candidates on the way past rows that do not pass, at most: more are moved about for longer than it takes to
+/// compare rows.
+const MASKED_MOST: usize = 8_192;
 
 /// The nearest that were seen, nearest first, and which of them were looked around from: each is its distance,
 /// which never takes more than 31 bits, then its row, then whether it is done. One number is compared and moved
@@ -98,6 +111,11 @@ impl Pool {
             }
             _ => self.limit,
         }
+    }
+
+    /// All of it.
+    fn candidates(&self) -> Vec<Candidate> {
+        self.found.iter().map(|candidate| unpacked(*candidate)).collect()
     }
 
     /// The first place from this one on that was not looked around from.
@@ -204,57 +222,69 @@ fn entry(graph: &Graph, codes: Codes<'_>, query: &Query) -> u32 {
     node
 }
 
-/// The nearest rows that the graph leads to, nearest first. With `passing`, only rows in it, while the way may
-/// lead through others: as many more rows are kept on the way as fewer pass, and it goes on until those that
-/// pass are near.
-pub fn through_graph(
+/// The nearest rows that the graph leads to, nearest first.
+pub fn through_graph(graph: &Graph, codes: Codes<'_>, query: &Query, beam: Beam) -> Vec<Candidate> {
+    SCRATCH.with_borrow_mut(|scratch| {
+        scratch.pool.restart(beam);
+        scratch.passing.restart(beam);
+        walk(scratch, graph, codes, query, None);
+        scratch.pool.candidates()
+    })
+}
+
+/// The nearest rows of those that pass to which the graph leads, past others, nearest first. The way ends, as
+/// without a mask, where all is much farther than what is wanted and passes; none when that is too long.
+pub fn past_masked(
     graph: &Graph,
     codes: Codes<'_>,
     query: &Query,
     beam: Beam,
-    passing: Option<&Bits>,
-) -> Vec<Candidate> {
-    if graph.row_count() == 0 {
-        return Vec::new();
-    }
+    mask: Mask<'_>,
+) -> Option<Vec<Candidate>> {
     SCRATCH.with_borrow_mut(|scratch| {
-        scratch.restart(graph.row_count());
-        let way = match passing {
-            None => beam,
-            Some(bits) => Beam::of(widened(beam.most, bits, graph.row_count())),
-        };
-        scratch.pool.restart(way);
+        scratch.pool.restart(Beam { rank: usize::MAX, ..Beam::of(mask.steps.min(MASKED_MOST)) });
         scratch.passing.restart(beam);
-        let first = entry(graph, codes, query);
-        scratch.unseen(&[first]);
-        gather(scratch, graph, codes, query, passing);
-        let mut place = 0;
-        while let Some(candidate) = scratch.pool.found.get_mut(place) {
-            *candidate |= DONE;
-            let Candidate { distance, row } = unpacked(*candidate);
-            if distance >= scratch.pool.limit.min(scratch.passing.limit) {
-                break;
-            }
-            scratch.unseen(graph.rows.of_node(row));
-            // Where the way goes on, unless something nearer is found now.
-            let next = scratch.pool.next(place + 1);
-            if let Some(next) = scratch.pool.found.get(next) {
-                prefetch(graph.rows.of_node(unpacked(*next).row));
-            }
-            place = gather(scratch, graph, codes, query, passing).min(next);
-        }
-        let found = match passing {
-            None => &scratch.pool.found,
-            Some(_) => &scratch.passing.found,
-        };
-        found.iter().map(|candidate| unpacked(*candidate)).collect()
+        walk(scratch, graph, codes, query, Some(mask)).then(|| scratch.passing.candidates())
     })
 }
 
-/// Candidates on the way so that some `ef` of them pass.
-fn widened(ef: usize, passing: &Bits, rows: usize) -> usize {
-    let share = passing.count().max(1) as f64 / rows.max(1) as f64;
-    ((ef as f64 / share).ceil() as usize).min(rows)
+/// Goes from row to row; whether to the end.
+fn walk(
+    scratch: &mut Scratch,
+    graph: &Graph,
+    codes: Codes<'_>,
+    query: &Query,
+    mask: Option<Mask<'_>>,
+) -> bool {
+    scratch.restart(graph.row_count());
+    if graph.row_count() == 0 {
+        return true;
+    }
+    let passing = mask.map(|mask| mask.passing);
+    let first = entry(graph, codes, query);
+    scratch.unseen(&[first]);
+    gather(scratch, graph, codes, query, passing);
+    let (mut place, mut steps) = (0, 0);
+    while let Some(candidate) = scratch.pool.found.get_mut(place) {
+        *candidate |= DONE;
+        let Candidate { distance, row } = unpacked(*candidate);
+        if distance >= scratch.pool.limit.min(scratch.passing.limit) {
+            return true;
+        }
+        if mask.is_some_and(|mask| steps >= mask.steps) {
+            return false;
+        }
+        steps += 1;
+        scratch.unseen(graph.rows.of_node(row));
+        // Where the way goes on, unless something nearer is found now.
+        let next = scratch.pool.next(place + 1);
+        if let Some(next) = scratch.pool.found.get(next) {
+            prefetch(graph.rows.of_node(unpacked(*next).row));
+        }
+        place = gather(scratch, graph, codes, query, passing).min(next);
+    }
+    // Past a mask, what fell out of a pool that is full might have led on.
+    mask.is_none() || scratch.pool.bound() >= scratch.passing.limit
 }
 
 /// Compares the rows that were found near by; the first place of the pool that changed.

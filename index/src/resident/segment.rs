@@ -13,7 +13,7 @@ use super::calibrate::Effort;
 use super::graph::{Graph, GraphParams};
 use super::quantiser::{Quantiser, Query};
 use super::row_ids::RowIds;
-use super::search::{Candidate, Codes, row_by_row, through_graph};
+use super::search::{Candidate, Codes, Mask, past_masked, row_by_row, through_graph};
 
 /// The vectors of a segment.
 #[derive(Debug)]
@@ -97,7 +97,7 @@ impl Way {
 
 /// Of so many rows a graph is built; fewer are compared as fast.
 const GRAPH_ROWS_MIN: usize = 1_024;
-/// What comparing a row costs, against a step of a search through a graph: rows that follow one another are
+/// What comparing a row costs, against a neighbour on the way through a graph: rows that follow one another are
 /// read ahead, and nothing is sorted. Measured over 100 and 784 numbers, at shares from 1 to 50 percent.
 const STEPS_PER_ROW: f64 = 0.5;
 
@@ -127,24 +127,14 @@ impl Segment {
         self.codes.capacity() + graph + self.ids.bytes() + self.vectors.bytes()
     }
 
-    /// Which way is the shortest to the nearest `ef` of the rows that pass.
-    fn way(&self, passing: &Bits, ef: usize) -> Way {
-        let Some(graph) = &self.graph else { return Way::Exact };
-        let rows = self.rows();
-        if passing.count() == rows {
-            return if ef >= rows { Way::Exact } else { Way::Graph };
-        }
-        let degree = graph.rows.neighbours.len() as f64 / rows.max(1) as f64;
-        let share = passing.count() as f64 / rows.max(1) as f64;
-        let steps = ef as f64 / share.max(f64::MIN_POSITIVE) * degree;
-        match steps < passing.count() as f64 * STEPS_PER_ROW {
-            true => Way::MaskedGraph,
-            false => Way::Exact,
-        }
+    /// Steps through the graph that cost as much as comparing the rows that pass.
+    fn steps_of_all(&self, graph: &Graph, passing: &Bits) -> f64 {
+        let degree = graph.rows.neighbours.len() as f64 / self.rows().max(1) as f64;
+        passing.count() as f64 * STEPS_PER_ROW / degree.max(1.0)
     }
 
     /// Candidates for the `k` nearest rows of those that pass, by their codes, nearest first, and which way they
-    /// were found.
+    /// were found: whichever is the shortest.
     pub fn search(
         &self,
         quantiser: &Quantiser,
@@ -153,15 +143,26 @@ impl Segment {
         passing: &Bits,
     ) -> (Vec<Candidate>, Way) {
         let codes = Codes { bytes: &self.codes, stride: quantiser.stride() };
-        let way = self.way(passing, effort.candidates(k));
-        let found = match (way, &self.graph) {
-            (Way::Graph, Some(graph)) => through_graph(graph, codes, query, effort.beam(k), None),
-            (Way::MaskedGraph, Some(graph)) => {
-                through_graph(graph, codes, query, effort.beam(k), Some(passing))
+        let (ef, beam) = (effort.candidates(k), effort.beam(k));
+        // Of rows that the graph does not lead to from everywhere there may be some that are wanted.
+        let is_enough = |found: &Vec<Candidate>| found.len() >= k.min(passing.count());
+        if let Some(graph) = &self.graph {
+            let share = passing.count() as f64 / self.rows().max(1) as f64;
+            let steps = self.steps_of_all(graph, passing);
+            if passing.count() == self.rows() && ef < self.rows() {
+                let found = through_graph(graph, codes, query, beam);
+                if is_enough(&found) {
+                    return (found, Way::Graph);
+                }
+            } else if ef as f64 / share < steps {
+                let mask = Mask { passing, steps: steps as usize };
+                let found = past_masked(graph, codes, query, beam, mask);
+                if let Some(found) = found.filter(is_enough) {
+                    return (found, Way::MaskedGraph);
+                }
             }
-            _ => row_by_row(codes, query, effort.sorted_truly(k), passing.iter()),
-        };
-        (found, way)
+        }
+        (row_by_row(codes, query, effort.sorted_truly(k), passing.iter()), Way::Exact)
     }
 
     /// The true distance of a row.
@@ -195,4 +196,57 @@ pub struct Scratch {
 /// What went wrong with a file of a resident index.
 pub(super) fn broken(what: &'static str, error: io::Error) -> Error {
     Error::internal(format!("{what} of a resident index")).with_source(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use lakebed_core::DistanceType;
+
+    use super::*;
+
+    /// Rows all over a square, in an order in which those next to one another are not.
+    fn square() -> (Quantiser, Segment) {
+        let numbers: Vec<f32> = (0..6_000_u64)
+            .flat_map(|row| [row * 7_919 % 6_007, row * 104_729 % 6_011])
+            .map(|number| number as f32)
+            .collect();
+        let quantiser = Quantiser::learn(DistanceType::L2, 2, &numbers).unwrap();
+        let mut codes = vec![0; 6_000 * quantiser.stride()];
+        for (vector, code) in numbers.chunks(2).zip(codes.chunks_mut(quantiser.stride())) {
+            assert!(quantiser.encode(vector, code));
+        }
+        let ids = RowIds::of(0..6_000);
+        let params = GraphParams { m: 8, ef_construction: 40 };
+        let segment = Segment::build(&quantiser, ids, codes, Vectors::Memory(numbers), params);
+        (quantiser, segment)
+    }
+
+    #[test]
+    fn what_passes_is_found_near_the_query_and_far_from_it() {
+        let (quantiser, segment) = square();
+        let Vectors::Memory(numbers) = &segment.vectors else { panic!("in a file") };
+        // The half of the square on one side.
+        let mut passing = Bits::none(6_000);
+        for (row, place) in numbers.chunks(2).enumerate() {
+            passing.set(row as u32, place[0] < 3_000.0);
+        }
+        for growth in [None, Some(1.0)] {
+            let effort = Effort { ef: 24, growth, ..Effort::default() };
+            let mut ways = Vec::new();
+            // In the midst of it, at its edge, just outside and far away.
+            for x in [1_500.0, 2_990.0, 3_200.0, 5_900.0] {
+                let query = quantiser.query(&[x, 3_000.0]).unwrap();
+                let (found, way) = segment.search(&quantiser, &query, (10, effort), &passing);
+                let codes = Codes { bytes: &segment.codes, stride: quantiser.stride() };
+                let all = row_by_row(codes, &query, 10, passing.iter());
+                let distances = |found: &[Candidate]| -> Vec<u32> {
+                    found.iter().take(10).map(|one| one.distance).collect()
+                };
+                assert_eq!(distances(&found), distances(&all), "{x} {way:?} {growth:?}");
+                ways.push(way);
+            }
+            assert_eq!(ways[0], Way::MaskedGraph, "{growth:?}");
+            assert_eq!(ways[3], Way::Exact, "{growth:?}");
+        }
+    }
 }
