@@ -230,7 +230,7 @@ mod tests {
     use super::super::segment::Vectors;
     use super::*;
 
-    fn effort_of(dimension: usize, vectors: Vec<f32>) -> Result<Effort> {
+    fn segment_of(dimension: usize, vectors: Vec<f32>) -> Result<(Quantiser, Segment)> {
         let quantiser = Quantiser::learn(DistanceType::L2, dimension, &vectors)?;
         let stride = quantiser.stride();
         let rows = vectors.len() / dimension;
@@ -241,6 +241,11 @@ mod tests {
         let ids = RowIds::of(0..rows as u64);
         let params = GraphParams { m: 8, ef_construction: 40 };
         let segment = Segment::build(&quantiser, ids, codes, Vectors::Memory(vectors), params);
+        Ok((quantiser, segment))
+    }
+
+    fn effort_of(dimension: usize, vectors: Vec<f32>) -> Result<Effort> {
+        let (quantiser, segment) = segment_of(dimension, vectors)?;
         calibrated(&segment, &quantiser)
     }
 
@@ -276,9 +281,11 @@ mod tests {
         // As many again as are wanted.
         assert_eq!(effort.beam(400), Beam { most: 1_800, rank: 400, slack: 1.5_f32.sqrt() });
         assert_eq!(Effort { growth: None, ..effort }.beam(10), Beam::of(160));
-        // A query has thirty rows at no distance, and so have most.
-        let equal: Vec<f32> = (0..3_000).flat_map(|row| [(row / 30) as f32, 1.0]).collect();
-        assert_eq!(effort_of(2, equal).unwrap().growth, None);
+        // Each row has a hundred at no distance.
+        let equal: Vec<f32> = (0..3_000).flat_map(|row| [(row / 100) as f32, 1.0]).collect();
+        let (quantiser, segment) = segment_of(2, equal).unwrap();
+        let asked = asked(&segment, &quantiser).unwrap();
+        assert_eq!(growth(&segment, &quantiser, &asked), None);
     }
 
     #[test]
