@@ -65,10 +65,15 @@ fn neighbours(
     round: Round,
 ) -> Vec<u32> {
     found.retain(|candidate| candidate.row != row);
-    found.sort_unstable();
+    // Of rows that are equal each names those behind it: if all named the first ones, nothing led to the others.
+    found.sort_unstable_by_key(|found| (found.distance, found.row.wrapping_sub(row)));
     found.dedup();
+    // They lead to one another, and are no reason to leave out what is apart from all of them.
+    let (equal, apart) = found.split_at(found.partition_point(|found| found.distance == 0));
     let mut chosen: Vec<u32> = Vec::with_capacity(round.most);
-    for candidate in &found {
+    chosen.extend(equal.iter().take(round.least).map(|candidate| candidate.row));
+    let equal = chosen.len();
+    for candidate in apart {
         if chosen.len() >= round.most {
             break;
         }
@@ -77,7 +82,7 @@ fn neighbours(
             let between = u64::from(code_distance(code, codes.of(*other), dimension));
             between * (100 + round.slack) <= u64::from(candidate.distance) * 100
         };
-        if !chosen.iter().any(is_behind) {
+        if !chosen.iter().skip(equal).any(is_behind) {
             chosen.push(candidate.row);
         }
     }
@@ -121,6 +126,9 @@ fn named_by(lists: &[Vec<u32>]) -> Lists {
 
 #[cfg(test)]
 mod tests {
+    use lakebed_core::DistanceType;
+
+    use super::super::quantiser::Quantiser;
     use super::*;
 
     #[test]
@@ -128,5 +136,30 @@ mod tests {
         let found = named_by(&[vec![1, 2], vec![], vec![1]]);
         let of = |row| found.of_node(row).to_vec();
         assert_eq!((of(0), of(1), of(2)), (vec![], vec![0, 2], vec![0]));
+    }
+
+    #[test]
+    fn equal_rows_name_those_behind_them_and_others() {
+        // Six equal rows, and one each on both sides.
+        let mut numbers = vec![0.0; 8 * 2];
+        (numbers[6 * 2], numbers[7 * 2 + 1]) = (3.0, 3.0);
+        let quantiser = Quantiser::learn(DistanceType::L2, 2, &numbers).unwrap();
+        let stride = quantiser.stride();
+        let mut bytes = vec![0; 8 * stride];
+        for (vector, code) in numbers.chunks(2).zip(bytes.chunks_mut(stride)) {
+            assert!(quantiser.encode(vector, code));
+        }
+        let codes = Codes { bytes: &bytes, stride };
+        let round = Round { candidates: 8, slack: 0, most: 16, least: 2 };
+        let named = |row: u32| {
+            let far = |other| Candidate {
+                distance: code_distance(codes.of(row), codes.of(other), 2),
+                row: other,
+            };
+            neighbours(row, (0..8).map(far).collect(), codes, 2, round)
+        };
+        assert_eq!(named(1), [2, 3, 6, 7]);
+        assert_eq!(named(5), [0, 1, 6, 7], "those behind the last are the first");
+        assert_eq!(named(6), [0, 1], "one leads to the rest, and there are two at least");
     }
 }
