@@ -43,7 +43,8 @@ impl Bench {
     /// Builds it with `m`, `ef_construction` and so many threads. The vectors go to a file, as in a server.
     ///
     /// # Errors
-    /// `InvalidArgument` for a distance or a width that it does not have.
+    /// `InvalidArgument` for a distance or a width that it does not have, and for vectors that codes of a byte
+    /// do not tell apart; `Internal` when their file cannot be written or read.
     pub fn build(
         distance: DistanceType,
         dimension: usize,

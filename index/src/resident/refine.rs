@@ -22,8 +22,8 @@ pub struct Round {
     pub slack: u64,
     /// Neighbours of a row, at most.
     pub most: usize,
-    /// Neighbours of a row that are taken as they come where fewer are chosen: of rows that are equal to one
-    /// another only one would be.
+    /// Neighbours that are equal to a row, at most; and those that it has at least, taken as they come where
+    /// fewer are chosen.
     pub least: usize,
 }
 
