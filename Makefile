@@ -47,7 +47,7 @@ lancedb-tests: setup ## LanceDB's own Python tests, fetched and run against the 
 # A target folder of its own: the client has other features of lance than the server.
 rust-client-tests: setup ## LanceDB's Rust client, built and run against the server; the first time takes minutes
 	cargo build --locked -p lakebed
-	cargo build --locked --manifest-path tests/rust/Cargo.toml --target-dir $(RUST_CLIENT)
+	cargo build --manifest-path tests/rust/Cargo.toml --target-dir $(RUST_CLIENT)
 	LAKEBED_BIN=$(BINARY) LAKEBED_RUST_CLIENT=$(RUST_CLIENT)/debug/lakebed-rust-client \
 	  $(PYTHON) -m pytest tests/test_lancedb_rust.py $(PYTEST_ARGS)
 
