@@ -8,7 +8,7 @@
 //! | open a lake, find a table | `lake.rs`, `catalog.rs`, `namespaces.rs`; a view: `views.rs`; a function: `user_functions.rs` |
 //! | read a version | `snapshot.rs`, `scan.rs`, `search.rs`, `blob.rs`; in SQL `provider.rs` |
 //! | tell what changed between two versions | `changes.rs`, `diff.rs`, `history.rs`; how far its readers are: `cursors.rs` |
-//! | keep a set of rows, read only these | `row_sets.rs`, `row_mask.rs` |
+//! | keep a set of rows, read only these | `row_sets.rs`, `row_mask.rs`; keep deleted rows from a search: `gone_rows.rs` |
 //! | build an index, keep it up to date | `indexes.rs`, `scalar_index.rs`, `index_upkeep.rs` |
 //! | write | `create.rs`, `append.rs`, `overwrite.rs`, `upsert.rs`, `update.rs`, `delete.rs`, `restore.rs` |
 //! | create, compare and merge branches | `branches/` |
@@ -54,6 +54,7 @@ mod fill;
 mod foreign;
 mod fragment_marks;
 mod functions;
+mod gone_rows;
 mod growing_part;
 mod history;
 mod index_upkeep;

@@ -73,7 +73,8 @@ impl RowMask {
         scanner.with_row_id_prefilter(self.for_lance());
     }
 
-    fn for_lance(&self) -> RowAddrMask {
+    /// The mask as lance knows it.
+    pub(crate) fn for_lance(&self) -> RowAddrMask {
         RowAddrMask::from_allowed(RowAddrTreeMap::from(self.ids.clone()))
     }
 

@@ -15,6 +15,7 @@ use lance::dataset::scanner::{ColumnOrdering, DatasetRecordBatchStream, Scanner}
 use lance_datafusion::exec::{LanceExecutionOptions, execute_plan};
 use lance_index::scalar::FullTextSearchQuery;
 use lance_index::scalar::inverted::query::FtsQuery;
+use lance_select::RowAddrMask;
 
 use crate::indexes::width_of;
 use crate::lance_error::from_lance;
@@ -233,9 +234,7 @@ impl Snapshot {
             check_sql(filter, limits).map_err(|error| error.context("filter"))?;
             scanner.filter(filter).map_err(|error| bad_search(error).context("filter"))?;
         }
-        if let Some(rows) = &spec.rows {
-            rows.apply(&mut scanner);
-        }
+        self.mask_rows(&mut scanner, spec).await?;
         let is_batch = self.is_batch(&spec.ranking);
         if is_batch && spec.offset > 0 {
             return Err(Error::invalid("`offset` is not for several vectors in one search"));
@@ -266,6 +265,25 @@ impl Snapshot {
             scanner.order_by(Some(keys.collect())).map_err(bad_search)?;
         }
         Ok(scanner)
+    }
+
+    /// Keeps what may not be found from what ranks the rows.
+    async fn mask_rows(&self, scanner: &mut Scanner, spec: &SearchSpec) -> Result<()> {
+        let asks_an_index = match &spec.ranking {
+            Ranking::None => false,
+            Ranking::Vector(query) => query.use_index,
+            Ranking::Text(_) => true,
+        };
+        let gone = match asks_an_index {
+            true => self.mask_of_gone_rows().await?,
+            false => None,
+        };
+        let masks = spec.rows.iter().map(|rows| rows.for_lance());
+        let masks = masks.chain(gone.map(|gone| RowAddrMask::clone(&gone)));
+        if let Some(mask) = masks.reduce(|one, other| one & other) {
+            scanner.with_row_id_prefilter(mask);
+        }
+        Ok(())
     }
 
     /// The columns of the answer; what ranks the rows is always one of them.

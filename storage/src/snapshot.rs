@@ -132,6 +132,11 @@ impl Snapshot {
         self.pinned.version
     }
 
+    /// The version as its pin names it.
+    pub(crate) fn pinned(&self) -> &PinnedVersion {
+        &self.pinned
+    }
+
     /// The branch; main is the branch without a name.
     pub fn branch(&self) -> Option<&str> {
         self.pinned.branch.as_deref()

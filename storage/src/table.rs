@@ -19,6 +19,7 @@ use crate::branches::record_of;
 use crate::catalog::Entry;
 use crate::commit::PendingAppend;
 use crate::compact::Rewrites;
+use crate::gone_rows::GoneRows;
 use crate::lake::Shared;
 use crate::lance_error::from_lance;
 use crate::pins::{Doomed, Pin, PinnedVersion};
@@ -43,6 +44,8 @@ pub struct Table {
     is_dropped: Arc<AtomicBool>,
     is_lost: Arc<AtomicBool>,
     branches: Mutex<HashMap<Option<String>, Arc<Branch>>>,
+    /// What keeps deleted rows from searches of the version that was searched last.
+    pub(crate) gone_rows: GoneRows,
     /// Held while a cursor is changed.
     pub(crate) cursors: Mutex<()>,
     /// Held while a branch is created or deleted.
@@ -99,6 +102,7 @@ impl Table {
             is_dropped: Arc::default(),
             is_lost: Arc::default(),
             branches: Mutex::new(HashMap::new()),
+            gone_rows: GoneRows::default(),
             cursors: Mutex::default(),
             branching: Mutex::default(),
             deleted_here: Mutex::default(),
